@@ -1,0 +1,133 @@
+# make          lists what there is
+# make run      shows everything at work on this machine: no AWS account, no Docker
+# make test     checks everything
+
+STACK ?= qwen-token-refresh
+EVENT ?= events/refresh.json
+ARGS ?=
+
+# Any Python 3 with venv makes the first environment; uv then finds, or downloads, the right one.
+BOOTSTRAP ?= python3
+UV = .tools/uv/bin/uv
+PIP_SYNC = $(UV) pip sync --quiet --require-hashes
+SAM = PATH="$(CURDIR)/.venv/bin:$$PATH" SAM_CLI_TELEMETRY=0 .tools/sam/bin/sam
+CLI = PYTHONPATH=layers/qwen_token .venv/bin/python -m qwen_token
+PYTEST = .venv/bin/python -m pytest
+
+.DEFAULT_GOAL = help
+.DELETE_ON_ERROR:
+
+##@ Try it on this machine
+
+.PHONY: run
+run: setup ## deploy into an embedded AWS and show the keeper at work (KEEP=1, QWEN_TOKEN_FILE=…)
+	@.venv/bin/python -m tests.localcloud $(ARGS)
+
+.PHONY: test
+test: lint unit integration e2e ## everything that CI checks
+
+.PHONY: invoke
+invoke: build ## run the function here in Docker, against your AWS account (EVENT=events/….json)
+	$(SAM) local invoke RefreshFunction --event $(EVENT)
+
+##@ Your AWS account (STACK=name where it is not qwen-token-refresh)
+
+# The answers of the first, guided deployment: this machine's own.
+samconfig.local.toml: | setup
+	@echo 'The first deployment asks its questions, and keeps the answers in $@.'
+	cp samconfig.toml $@
+	$(SAM) build
+	$(SAM) deploy --guided --stack-name $(STACK) --config-file $(CURDIR)/$@
+
+.PHONY: deploy
+deploy: build samconfig.local.toml ## build and deploy the stack; guided the first time
+	$(SAM) deploy --config-file $(CURDIR)/samconfig.local.toml
+
+.PHONY: put-token
+put-token: .venv/ready ## store a token: asks at a hidden prompt, or reads standard input
+	@$(CLI) put --stack $(STACK) $(ARGS)
+
+.PHONY: status
+status: .venv/ready ## show the token, its time left, the schedule and the alarms
+	@$(CLI) status --stack $(STACK) $(ARGS)
+
+.PHONY: refresh
+refresh: .venv/ready ## run the deployed function now (ARGS=--force, ARGS=--dry-run)
+	@$(CLI) refresh --stack $(STACK) $(ARGS)
+
+.PHONY: logs
+logs: .tools/sam/ready ## follow the function's log
+	$(SAM) logs --stack-name $(STACK) --name RefreshFunction --tail
+
+.PHONY: destroy
+destroy: .tools/sam/ready ## delete the stack; the secret stays
+	$(SAM) delete --stack-name $(STACK)
+
+##@ Develop
+
+.PHONY: build
+build: setup ## build the function and the layer
+	$(SAM) build
+
+.PHONY: lint
+lint: setup ## ruff, mypy, cfn-lint and sam validate
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.tools/sam/bin/cfn-lint template.yaml
+	AWS_DEFAULT_REGION=us-east-1 $(SAM) validate --lint
+
+.PHONY: unit
+unit: setup ## tests of single modules
+	$(PYTEST) tests/unit -n 2 $(ARGS)
+
+.PHONY: integration
+integration: setup ## tests of the edges, against real servers on loopback
+	$(PYTEST) tests/integration -n 2 $(ARGS)
+
+.PHONY: e2e
+e2e: setup ## tests of the deployed stack, on the embedded AWS
+	$(PYTEST) tests/e2e $(ARGS)
+
+.PHONY: bench
+bench: setup build .tools/lambda/ready ## cold start, calls and size, against a bare boto3 handler
+	.venv/bin/python -m tests.bench $(ARGS)
+
+.PHONY: requirements
+requirements: $(UV) ## upgrade every pinned requirement
+	for name in layers/qwen_token/requirements requirements/dev requirements/sam requirements/cloud \
+		requirements/lambda; do $(COMPILE) --python-version 3.13 $$name.in -o $$name.txt || exit 1; done
+	$(COMPILE) --python-version 3.9 requirements/uv.in -o requirements/uv.txt
+# No index's address: people have their own.
+COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(CURDIR)/$(UV) pip compile --quiet --upgrade \
+	--universal --generate-hashes --no-emit-index-url
+
+.PHONY: clean
+clean: ## remove what was built or installed here
+	rm -rf .aws-sam .tools .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+
+.PHONY: setup
+setup: .venv/ready .tools/sam/ready .tools/cloud/ready
+
+$(UV): requirements/uv.txt
+	@echo '· uv, in .tools/uv'
+	@rm -rf .tools/uv && $(BOOTSTRAP) -m venv .tools/uv
+	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.venv/ready: requirements/dev.txt $(UV)
+	@echo '· the tools and libraries, in .venv'
+	@$(UV) venv --quiet --clear .venv
+	@$(PIP_SYNC) --python .venv/bin/python $< && touch $@
+
+# Each of the SAM CLI, MiniStack and the Lambda runtime pins a botocore of its own.
+.tools/%/ready: requirements/%.txt $(UV)
+	@echo '· $*, in .tools/$*'
+	@$(UV) venv --quiet --clear .tools/$*
+	@$(PIP_SYNC) --compile-bytecode --python .tools/$*/bin/python $< && touch $@
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,169 @@
+"""The scheduled function: wires the keeper, runs it once for one secret, and reports."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING
+
+import boto3
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from botocore.exceptions import BotoCoreError, ClientError
+
+from qwen_token.alerts import Alert, Failure, in_days, publish
+from qwen_token.errors import QwenTokenError, TokenMissingError, TokenShortLivedError
+from qwen_token.keeper import Keeper, Outcome, Report
+from qwen_token.policy import Severity, severity
+from qwen_token.settings import ALERT_TOPIC_ARN, SECRET_ID, RunOptions, Settings
+from qwen_token.store import AWS_CONFIG, SecretStore
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.utilities.typing import LambdaContext
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_sns import SNSClient
+
+    from qwen_token.keeper import Client
+
+logger = Logger()
+metrics = Metrics()
+
+# At DEBUG, botocore logs whole replies, and those of Secrets Manager hold the token.
+logging.getLogger("botocore").setLevel(logging.INFO)
+
+_SUCCEEDED = frozenset({Outcome.FRESH, Outcome.REFRESHED, Outcome.SUPERSEDED})
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """The outside world, each part made when it is first needed."""
+
+    environ: Mapping[str, str]
+    clock: Callable[[], datetime]
+    secrets: Callable[[], "SecretsManagerClient"]
+    sns: Callable[[], "SNSClient"]
+    qwen: Callable[[str], "Client"]
+
+
+@cache
+def _edges() -> Edges:
+    @cache
+    def qwen(base_url: str) -> "Client":
+        # Most runs meet a fresh token and ask nobody: they should not pay for importing requests.
+        from qwen_token.client import QwenClient  # noqa: PLC0415
+
+        return QwenClient(base_url)
+
+    return Edges(
+        environ=os.environ,
+        clock=lambda: datetime.now(UTC),
+        secrets=cache(lambda: boto3.client("secretsmanager", config=AWS_CONFIG)),
+        sns=cache(lambda: boto3.client("sns", config=AWS_CONFIG)),
+        qwen=qwen,
+    )
+
+
+@logger.inject_lambda_context
+@metrics.log_metrics
+def handler(event: object, context: "LambdaContext") -> dict[str, object]:
+    """Run once; return the outcome as the contract has it, or raise the failure just reported."""
+    return run(event, context, _edges())
+
+
+def run(event: object, context: "LambdaContext", edges: Edges) -> dict[str, object]:
+    """Run once against ``edges``. The event is ``{}``, or has ``force`` or ``dry_run`` true.
+
+    Raises:
+        QwenTokenError: after it was logged, counted and published.
+    """
+    critical_before = timedelta()
+    try:
+        settings = Settings.from_environ(edges.environ)
+        critical_before = settings.critical_before
+        options = RunOptions.from_event(event)
+        report = Keeper(
+            store=SecretStore(edges.secrets(), settings.secret_id),
+            client=lambda: edges.qwen(settings.api_base_url),
+            clock=edges.clock,
+            time_left=lambda: timedelta(milliseconds=context.get_remaining_time_in_millis()),
+            refresh_before=settings.refresh_before,
+            critical_before=settings.critical_before,
+        ).run(force=options.force, dry_run=options.dry_run)
+    except QwenTokenError as error:
+        _report_failure(error, context, edges, critical_before)
+        raise
+    if report.outcome is Outcome.AWAITING_TOKEN and not options.dry_run:
+        awaited = TokenMissingError("the secret has no token yet: nothing can be kept alive")
+        _alert(awaited, Severity.WARNING, context, edges)
+    return _report_success(report, settings.secret_id, edges.clock())
+
+
+def _report_success(report: Report, secret_id: str, now: datetime) -> dict[str, object]:
+    expires_at = None if report.held is None else report.held.token.expires_at
+    result: dict[str, object] = {
+        "outcome": report.outcome.value,
+        "secret_id": secret_id,
+        "version_id": None if report.held is None else report.held.version_id,
+        "expires_at": None if expires_at is None else expires_at.isoformat(),
+        "days_remaining": None if expires_at is None else in_days(expires_at - now),
+    }
+    counted = {
+        "RunSucceeded": report.outcome in _SUCCEEDED,
+        "TokenRefreshed": report.outcome is Outcome.REFRESHED,
+    }
+    _count(expires_at, now, secret_id=secret_id, failed=False, counted=counted)
+    logger.info("run ended", extra=result)
+    return result
+
+
+def _report_failure(
+    error: QwenTokenError, context: "LambdaContext", edges: Edges, critical_before: timedelta
+) -> None:
+    now = edges.clock()
+    level = severity(error, now=now, critical_before=critical_before)
+    # A short-lived token was stored all the same: it is the best there is.
+    counted = {"TokenRefreshed": isinstance(error, TokenShortLivedError)}
+    secret_id = edges.environ.get(SECRET_ID)
+    _count(error.expires_at, now, secret_id=secret_id, failed=True, counted=counted)
+    logger.error("run failed", reason=error.reason, severity=level.value, detail=str(error))
+    _alert(error, level, context, edges)
+
+
+def _alert(error: QwenTokenError, level: Severity, context: "LambdaContext", edges: Edges) -> None:
+    """Publish an alert; a failing publish is logged, and never hides what it should have told."""
+    now = edges.clock()
+    failure = Failure.of(
+        error,
+        secret_id=edges.environ.get(SECRET_ID),
+        function=context.function_name,
+        now=now,
+    )
+    alert = Alert(level, context.aws_request_id, now, (failure,))
+    topic_arn = edges.environ.get(ALERT_TOPIC_ARN)
+    if not topic_arn:
+        logger.error("no alert could be published: the environment names no topic")
+        return
+    try:
+        publish(alert, client=edges.sns(), topic_arn=topic_arn)
+    except (BotoCoreError, ClientError):
+        logger.exception("the alert could not be published", topic_arn=topic_arn)
+
+
+def _count(
+    expires_at: datetime | None,
+    now: datetime,
+    *,
+    secret_id: str | None,
+    failed: bool,
+    counted: Mapping[str, bool],
+) -> None:
+    if expires_at is not None:
+        days = (expires_at - now) / timedelta(days=1)
+        metrics.add_metric("TokenDaysRemaining", MetricUnit.NoUnit, days)
+    for name in (name for name, happened in counted.items() if happened):
+        metrics.add_metric(name, MetricUnit.Count, 1)
+    metrics.add_metric("RefreshFailed", MetricUnit.Count, int(failed))
+    # A dimension would make one more metric to pay for of each secret.
+    metrics.add_metadata("secret_id", secret_id)

@@ -1,0 +1,155 @@
+"""The alert: what a failed run tells its owner, and how that gets to the topic."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Self
+
+from .errors import QwenTokenError, StoreError, TokenError, UpstreamError
+from .policy import Severity
+
+if TYPE_CHECKING:
+    from mypy_boto3_sns import SNSClient
+
+SOURCE: Final = "qwen-token-refresh"
+_EVENT: Final = "refresh_failed"
+# SNS refuses a longer subject.
+_SUBJECT_LIMIT: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One secret's failure, in words. ``expires_at`` and ``remaining`` are None where unknown."""
+
+    secret_id: str | None
+    reason: str
+    message: str
+    advice: str
+    command: str
+    expires_at: datetime | None = None
+    remaining: timedelta | None = None
+
+    @classmethod
+    def of(
+        cls, error: QwenTokenError, *, secret_id: str | None, function: str, now: datetime
+    ) -> Self:
+        """Describe ``error``; ``function`` is the name of the Lambda function that met it."""
+        return cls(
+            secret_id=secret_id,
+            reason=error.reason,
+            message=str(error),
+            advice=error.advice,
+            command=_command(error, secret_id=secret_id, function=function),
+            expires_at=error.expires_at,
+            remaining=None if error.expires_at is None else error.expires_at - now,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Everything that one failed run says."""
+
+    severity: Severity
+    request_id: str
+    occurred_at: datetime
+    failures: tuple[Failure, ...]
+
+    def subject(self) -> str:
+        """Return one line for an inbox: ASCII, at most 100 characters."""
+        first = self.failures[0]
+        left = "" if first.remaining is None else f", {_in_words(first.remaining)}"
+        subject = f"[{self.severity.upper()}] Qwen token: {first.reason}{left}"
+        return subject[:_SUBJECT_LIMIT]
+
+    def document(self) -> dict[str, object]:
+        """Return the document for programs, as the contract fixes it."""
+        return {
+            "source": SOURCE,
+            "event": _EVENT,
+            "severity": self.severity.value,
+            "request_id": self.request_id,
+            "occurred_at": self.occurred_at.isoformat(),
+            "failures": [
+                {
+                    "secret_id": failure.secret_id,
+                    "reason": failure.reason,
+                    "message": failure.message,
+                    "advice": failure.advice,
+                    "expires_at": None
+                    if failure.expires_at is None
+                    else failure.expires_at.isoformat(),
+                    "days_remaining": None
+                    if failure.remaining is None
+                    else in_days(failure.remaining),
+                }
+                for failure in self.failures
+            ],
+        }
+
+    def text(self) -> str:
+        """Return the text for people."""
+        sections = [
+            "\n".join(
+                (
+                    f"What happened:  {failure.message}",
+                    f"Reason:         {failure.reason}",
+                    f"Time left:      {_time_left(failure)}",
+                    f"What to do:     {failure.advice}",
+                    f"Command:        {failure.command}",
+                    f"Secret:         {failure.secret_id or 'unknown'}",
+                )
+            )
+            for failure in self.failures
+        ]
+        head = f"{self.severity.upper()}: the Qwen token was not refreshed."
+        tail = f"Run {self.request_id}, {_date(self.occurred_at)}."
+        return "\n\n".join((head, *sections, tail)) + "\n"
+
+
+def publish(alert: Alert, *, client: "SNSClient", topic_arn: str) -> None:
+    """Send the alert: text to e-mail, one JSON document to every other protocol.
+
+    Raises whatever boto3 raises.
+    """
+    client.publish(
+        TopicArn=topic_arn,
+        Subject=alert.subject(),
+        MessageStructure="json",
+        Message=json.dumps({"default": json.dumps(alert.document()), "email": alert.text()}),
+        MessageAttributes={
+            "severity": {"DataType": "String", "StringValue": alert.severity.value},
+            "reason": {"DataType": "String", "StringValue": alert.failures[0].reason},
+        },
+    )
+
+
+def in_days(duration: timedelta) -> float:
+    """Return a duration in days, to two decimals (a quarter of an hour), as results show it."""
+    return round(duration / timedelta(days=1), 2)
+
+
+def _command(error: QwenTokenError, *, secret_id: str | None, function: str) -> str:
+    if isinstance(error, TokenError) and secret_id is not None:
+        return f"make put-token ARGS='--secret-id {secret_id}'"
+    if isinstance(error, UpstreamError | StoreError):
+        return f"aws lambda invoke --function-name {function} /dev/stdout"
+    return f"aws lambda get-function-configuration --function-name {function}"
+
+
+def _time_left(failure: Failure) -> str:
+    if failure.remaining is None or failure.expires_at is None:
+        return "unknown: no token could be read"
+    verb = "expires" if failure.remaining > timedelta(0) else "expired"
+    return f"{_in_words(failure.remaining)}; the token {verb} on {_date(failure.expires_at)}"
+
+
+def _in_words(remaining: timedelta) -> str:
+    if remaining <= timedelta(0):
+        return "expired"
+    if remaining < timedelta(days=2):
+        return f"{remaining / timedelta(hours=1):.1f} hours left"
+    return f"{remaining / timedelta(days=1):.1f} days left"
+
+
+def _date(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,336 @@
+"""Qwen's API over requests: the one endpoint, and what each of its answers means.
+
+Two things are never mixed up here: *dead* (the API itself refused the token) and *unknown* (no
+answer, or one that did not come from the API).
+"""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Final, Self
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3 import BaseHTTPResponse, Retry
+from urllib3.connectionpool import ConnectionPool
+from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ResponseError
+
+from .errors import (
+    RateLimitedError,
+    TokenMalformedError,
+    TokenRejectedError,
+    UpstreamBlockedError,
+    UpstreamUnavailableError,
+    UpstreamUnexpectedError,
+    WrongAccountError,
+)
+from .tokens import Token, decode_token
+
+# With the trailing slash: without it the site answers 200 with the web app's page.
+_AUTHS_PATH: Final = "/api/v1/auths/"
+
+# A real answer has about 5 kB.
+_MAX_BODY: Final = 1024 * 1024
+_CHUNK: Final = 64 * 1024
+
+_STATUS_SHAPE: Final = re.compile(r"[1-5][0-9][0-9]", re.ASCII)
+
+_CONNECT_TIMEOUT: Final = 3.0
+_READ_TIMEOUT: Final = 10.0
+# An attempt that has less than this is not worth starting.
+_SHORTEST_ATTEMPT: Final = 1.0
+
+_RETRIES: Final = 3
+_RETRIED_STATUS: Final = (429, 500, 502, 503, 504)
+_BACKOFF_FACTOR: Final = 0.5
+_BACKOFF_JITTER: Final = 0.5
+_BACKOFF_MAX: Final = 4.0
+_RETRY_AFTER_MAX: Final = 10
+
+# What these mean depends on who says them: the API itself, or something in front of it.
+_UNAUTHORIZED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_TURNED_AWAY: Final = (HTTPStatus.FORBIDDEN, HTTPStatus.METHOD_NOT_ALLOWED)
+
+# Alibaba Cloud's firewall, by its pages (and where they redirect to) and by its JSON answers.
+_CHALLENGE_PAGE_MARKS: Final = ("aliyun_waf_aa", "_____tmd_____")
+_CHALLENGE_CODES: Final = ("FAIL_SYS_USER_VALIDATE", "RGV587_ERROR")
+
+
+class QwenClient:
+    """Asks ``GET {base_url}/api/v1/auths/`` with a token as bearer.
+
+    No redirect is followed, a body over 1 MiB is refused, and a call ends within the time that it
+    is given, whatever the other side does.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        self._url = base_url.rstrip("/") + _AUTHS_PATH
+
+    def refresh(self, token: Token, *, within: timedelta) -> Token:
+        """Trade ``token`` for its successor, which is not yet to be trusted.
+
+        Raises:
+            TokenRejectedError: the API says that ``token`` is dead.
+            WrongAccountError: the API answered for another account, or for a guest.
+            UpstreamError: one of its kinds; whether ``token`` is alive is unknown.
+        """
+        answer = self._ask(token, within)
+        _require_holder(answer, of=token)
+        raw = answer.get("token")
+        if not isinstance(raw, str):
+            raise UpstreamUnexpectedError("the API's answer holds no token")
+        try:
+            return decode_token(raw)
+        except TokenMalformedError as error:
+            raise UpstreamUnexpectedError(f"the token in the API's answer: {error}") from error
+
+    def verify(self, token: Token, *, within: timedelta) -> None:
+        """Check that the API knows ``token`` as its own account's.
+
+        Raises: as ``refresh`` does.
+        """
+        answer = self._ask(token, within)
+        _require_holder(answer, of=token)
+        if "id" not in answer:
+            raise UpstreamUnexpectedError("the API's answer names no account")
+
+    def _ask(self, token: Token, within: timedelta) -> Mapping[str, object]:
+        return _read_answer(_exchange(self._url, token, seconds=within.total_seconds()))
+
+
+def _require_holder(answer: Mapping[str, object], *, of: Token) -> None:
+    """Check whom the API sees behind a token; an answer that names nobody passes."""
+    email = answer.get("email")
+    if answer.get("role") == "guest" or (isinstance(email, str) and email.endswith("@guest.com")):
+        raise WrongAccountError("the API sees a guest behind this token: it is not signed in")
+    if answer.get("id", of.account) != of.account:
+        raise WrongAccountError("the API sees another account behind this token")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What came back over the wire, read in full."""
+
+    status: int
+    location: str
+    # It may hold a token.
+    body: bytes = field(repr=False)
+
+
+class _Bearer(AuthBase):
+    """Sends the token itself: given an ``auth``, requests does not go looking into ~/.netrc."""
+
+    def __init__(self, token: Token) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token.raw}"
+        return request
+
+    def __repr__(self) -> str:
+        return "_Bearer([redacted])"
+
+
+class _Session(requests.Session):
+    """Sees no redirect in any reply: where there is one, requests reads the body to its end and
+    parses the target, followed or not.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests' own signature
+        return None
+
+
+class _RetryUntil(Retry):
+    """Exponential backoff with jitter that gives up where its next wait would pass a deadline."""
+
+    def __init__(self, *args: Any, deadline: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline = deadline
+
+    def new(self, **kwargs: Any) -> Self:
+        return super().new(deadline=self._deadline, **kwargs)
+
+    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+        try:
+            return super().get_retry_after(response)
+        except InvalidHeader:
+            return None
+
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        _pool: ConnectionPool | None = None,
+        _stacktrace: TracebackType | None = None,
+    ) -> Self:
+        successor = super().increment(method, url, response, error, _pool, _stacktrace)
+        if response is not None:
+            # urllib3 would read the refused reply to its end, however long, to save a connection.
+            response.close()
+        asked = self.get_retry_after(response) if response is not None else None
+        wait = asked if asked is not None else successor.get_backoff_time() + _BACKOFF_JITTER
+        if time.monotonic() + wait + _SHORTEST_ATTEMPT > self._deadline:
+            # As typed, a pool is required; urllib3's own calls always give one.
+            assert _pool is not None  # noqa: S101
+            raise MaxRetryError(_pool, url or "", error or ResponseError("no time for a retry"))
+        return successor
+
+
+def _exchange(url: str, token: Token, *, seconds: float) -> _Reply:
+    """Send one request, with its retries, and return the reply, in at most ``seconds``.
+
+    A socket's timeout bounds the wait for the next byte only, and nothing bounds a name look-up:
+    a server that drips, or a resolver that hangs, is cut off by not waiting for it any longer.
+    """
+    if seconds < _SHORTEST_ATTEMPT:
+        raise UpstreamUnavailableError("no time was left to call the API")
+    deadline = time.monotonic() + seconds
+    replies: list[_Reply] = []
+    failures: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            replies.append(_send(url, token, deadline))
+        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
+            failures.append(error)
+
+    sender = threading.Thread(target=send, name="qwen-token-exchange", daemon=True)
+    sender.start()
+    sender.join(seconds)
+    if replies:
+        return replies[0]
+    if not failures:
+        raise UpstreamUnavailableError(f"the API gave no complete answer within {seconds:.0f} s")
+    try:
+        raise failures[0]
+    except requests.Timeout as error:
+        raise UpstreamUnavailableError("the API did not answer in time") from error
+    except (requests.RequestException, HTTPError) as error:
+        raise UpstreamUnavailableError(
+            f"the API could not be reached, or broke off: {type(error).__name__}"
+        ) from error
+
+
+def _send(url: str, token: Token, deadline: float) -> _Reply:
+    retry = _RetryUntil(
+        total=_RETRIES,
+        status_forcelist=_RETRIED_STATUS,
+        allowed_methods=("GET",),
+        backoff_factor=_BACKOFF_FACTOR,
+        backoff_jitter=_BACKOFF_JITTER,
+        backoff_max=_BACKOFF_MAX,
+        retry_after_max=_RETRY_AFTER_MAX,
+        # The last answer is classified like any other.
+        raise_on_status=False,
+        deadline=deadline,
+    )
+    seconds = deadline - time.monotonic()
+    with _Session() as session:
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(max_retries=retry))
+        with session.get(
+            url,
+            auth=_Bearer(token),
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            timeout=(min(_CONNECT_TIMEOUT, seconds), min(_READ_TIMEOUT, seconds)),
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            # The site may say 200 and put what it means into a header of its own.
+            actual_status = response.headers.get("x-actual-status-code", "")
+            return _Reply(
+                status=(
+                    int(actual_status)
+                    if _STATUS_SHAPE.fullmatch(actual_status)
+                    else response.status_code
+                ),
+                location=response.headers.get("Location", ""),
+                body=_read_body(response, deadline),
+            )
+
+
+def _read_body(response: requests.Response, deadline: float) -> bytes:
+    body = bytearray()
+    # read1 returns with what is there, so that a dripping body is looked at drop by drop.
+    while chunk := response.raw.read1(_CHUNK, decode_content=True):
+        body += chunk
+        if len(body) > _MAX_BODY:
+            raise UpstreamUnexpectedError(f"the API's answer is longer than {_MAX_BODY} bytes")
+        if time.monotonic() > deadline:
+            raise UpstreamUnavailableError("the API's answer did not end in time")
+    return bytes(body)
+
+
+def _read_answer(reply: _Reply) -> Mapping[str, object]:
+    """Return the API's document, or raise what the reply means.
+
+    Whatever is not recognisably the API's own word is unknown, never a dead token.
+    """
+    document = _json_object(reply.body)
+    seen = f"HTTP {reply.status} with {_describe(reply.body, document)}"
+    if _is_challenge(reply, document):
+        raise UpstreamBlockedError(f"a firewall's challenge came in place of the API: {seen}")
+    code = _failure_code(document)
+    is_the_apis = code is not None or isinstance(document.get("detail"), str)
+    if code == "unauthorized" or (is_the_apis and reply.status in _UNAUTHORIZED):
+        raise TokenRejectedError(f"the API refused the token: {seen}")
+    if code == "RateLimited" or reply.status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise RateLimitedError(f"the API asks to be called less often: {seen}")
+    if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise UpstreamUnavailableError(f"the API failed: {seen}")
+    if reply.status in _TURNED_AWAY and not is_the_apis:
+        raise UpstreamBlockedError(f"something in front of the API refused the request: {seen}")
+    if reply.status != HTTPStatus.OK or code is not None or not document:
+        raise UpstreamUnexpectedError(f"not an answer of the API as it is known: {seen}")
+    return document
+
+
+def _json_object(body: bytes) -> Mapping[str, object]:
+    """Return the JSON object in ``body``, an empty one where there is none."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _failure_code(document: Mapping[str, object]) -> str | None:
+    """Return the code of the API's failure envelope: empty if it has none, None if it is none."""
+    if document.get("success") is not False:
+        return None
+    data = document.get("data")
+    code = data.get("code") if isinstance(data, dict) else None
+    return code if isinstance(code, str) else ""
+
+
+def _is_challenge(reply: _Reply, document: Mapping[str, object]) -> bool:
+    if any(mark in reply.location for mark in _CHALLENGE_PAGE_MARKS):
+        return True
+    if document:
+        codes = document.get("ret")
+        return isinstance(codes, list) and any(
+            isinstance(code, str) and code.startswith(_CHALLENGE_CODES) for code in codes
+        )
+    return any(mark.encode() in reply.body for mark in _CHALLENGE_PAGE_MARKS)
+
+
+def _describe(body: bytes, document: Mapping[str, object]) -> str:
+    """Name the kind of body, in words of our own: a body may hold anything, tokens included."""
+    if document:
+        kind = "a JSON object"
+    elif not body.strip():
+        kind = "an empty body"
+    elif body.lstrip()[:1] == b"<":
+        kind = "a page"
+    else:
+        kind = "a text that is no JSON object"
+    return f"{kind} ({len(body)} bytes)"

@@ -1,0 +1,147 @@
+"""Every way in which keeping a token alive can fail, as one tree.
+
+::
+
+    QwenTokenError
+    ├── TokenError                  the token itself
+    │   ├── TokenMissingError       token_missing
+    │   ├── TokenMalformedError     token_malformed
+    │   ├── TokenRejectedError      token_rejected
+    │   ├── TokenNotExtendedError   token_not_extended
+    │   ├── TokenShortLivedError    token_short_lived
+    │   └── WrongAccountError       wrong_account
+    ├── UpstreamError               the API, which says nothing about the token
+    │   ├── RateLimitedError        rate_limited
+    │   ├── UpstreamBlockedError    upstream_blocked
+    │   ├── UpstreamUnavailableError  upstream_unavailable
+    │   └── UpstreamUnexpectedError upstream_unexpected
+    ├── StoreError                  store_failed
+    └── ConfigError                 config_invalid
+
+A message never quotes a token, nor text that came from upstream: such text may hold one.
+"""
+
+from datetime import datetime
+from typing import ClassVar
+
+
+class QwenTokenError(Exception):
+    """The root: catch this one to catch them all.
+
+    ``reason`` is a stable identifier, ``advice`` tells the owner what to do. ``expires_at`` is the
+    expiry of the token that was current when the run failed, or None where none could be read.
+    """
+
+    reason: ClassVar[str]
+    advice: ClassVar[str]
+    expires_at: datetime | None = None
+
+
+class TokenError(QwenTokenError):
+    """Something is wrong with a token: time does not mend it."""
+
+
+class TokenMissingError(TokenError):
+    """The secret holds no token."""
+
+    reason = "token_missing"
+    advice = "Put the first token in: log in to chat.qwen.ai, copy the token and store it."
+
+
+class TokenMalformedError(TokenError):
+    """The value is no JWT with an account and an expiry."""
+
+    reason = "token_malformed"
+    advice = (
+        "Put a proper token in: log in to chat.qwen.ai, copy the whole token (three parts joined "
+        "by dots) and store it."
+    )
+
+
+class TokenRejectedError(TokenError):
+    """The API itself says that the token is dead."""
+
+    reason = "token_rejected"
+    advice = (
+        "Log in to chat.qwen.ai again and store the new token: the old one expired or was revoked, "
+        "or the password changed."
+    )
+
+
+class TokenNotExtendedError(TokenError):
+    """The API answered with a token that expires no later than the one it was shown."""
+
+    reason = "token_not_extended"
+    advice = (
+        "This server does not renew tokens this way. Until that changes, log in again and store a "
+        "new token before this one expires."
+    )
+
+
+class TokenShortLivedError(TokenError):
+    """The new token, though better than the old one and stored, outruns the schedule."""
+
+    reason = "token_short_lived"
+    advice = (
+        "This kind of token dies between two runs: store a token of another kind of session, or "
+        "run more often (parameter Schedule)."
+    )
+
+
+class WrongAccountError(TokenError):
+    """The API answered for another account, or for a guest."""
+
+    reason = "wrong_account"
+    advice = "Log in to chat.qwen.ai with the right account and store its token."
+
+
+class UpstreamError(QwenTokenError):
+    """No usable answer of the API: whether the token is alive is unknown."""
+
+
+class RateLimitedError(UpstreamError):
+    """The API asks to be called less often."""
+
+    reason = "rate_limited"
+    advice = "Nothing while time is left: the next run tries again."
+
+
+class UpstreamBlockedError(UpstreamError):
+    """A firewall or a challenge page answered in the API's place."""
+
+    reason = "upstream_blocked"
+    advice = (
+        "Nothing while time is left: the next run tries again. If it goes on, check where the "
+        "function's traffic leaves from (egress): the site blocks that address."
+    )
+
+
+class UpstreamUnavailableError(UpstreamError):
+    """No answer at all, or a server's failure."""
+
+    reason = "upstream_unavailable"
+    advice = "Nothing while time is left: the next run tries again."
+
+
+class UpstreamUnexpectedError(UpstreamError):
+    """An answer that fits nothing known: the API may have changed."""
+
+    reason = "upstream_unexpected"
+    advice = (
+        "Look at the function's log: the API may have changed. Look for a newer release of this "
+        "project."
+    )
+
+
+class StoreError(QwenTokenError):
+    """Secrets Manager refused or failed."""
+
+    reason = "store_failed"
+    advice = "Check the function's permissions, that the secret exists, and the AWS status page."
+
+
+class ConfigError(QwenTokenError):
+    """The environment or the event is off."""
+
+    reason = "config_invalid"
+    advice = "Fix what the message names, then run the function once by hand."

@@ -1,0 +1,168 @@
+"""The use case: one run for one secret, from reading its token to promoting a better one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final, Protocol
+
+from .errors import (
+    QwenTokenError,
+    StoreError,
+    TokenMalformedError,
+    TokenMissingError,
+    TokenNotExtendedError,
+    TokenRejectedError,
+    TokenShortLivedError,
+    UpstreamError,
+    UpstreamUnexpectedError,
+    WrongAccountError,
+)
+from .policy import TokenState, assess, require_better, require_long_lived
+from .store import AWS_CALL_LIMIT, Held
+from .tokens import Token
+
+# What a run still has to do after its calls to Qwen: stage, promote, look who won, and alert.
+_RESERVE: Final = 4 * AWS_CALL_LIMIT
+# Patience for one call to Qwen, its retries included, where the run has time to spare.
+_API_CALL_LIMIT: Final = timedelta(seconds=25)
+
+
+class Outcome(StrEnum):
+    """What a run that did not fail did."""
+
+    FRESH = "fresh"
+    REFRESHED = "refreshed"
+    SUPERSEDED = "superseded"
+    WOULD_REFRESH = "would_refresh"
+    AWAITING_TOKEN = "awaiting_token"  # noqa: S105 - no password
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An outcome and the version that is current after it (None while awaiting the first token)."""
+
+    outcome: Outcome
+    held: Held | None
+
+
+class Store(Protocol):
+    """The secret; ``SecretStore`` says what each step promises."""
+
+    def read(self) -> Held | None: ...
+    def stage(self, successor: Token, *, over: Held) -> Held: ...
+    def promote(self, staged: Held, *, over: Held) -> Held: ...
+    def alternatives(self, *, to: Held) -> list[Held]: ...
+
+
+class Client(Protocol):
+    """The API; ``QwenClient`` says what each call promises."""
+
+    def refresh(self, token: Token, *, within: timedelta) -> Token: ...
+    def verify(self, token: Token, *, within: timedelta) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Keeps the token of one secret alive.
+
+    ``client`` is called for the API's client when it is first needed: a run on a fresh token needs
+    none. ``clock`` returns the aware time, ``time_left`` what is left until the run is killed.
+    """
+
+    store: Store
+    client: Callable[[], Client]
+    clock: Callable[[], datetime]
+    time_left: Callable[[], timedelta]
+    refresh_before: timedelta
+    critical_before: timedelta
+
+    def run(self, *, force: bool = False, dry_run: bool = False) -> Report:
+        """Do one run: read, assess, and where the token is due, refresh, stage, verify, promote.
+
+        Raises:
+            QwenTokenError: what failed, with the expiry of the token that was current.
+        """
+        held = self.store.read()
+        if held is None:
+            return Report(Outcome.AWAITING_TOKEN, None)
+        if self._state(held) is TokenState.FRESH and not force:
+            return Report(Outcome.FRESH, held)
+        if dry_run:
+            return Report(Outcome.WOULD_REFRESH, held)
+        try:
+            return self._refresh_or_recover(held)
+        except (TokenShortLivedError, TokenMissingError, TokenMalformedError):
+            # These speak of a version that is current by now, no longer of the one that was read.
+            raise
+        except QwenTokenError as error:
+            error.expires_at = error.expires_at or held.token.expires_at
+            raise
+
+    def _refresh_or_recover(self, held: Held) -> Report:
+        try:
+            return self._refresh(held, over=held)
+        except TokenRejectedError as rejection:
+            return self._recover(held, rejection)
+
+    def _refresh(self, source: Held, *, over: Held) -> Report:
+        """Trade ``source``'s token for a better one and put that in the place of ``over``."""
+        successor = self.client().refresh(source.token, within=self._api_time(calls=2))
+        require_better(successor, than=source.token)
+        # Staged before it is verified: should the API retire the old token as it issues the new
+        # one, the new one is already safe.
+        staged = self.store.stage(successor, over=over)
+        try:
+            self.client().verify(successor, within=self._api_time(calls=1))
+        except TokenRejectedError as error:
+            raise UpstreamUnexpectedError(
+                "the API refused the token that it had just issued"
+            ) from error
+        return self._promote(staged, over=over)
+
+    def _promote(self, staged: Held, *, over: Held) -> Report:
+        current = self.store.promote(staged, over=over)
+        if current.version_id == staged.version_id:
+            require_long_lived(staged.token, now=self.clock(), critical_before=self.critical_before)
+            return Report(Outcome.REFRESHED, staged)
+        if self._state(current) is TokenState.EXPIRED:
+            # Only the API can say that the other writer's token is dead.
+            try:
+                self.client().verify(current.token, within=self._api_time(calls=1))
+            except QwenTokenError as error:
+                error.expires_at = current.token.expires_at
+                raise
+        return Report(Outcome.SUPERSEDED, current)
+
+    def _recover(self, held: Held, rejection: TokenRejectedError) -> Report:
+        """Look for a staged or previous token that still lives, before a person is called.
+
+        Such a token is there when a run died between staging and promoting, or when something
+        wrong was put in by hand.
+        """
+        try:
+            for candidate in self.store.alternatives(to=held):
+                if self._state(candidate) is TokenState.EXPIRED:
+                    continue
+                try:
+                    return self._revive(candidate, over=held)
+                except (TokenRejectedError, TokenNotExtendedError, WrongAccountError):
+                    continue
+        except (UpstreamError, StoreError) as error:
+            raise TokenRejectedError(
+                f"{rejection}; an earlier or staged token could not be tried: {error}"
+            ) from error
+        raise rejection
+
+    def _revive(self, candidate: Held, *, over: Held) -> Report:
+        if self._state(candidate) is TokenState.FRESH:
+            self.client().verify(candidate.token, within=self._api_time(calls=1))
+            return self._promote(candidate, over=over)
+        return self._refresh(candidate, over=over)
+
+    def _state(self, held: Held) -> TokenState:
+        return assess(held.token, now=self.clock(), refresh_before=self.refresh_before)
+
+    def _api_time(self, *, calls: int) -> timedelta:
+        """Return the time for the next of so many calls to Qwen: what it ends with is alerted."""
+        return min(_API_CALL_LIMIT, (self.time_left() - _RESERVE) / calls)

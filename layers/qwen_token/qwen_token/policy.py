@@ -1,0 +1,87 @@
+"""The decisions, pure: where a token is on its timeline, what is better, how bad a failure is."""
+
+from datetime import datetime, timedelta
+from enum import Enum, StrEnum
+
+from .errors import (
+    ConfigError,
+    QwenTokenError,
+    TokenError,
+    TokenNotExtendedError,
+    TokenShortLivedError,
+    WrongAccountError,
+)
+from .tokens import Token
+
+
+class TokenState(Enum):
+    """A token's place on its timeline."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    EXPIRED = "expired"
+
+
+class Severity(StrEnum):
+    """Who has to act: nobody yet, or a person now."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+def assess(token: Token, *, now: datetime, refresh_before: timedelta) -> TokenState:
+    """Place ``token`` on its timeline.
+
+    On the boundaries: with exactly ``refresh_before`` left it is STALE, at its expiry EXPIRED.
+    """
+    remaining = token.remaining(now)
+    if remaining <= timedelta(0):
+        return TokenState.EXPIRED
+    return TokenState.STALE if remaining <= refresh_before else TokenState.FRESH
+
+
+def require_better(successor: Token, *, than: Token) -> Token:
+    """Return ``successor`` if it may replace the token ``than``.
+
+    Raises:
+        WrongAccountError: it is another account's.
+        TokenNotExtendedError: it does not expire later.
+    """
+    if successor.account != than.account:
+        raise WrongAccountError("the API answered with a token of another account")
+    if successor.raw == than.raw:
+        raise TokenNotExtendedError("the API echoed the token that it was shown, unchanged")
+    if successor.expires_at <= than.expires_at:
+        raise TokenNotExtendedError(
+            f"the API's token expires at {successor.expires_at.isoformat()}, no later than "
+            f"the old one ({than.expires_at.isoformat()})"
+        )
+    return successor
+
+
+def require_long_lived(token: Token, *, now: datetime, critical_before: timedelta) -> None:
+    """Check that a token just stored lives at least ``critical_before``; exactly that is enough.
+
+    Raises:
+        TokenShortLivedError: it lives less, so that the next run may come too late.
+    """
+    if token.remaining(now) < critical_before:
+        error = TokenShortLivedError(
+            f"the new token was stored, but it expires at {token.expires_at.isoformat()} already: "
+            f"less than {critical_before} from now"
+        )
+        error.expires_at = token.expires_at
+        raise error
+
+
+def severity(error: QwenTokenError, *, now: datetime, critical_before: timedelta) -> Severity:
+    """Say how bad a failure is.
+
+    CRITICAL when only a person can help, or with less than ``critical_before`` left; with exactly
+    that left, or where it is unknown how much is left, a WARNING.
+    """
+    if isinstance(error, TokenError | ConfigError):
+        return Severity.CRITICAL
+    if error.expires_at is not None and error.expires_at - now < critical_before:
+        return Severity.CRITICAL
+    return Severity.WARNING

@@ -1,0 +1,203 @@
+"""The secret in Secrets Manager: read it, stage a successor, promote it as compare-and-swap."""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from .errors import StoreError, TokenMalformedError, TokenMissingError
+from .tokens import Token, decode_token
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+CURRENT: Final = "AWSCURRENT"
+PREVIOUS: Final = "AWSPREVIOUS"
+# Not AWSPENDING: that one is native rotation's, and left behind it makes RotateSecret fail.
+PENDING: Final = "QWEN_PENDING"
+
+# botocore's defaults (60 s each) would outlast the function.
+AWS_CONFIG: Final = Config(
+    connect_timeout=2,
+    read_timeout=5,
+    retries={"mode": "standard", "total_max_attempts": 2},
+)
+# Two attempts of seven seconds, and the standard mode's wait (at most one second) between them.
+AWS_CALL_LIMIT: Final = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A version of the secret: its token, and the document around it (None: a bare token)."""
+
+    token: Token
+    version_id: str
+    document: Mapping[str, object] | None = field(default=None, repr=False)
+
+
+class SecretStore:
+    """One secret, bare token or JSON object; the shape found is the shape kept.
+
+    ``client`` is boto3's for Secrets Manager, made with ``AWS_CONFIG``. Every method raises
+    StoreError where Secrets Manager refuses or fails.
+    """
+
+    def __init__(self, client: "SecretsManagerClient", secret_id: str) -> None:
+        self._client = client
+        self.secret_id = secret_id
+
+    def read(self) -> Held | None:
+        """Return what is current, or None while the secret never had a value.
+
+        Raises:
+            TokenMissingError: the secret had a value, but holds no token now.
+            TokenMalformedError: what it holds is none.
+        """
+        with _translated("read the secret"):
+            try:
+                response = self._client.get_secret_value(
+                    SecretId=self.secret_id, VersionStage=CURRENT
+                )
+            except self._client.exceptions.ResourceNotFoundException:
+                # Either there is no value or no secret: describing it tells which.
+                if self._never_had_a_value():
+                    return None
+                raise TokenMissingError("the secret has no current value") from None
+            if "SecretBinary" in response:
+                raise TokenMalformedError("the secret's value is binary: store it as a string")
+            text = response.get("SecretString", "")
+            if not text and self._never_had_a_value():
+                return None
+        return _parse(text, response["VersionId"])
+
+    def stage(self, successor: Token, *, over: Held) -> Held:
+        """Write ``successor`` as a new version under QWEN_PENDING; readers do not see it yet."""
+        with _translated("stage the new token"):
+            return self._write(successor, over.document, label=PENDING)
+
+    def put(self, token: Token) -> Held:
+        """Make ``token`` current, whatever is there now: for people, who know what they do.
+
+        The shape and the other keys are kept even where the old token cannot be read.
+        """
+        with _translated("put the token in"):
+            try:
+                response = self._client.get_secret_value(
+                    SecretId=self.secret_id, VersionStage=CURRENT
+                )
+                document = _json_object(response.get("SecretString", ""))
+            except self._client.exceptions.ResourceNotFoundException:
+                document = None
+            return self._write(token, document, label=CURRENT)
+
+    def promote(self, staged: Held, *, over: Held) -> Held:
+        """Move AWSCURRENT from ``over`` to ``staged``, and return what is current then.
+
+        That is ``staged``, unless another writer was faster: its version is kept and returned.
+        A call that failed may still have been carried out, so it is the label that decides.
+        """
+        try:
+            self._client.update_secret_version_stage(
+                SecretId=self.secret_id,
+                VersionStage=CURRENT,
+                MoveToVersionId=staged.version_id,
+                RemoveFromVersionId=over.version_id,
+            )
+        except (BotoCoreError, ClientError) as error:
+            current = self.read()
+            if current is None or current.version_id == over.version_id:
+                raise _store_error("promote the new token", error) from error
+            return staged if current.version_id == staged.version_id else current
+        return staged
+
+    def alternatives(self, *, to: Held) -> list[Held]:
+        """Return the staged and the previous tokens of the same account, latest expiry first.
+
+        Versions that hold no token, or another account's, are left out.
+        """
+        with _translated("look for other versions"):
+            labels = self._client.describe_secret(SecretId=self.secret_id).get(
+                "VersionIdsToStages", {}
+            )
+            found = [
+                held
+                for version_id, stages in labels.items()
+                if version_id != to.version_id and {PENDING, PREVIOUS} & set(stages)
+                if (held := self._read_version(version_id)) is not None
+                if held.token.account == to.token.account
+            ]
+        return sorted(found, key=lambda held: held.token.expires_at, reverse=True)
+
+    def _write(self, token: Token, document: Mapping[str, object] | None, *, label: str) -> Held:
+        text = token.raw
+        if document is not None:
+            expires_at = int(token.expires_at.timestamp())
+            document = {**document, "token": token.raw, "expires_at": expires_at}
+            text = json.dumps(document, ensure_ascii=False)
+        response = self._client.put_secret_value(
+            SecretId=self.secret_id,
+            # The same in each of botocore's attempts, so that a retry adds no version.
+            ClientRequestToken=str(uuid.uuid4()),
+            SecretString=text,
+            VersionStages=[label],
+        )
+        return Held(token, response["VersionId"], document)
+
+    def _read_version(self, version_id: str) -> Held | None:
+        response = self._client.get_secret_value(SecretId=self.secret_id, VersionId=version_id)
+        try:
+            return _parse(response.get("SecretString", ""), version_id)
+        except (TokenMissingError, TokenMalformedError):
+            return None
+
+    def _never_had_a_value(self) -> bool:
+        """Say whether this is a new secret: AWS gives it no version, an emulator an empty one."""
+        described = self._client.describe_secret(SecretId=self.secret_id)
+        return len(described.get("VersionIdsToStages", {})) <= 1
+
+
+def _parse(text: str, version_id: str) -> Held:
+    """Read a secret's value: a JSON object with the token under ``token``, or the bare token."""
+    document = _json_object(text)
+    if document is None:
+        if not text.strip():
+            raise TokenMissingError("the secret's value is empty")
+        return Held(decode_token(text), version_id)
+    token = document.get("token")
+    if token is not None and not isinstance(token, str):
+        raise TokenMalformedError("the key 'token' of the secret's JSON object is no string")
+    if not token or not token.strip():
+        raise TokenMissingError("the secret's JSON object has no key 'token', or an empty one")
+    return Held(decode_token(token), version_id, document)
+
+
+def _json_object(text: str) -> Mapping[str, object] | None:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+@contextmanager
+def _translated(step: str) -> Iterator[None]:
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise _store_error(step, error) from error
+
+
+def _store_error(step: str, error: BotoCoreError | ClientError) -> StoreError:
+    """Name the step and AWS's code; AWS's message stays in the cause."""
+    code = (
+        error.response.get("Error", {}).get("Code", "unknown")
+        if isinstance(error, ClientError)
+        else type(error).__name__
+    )
+    return StoreError(f"Secrets Manager could not {step}: {code}")

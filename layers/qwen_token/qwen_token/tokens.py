@@ -1,0 +1,116 @@
+"""Tokens: what a JWT says of its account and its life, read without verifying its signature."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import jwt
+
+from .errors import TokenMalformedError
+
+# Only these characters ever reach a request header.
+_JWT_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_COOKIE: Final = re.compile(r"""(?:^|[;\s])token=["']?([^;\s"']+)""")
+_PREFIX: Final = re.compile(
+    r"(?:authorization\s*:\s*)?bearer\s+|authorization\s*:\s*", re.IGNORECASE
+)
+# What surrounds a copied value; the last are typographic quotes, a byte order mark and a
+# zero-width space.
+_SURROUNDINGS: Final = " \t\r\n\"'`,;\u201c\u201d\u2018\u2019\ufeff\u200b"
+
+# An expiry outside these years is a unit mix-up (milliseconds) or garbage, not a date to act on.
+_EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+_LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A JWT and the claims acted on. Its signature is *not* verified: no key is held here.
+
+    ``account`` is the claim ``id``, or ``sub`` where there is none; ``expires_at`` and
+    ``issued_at`` (None where the token does not say) are aware, UTC, whole seconds.
+    """
+
+    raw: str = field(repr=False)
+    account: str
+    expires_at: datetime
+    issued_at: datetime | None = None
+
+    def remaining(self, now: datetime) -> timedelta:
+        """Return the time left at ``now``: negative once the token has expired."""
+        return self.expires_at - now
+
+    def __repr__(self) -> str:
+        return (
+            f"Token(raw=[redacted], account={self.account!r}, "
+            f"expires_at={self.expires_at.isoformat()})"
+        )
+
+
+def decode_token(text: str) -> Token:
+    """Read a token from what a person pasted or a server sent.
+
+    Accepts surrounding white space and quotes, a leading ``Bearer ``, and a ``token=…`` cookie.
+
+    Raises:
+        TokenMalformedError: no JWT, or one without an account or a believable expiry.
+    """
+    raw = _unwrap(text)
+    claims = _unverified_claims(raw)
+    expires_at = _instant(claims.get("exp"))
+    if expires_at is None:
+        found = "no" if claims.get("exp") is None else "an unusable"
+        raise TokenMalformedError(
+            f"the token has {found} expiry: the claim 'exp' must be a number of seconds since "
+            "1970, in the years 2000 to 9999"
+        )
+    return Token(
+        raw=raw,
+        account=_account(claims),
+        expires_at=expires_at,
+        issued_at=_instant(claims.get("iat")),
+    )
+
+
+def _unwrap(text: str) -> str:
+    value = text.strip(_SURROUNDINGS)
+    value = _PREFIX.sub("", value, count=1) if _PREFIX.match(value) else value
+    if cookie := _COOKIE.search(value):
+        value = cookie[1]
+    return value.strip(_SURROUNDINGS)
+
+
+def _unverified_claims(raw: str) -> Mapping[str, object]:
+    problem = None
+    if not _JWT_SHAPE.fullmatch(raw):
+        parts = raw.count(".") + 1
+        problem = f"the value is not a JWT: {len(raw)} characters in {parts} dot-separated part(s)"
+    else:
+        try:
+            claims: Mapping[str, object] = jwt.decode(raw, options={"verify_signature": False})
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            problem = "the value looks like a JWT, but its parts cannot be decoded"
+    if problem is not None:
+        # Raised out here so that no decoder's exception, which holds parts of the token, hangs on.
+        raise TokenMalformedError(problem)
+    return claims
+
+
+def _account(claims: Mapping[str, object]) -> str:
+    for claim in ("id", "sub"):
+        account = claims.get(claim)
+        if isinstance(account, str) and account:
+            return account
+    raise TokenMalformedError("the token names no account: neither the claim 'id' nor 'sub'")
+
+
+def _instant(seconds: object) -> datetime | None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return None
+    # The comparison comes first: it is also what refuses NaN and the infinities.
+    if not _EARLIEST <= seconds <= _LATEST:
+        return None
+    return datetime.fromtimestamp(math.floor(seconds), UTC)

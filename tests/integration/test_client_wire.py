@@ -1,0 +1,233 @@
+"""The API's client against a server that breaks every rule of the wire."""
+
+import gzip
+import json
+import socket
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qwen_token import (
+    QwenTokenError,
+    RateLimitedError,
+    Token,
+    UpstreamBlockedError,
+    UpstreamError,
+    UpstreamUnavailableError,
+    UpstreamUnexpectedError,
+)
+from qwen_token.client import QwenClient
+from tests.minting import ACCOUNT, token
+from tests.wire import Script, raw, reply, wire
+
+AMPLE = timedelta(seconds=20)
+HELD = token(left=timedelta(days=2), now=datetime.now(UTC))
+SUCCESSOR = token(left=timedelta(days=7), now=datetime.now(UTC))
+GOOD_BODY = json.dumps({"id": ACCOUNT, "role": "user", "token": SUCCESSOR.raw}).encode()
+GOOD = reply("200 OK", GOOD_BODY, "Content-Type: application/json")
+
+
+def refresh(base_url: str, *, within: timedelta = AMPLE) -> Token:
+    return QwenClient(base_url).refresh(HELD, within=within)
+
+
+def failure(*scripts: Script, within: timedelta = AMPLE) -> QwenTokenError:
+    with wire(*scripts) as server, pytest.raises(UpstreamError) as caught:
+        refresh(server.base_url, within=within)
+    return caught.value
+
+
+def test_the_token_goes_as_bearer_to_the_path_with_the_slash() -> None:
+    with wire(GOOD) as server:
+        assert refresh(server.base_url) == SUCCESSOR
+
+    [request] = server.requests
+    assert request.startswith(b"GET /api/v1/auths/ HTTP/1.1\r\n")
+    assert f"Authorization: Bearer {HELD.raw}\r\n".encode() in request
+
+
+def test_credentials_in_netrc_do_not_replace_the_token(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path_factory.mktemp("home") / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    with wire(GOOD) as server:
+        refresh(server.base_url)
+
+    assert f"Authorization: Bearer {HELD.raw}\r\n".encode() in server.requests[0]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(status: int) -> None:
+    with wire(GOOD) as elsewhere:
+        moved = reply(f"{status} Moved", b"", f"Location: {elsewhere.base_url}/api/v1/auths/")
+        assert isinstance(failure(moved), UpstreamUnexpectedError)
+
+    assert elsewhere.requests == []
+
+
+def test_a_redirect_to_the_challenge_is_a_block() -> None:
+    moved = reply("302 Found", b"", "Location: /_____tmd_____/punish?x5secdata=1")
+    assert isinstance(failure(moved), UpstreamBlockedError)
+
+
+def endless(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{")
+    sent = 0
+    while sent < 64 * 1024 * 1024:
+        sent += connection.send(b" " * 65536)
+    raise AssertionError("64 MiB were read")
+
+
+def test_an_endless_body_is_refused_without_reading_on() -> None:
+    assert "longer than" in str(failure(endless))
+
+
+def endless_after(head: bytes) -> Script:
+    def send(connection: socket.socket) -> None:
+        connection.sendall(head)
+        endless(connection)
+
+    return send
+
+
+def test_the_endless_body_of_a_redirect_is_not_read_either() -> None:
+    error = failure(endless_after(b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\n\r\n"))
+    assert "longer than" in str(error)
+
+
+def test_the_endless_body_of_a_reply_that_is_tried_again_is_not_read_either() -> None:
+    with wire(endless_after(b"HTTP/1.1 503 Busy\r\n\r\n"), GOOD) as server:
+        assert refresh(server.base_url) == SUCCESSOR
+
+
+def test_a_compressed_bomb_is_refused_before_it_is_unpacked() -> None:
+    bomb = gzip.compress(b" " * (256 * 1024 * 1024), compresslevel=1)
+    error = failure(reply("200 OK", bomb, "Content-Encoding: gzip"))
+    assert "longer than" in str(error)
+
+
+def test_a_body_that_drips_is_cut_off_in_time() -> None:
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while connection.send(b" "):
+            time.sleep(0.05)
+
+    started = time.monotonic()
+    error = failure(drip, within=timedelta(seconds=2))
+
+    assert isinstance(error, UpstreamUnavailableError)
+    assert time.monotonic() - started < 5
+
+
+def test_headers_that_drip_are_cut_off_in_time() -> None:
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while connection.send(b"a"):
+            time.sleep(0.05)
+
+    started = time.monotonic()
+    error = failure(drip, within=timedelta(seconds=2))
+
+    assert isinstance(error, UpstreamUnavailableError)
+    assert time.monotonic() - started < 5
+
+
+def test_a_server_that_is_silent_is_cut_off_in_time() -> None:
+    def wait(connection: socket.socket) -> None:
+        connection.recv(1)
+
+    assert isinstance(failure(wait, within=timedelta(seconds=2)), UpstreamUnavailableError)
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(UpstreamUnavailableError):
+        refresh(f"http://127.0.0.1:{port}", within=timedelta(seconds=2))
+
+
+def test_a_reply_cut_off_at_any_byte_is_never_taken_for_an_answer() -> None:
+    body = GOOD_BODY
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+    whole = head + body
+    for end in range(0, len(whole), 7):
+        # Within less than two seconds there is no time for a second attempt.
+        error = failure(raw(whole[:end]), within=timedelta(seconds=1.2))
+        assert isinstance(error, UpstreamUnavailableError | UpstreamUnexpectedError), end
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"not HTTP at all", id="another protocol"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000 + b"\r\n", id="5000 headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200_000 + b"\r\n\r\n", id="a huge header"),
+        pytest.param(b"HTTP/1.1 999999 Odd\r\n\r\n{}", id="an absurd status"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}", id="a negative length"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="a broken chunk"
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope",
+            id="no gzip",
+        ),
+        pytest.param(
+            b"HTTP/1.1 302 Found\r\nLocation: http://[broken\r\nContent-Length: 0\r\n\r\n",
+            id="a broken location",
+        ),
+    ],
+)
+def test_a_broken_reply_is_classed(data: bytes) -> None:
+    failure(raw(data), within=timedelta(seconds=1.5))
+
+
+def test_a_failure_that_passes_is_outlived() -> None:
+    with wire(reply("503 Busy"), raw(b""), GOOD) as server:
+        assert refresh(server.base_url) == SUCCESSOR
+    assert len(server.requests) == 3
+
+
+def test_a_server_that_stays_down_is_asked_four_times_and_no_more() -> None:
+    with wire(reply("502 Bad Gateway")) as server, pytest.raises(UpstreamUnavailableError):
+        refresh(server.base_url)
+    assert len(server.requests) == 4
+
+
+def test_retry_after_is_honoured_where_there_is_time() -> None:
+    with wire(reply("429 Slow", b"", "Retry-After: 1"), GOOD) as server:
+        started = time.monotonic()
+        assert refresh(server.base_url) == SUCCESSOR
+    assert time.monotonic() - started >= 1
+
+
+@pytest.mark.parametrize("retry_after", ["8", "100000", "Wed, 21 Oct 2099 07:28:00 GMT"])
+def test_a_wait_beyond_the_runs_time_is_not_begun_and_the_reason_is_kept(retry_after: str) -> None:
+    slow = reply("429 Slow", b"", f"Retry-After: {retry_after}")
+    started = time.monotonic()
+    with wire(slow) as server, pytest.raises(RateLimitedError):
+        refresh(server.base_url, within=timedelta(seconds=5))
+
+    assert time.monotonic() - started < 4
+    assert len(server.requests) == 1
+
+
+def test_a_retry_after_that_is_nonsense_is_passed_over() -> None:
+    with wire(reply("429 Slow", b"", "Retry-After: soon"), GOOD) as server:
+        assert refresh(server.base_url) == SUCCESSOR
+
+
+def test_without_time_for_an_attempt_nobody_is_called() -> None:
+    with wire(GOOD) as server, pytest.raises(UpstreamUnavailableError, match="no time"):
+        refresh(server.base_url, within=timedelta(seconds=-3))
+    assert server.requests == []
+
+
+def test_no_error_shows_the_token_or_what_the_server_said() -> None:
+    echo = f"<html>{HELD.raw}</html>".encode()
+    for script in (reply("403 No", echo), reply("200 OK", echo), reply("500 Oh", echo)):
+        error = failure(script, within=timedelta(seconds=1.5))
+        shown = f"{error!r} {error.__cause__!r} {error.__context__!r}"
+        assert not any(piece in shown for piece in HELD.raw.split("."))

@@ -1,0 +1,118 @@
+"""What the owner is told."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from qwen_token import (
+    ConfigError,
+    QwenTokenError,
+    TokenRejectedError,
+    UpstreamUnavailableError,
+)
+from qwen_token.alerts import Alert, Failure, publish
+from qwen_token.policy import Severity
+from tests.minting import NOW
+
+DAY = timedelta(days=1)
+SECRET = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1b2c3"
+
+
+def alert(error: QwenTokenError, *, left: timedelta | None, level: Severity) -> Alert:
+    error.expires_at = None if left is None else NOW + left
+    failure = Failure.of(error, secret_id=SECRET, function="keeper", now=NOW)
+    return Alert(level, "request-1", NOW, (failure,))
+
+
+def test_programs_get_one_document_with_every_field_of_the_contract() -> None:
+    told = alert(UpstreamUnavailableError("down"), left=1.5 * DAY, level=Severity.WARNING)
+
+    assert told.document() == {
+        "source": "qwen-token-refresh",
+        "event": "refresh_failed",
+        "severity": "warning",
+        "request_id": "request-1",
+        "occurred_at": "2026-11-24T12:00:00+00:00",
+        "failures": [
+            {
+                "secret_id": SECRET,
+                "reason": "upstream_unavailable",
+                "message": "down",
+                "advice": UpstreamUnavailableError.advice,
+                "expires_at": "2026-11-26T00:00:00+00:00",
+                "days_remaining": 1.5,
+            }
+        ],
+    }
+
+
+def test_what_is_unknown_is_null_for_programs_and_said_to_people() -> None:
+    told = alert(ConfigError("off"), left=None, level=Severity.CRITICAL)
+
+    failures = told.document()["failures"]
+    assert isinstance(failures, list)
+    assert failures[0]["expires_at"] is None
+    assert failures[0]["days_remaining"] is None
+    assert "unknown" in told.text()
+
+
+def test_a_token_that_expires_this_moment_has_zero_days_not_none() -> None:
+    told = alert(UpstreamUnavailableError("down"), left=0 * DAY, level=Severity.CRITICAL)
+    failures = told.document()["failures"]
+    assert isinstance(failures, list)
+    assert failures[0]["days_remaining"] == 0
+
+
+def test_people_read_what_happened_how_long_is_left_and_what_to_do() -> None:
+    text = alert(TokenRejectedError("refused"), left=5 * DAY, level=Severity.CRITICAL).text()
+
+    assert text.startswith("CRITICAL: the Qwen token was not refreshed.")
+    assert "refused" in text
+    assert "5.0 days left; the token expires on 2026-11-29 12:00 UTC" in text
+    assert TokenRejectedError.advice in text
+    assert f"make put-token ARGS='--secret-id {SECRET}'" in text
+    assert "request-1" in text
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (5 * DAY, "5.0 days left"),
+        (47 * timedelta(hours=1), "47.0 hours left"),
+        (-DAY, "expired"),
+    ],
+)
+def test_the_subject_says_how_bad_what_and_how_long(left: timedelta, words: str) -> None:
+    subject = alert(UpstreamUnavailableError("x"), left=left, level=Severity.WARNING).subject()
+    assert subject == f"[WARNING] Qwen token: upstream_unavailable, {words}"
+    assert subject.isascii()
+
+
+class RecordingTopic:
+    """An SNS client that keeps what it is told to publish."""
+
+    def __init__(self) -> None:
+        self.published: list[dict[str, Any]] = []
+
+    def publish(self, **message: Any) -> None:
+        self.published.append(message)
+
+
+def test_email_gets_the_text_and_every_other_protocol_the_document() -> None:
+    told = alert(TokenRejectedError("refused"), left=DAY, level=Severity.CRITICAL)
+    topic = RecordingTopic()
+
+    publish(told, client=topic, topic_arn="arn:aws:sns:::alerts")  # type: ignore[arg-type]
+
+    [message] = topic.published
+    bodies = json.loads(message["Message"])
+    assert bodies.keys() == {"default", "email"}
+    assert json.loads(bodies["default"]) == told.document()
+    assert bodies["email"] == told.text()
+    assert message["MessageStructure"] == "json"
+    assert message["MessageAttributes"] == {
+        "severity": {"DataType": "String", "StringValue": "critical"},
+        "reason": {"DataType": "String", "StringValue": "token_rejected"},
+    }

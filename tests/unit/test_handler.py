@@ -1,0 +1,308 @@
+"""The handler: what a run returns, counts, logs and publishes."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+import handler
+from qwen_token import (
+    ConfigError,
+    QwenTokenError,
+    StoreError,
+    Token,
+    TokenMalformedError,
+    TokenRejectedError,
+    TokenShortLivedError,
+    UpstreamUnavailableError,
+)
+from tests.minting import NOW, token
+
+DAY = timedelta(days=1)
+SECRET = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1b2c3"
+ENVIRON = {
+    "SECRET_ID": SECRET,
+    "API_BASE_URL": "https://chat.qwen.ai",
+    "REFRESH_BEFORE_DAYS": "3",
+    "CRITICAL_DAYS": "1",
+    "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
+}
+
+
+class Context:
+    """What Lambda gives a handler."""
+
+    function_name = "keeper"
+    memory_limit_in_mb = 256
+    invoked_function_arn = "arn:aws:lambda:eu-west-1:111122223333:function:keeper"
+    aws_request_id = "request-1"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 120_000
+
+
+class FakeSecretsManager:
+    """One secret with one version, or with none; any promotion succeeds."""
+
+    class exceptions:  # noqa: N801 - boto3's name
+        class ResourceNotFoundException(ClientError):  # noqa: N818 - the same
+            pass
+
+    def __init__(self, value: str | None) -> None:
+        self.value = value
+        self.staged: str | None = None
+
+    def get_secret_value(self, **_: str) -> dict[str, str]:
+        if self.value is None:
+            raise self.exceptions.ResourceNotFoundException({"Error": {}}, "GetSecretValue")
+        return {"SecretString": self.value, "VersionId": "v1"}
+
+    def describe_secret(self, **_: str) -> dict[str, Any]:
+        return {"VersionIdsToStages": {} if self.value is None else {"v1": ["AWSCURRENT"]}}
+
+    def put_secret_value(self, **request: Any) -> dict[str, str]:
+        self.staged = request["SecretString"]
+        return {"VersionId": "v2"}
+
+    def update_secret_version_stage(self, **_: str) -> None:
+        self.value = self.staged
+
+
+@dataclass
+class FakeTopic:
+    """An SNS client that keeps what it is told to publish, or refuses to."""
+
+    refuses: bool = False
+    published: list[dict[str, Any]] = field(default_factory=list)
+
+    def publish(self, **message: Any) -> None:
+        if self.refuses:
+            raise ClientError({"Error": {"Code": "AuthorizationError"}}, "Publish")
+        self.published.append(message)
+
+    def documents(self) -> list[dict[str, Any]]:
+        return [json.loads(json.loads(each["Message"])["default"]) for each in self.published]
+
+
+@dataclass
+class FakeQwen:
+    answer: Token | QwenTokenError
+
+    def refresh(self, token: Token, *, within: timedelta) -> Token:
+        if isinstance(self.answer, QwenTokenError):
+            raise self.answer
+        return self.answer
+
+    def verify(self, token: Token, *, within: timedelta) -> None:
+        pass
+
+
+@dataclass
+class Run:
+    """One invocation, and everything that came out of it."""
+
+    result: dict[str, object] | None
+    error: QwenTokenError | None
+    metrics: dict[str, float]
+    log: list[dict[str, Any]]
+    alerts: list[dict[str, Any]]
+    output: str
+
+
+@pytest.fixture(name="invoke")
+def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    def invoke(
+        value: str | None = None,
+        *,
+        answer: Token | QwenTokenError | None = None,
+        event: object = None,
+        environ: Mapping[str, str] = ENVIRON,
+        topic: FakeTopic | None = None,
+    ) -> Run:
+        # The logger took hold of standard output when it was made; pytest replaces that since.
+        for log_handler in logging.getLogger("my-stack").handlers:
+            monkeypatch.setattr(log_handler, "stream", sys.stdout)
+        sns = topic or FakeTopic()
+        edges = handler.Edges(
+            environ=environ,
+            clock=lambda: NOW,
+            secrets=lambda: FakeSecretsManager(value),  # type: ignore[arg-type,return-value]
+            sns=lambda: sns,  # type: ignore[arg-type,return-value]
+            qwen=lambda _: FakeQwen(answer or UpstreamUnavailableError("not to be asked")),
+        )
+        result, error = None, None
+        # As the deployed handler has it: the decorators write out what was counted.
+        decorated = handler.metrics.log_metrics(
+            lambda given, context: handler.run(given, context, edges)
+        )
+        try:
+            result = decorated({} if event is None else event, Context())
+        except QwenTokenError as caught:
+            error = caught
+        output = capsys.readouterr().out
+        lines = [json.loads(line) for line in output.splitlines()]
+        [emf] = [line for line in lines if "_aws" in line]
+        [declared] = emf["_aws"]["CloudWatchMetrics"]
+        assert declared["Namespace"] == "QwenTokenRefresh"
+        assert declared["Dimensions"] == [["service"]]
+        assert emf["service"] == "my-stack"
+        names = [metric["Name"] for metric in declared["Metrics"]]
+        return Run(
+            result=result,
+            error=error,
+            metrics={name: emf[name][0] for name in names},
+            log=[line for line in lines if "_aws" not in line],
+            alerts=sns.documents(),
+            output=output,
+        )
+
+    return invoke
+
+
+def test_a_fresh_run_says_so_and_counts_the_days(invoke: Any) -> None:
+    run = invoke(token(left=5 * DAY).raw)
+
+    assert run.result == {
+        "outcome": "fresh",
+        "secret_id": SECRET,
+        "version_id": "v1",
+        "expires_at": "2026-11-29T12:00:00+00:00",
+        "days_remaining": 5.0,
+    }
+    assert run.metrics == {"TokenDaysRemaining": 5, "RunSucceeded": 1, "RefreshFailed": 0}
+    assert run.alerts == []
+
+
+def test_a_refresh_reports_the_new_token(invoke: Any) -> None:
+    run = invoke(token(left=DAY).raw, answer=token(left=7 * DAY))
+
+    assert run.result is not None
+    assert (run.result["outcome"], run.result["version_id"]) == ("refreshed", "v2")
+    assert run.result["days_remaining"] == 7
+    assert run.metrics == {
+        "TokenDaysRemaining": 7,
+        "RunSucceeded": 1,
+        "TokenRefreshed": 1,
+        "RefreshFailed": 0,
+    }
+    assert run.alerts == []
+
+
+def test_a_dry_run_does_not_count_as_a_success(invoke: Any) -> None:
+    run = invoke(token(left=DAY).raw, event={"dry_run": True})
+
+    assert run.result is not None
+    assert run.result["outcome"] == "would_refresh"
+    assert run.metrics == {"TokenDaysRemaining": 1, "RefreshFailed": 0}
+
+
+def test_awaiting_the_first_token_is_a_warning_and_no_failure(invoke: Any) -> None:
+    run = invoke(None)
+
+    assert run.error is None
+    assert run.result == {
+        "outcome": "awaiting_token",
+        "secret_id": SECRET,
+        "version_id": None,
+        "expires_at": None,
+        "days_remaining": None,
+    }
+    assert run.metrics == {"RefreshFailed": 0}
+    [alert] = run.alerts
+    [failure] = alert["failures"]
+    assert (alert["severity"], failure["reason"]) == ("warning", "token_missing")
+
+
+def test_a_dry_run_that_awaits_a_token_alerts_nobody(invoke: Any) -> None:
+    run = invoke(None, event={"dry_run": True})
+    assert run.result["outcome"] == "awaiting_token"
+    assert run.alerts == []
+
+
+@pytest.mark.parametrize(
+    ("left", "severity"), [(2 * DAY, "warning"), (timedelta(hours=23), "critical")]
+)
+def test_a_failure_is_raised_counted_and_published_with_what_is_left(
+    invoke: Any, left: timedelta, severity: str
+) -> None:
+    run = invoke(token(left=left).raw, answer=UpstreamUnavailableError("down"))
+
+    assert isinstance(run.error, UpstreamUnavailableError)
+    assert run.metrics == {"TokenDaysRemaining": left / DAY, "RefreshFailed": 1}
+    [alert] = run.alerts
+    assert alert["severity"] == severity
+    assert alert["request_id"] == "request-1"
+    [failure] = alert["failures"]
+    assert failure["reason"] == "upstream_unavailable"
+    assert failure["secret_id"] == SECRET
+    assert failure["days_remaining"] == round(left / DAY, 2)
+
+
+def test_a_failure_is_logged_once(invoke: Any) -> None:
+    run = invoke(token(left=DAY).raw, answer=TokenRejectedError("refused"))
+    [line] = [line for line in run.log if line["level"] == "ERROR"]
+    assert (line["reason"], line["severity"]) == ("token_rejected", "critical")
+
+
+def test_a_value_that_is_no_token_has_no_days_to_count(invoke: Any) -> None:
+    run = invoke("hunter2")
+    assert isinstance(run.error, TokenMalformedError)
+    assert run.metrics == {"RefreshFailed": 1}
+    assert run.alerts[0]["failures"][0]["expires_at"] is None
+
+
+def test_a_short_lived_token_counts_as_refreshed_but_not_as_succeeded(invoke: Any) -> None:
+    run = invoke(token(left=timedelta(hours=1)).raw, answer=token(left=timedelta(hours=6)))
+    assert isinstance(run.error, TokenShortLivedError)
+    assert run.metrics == {"TokenDaysRemaining": 0.25, "TokenRefreshed": 1, "RefreshFailed": 1}
+
+
+def test_a_bad_event_is_published_too(invoke: Any) -> None:
+    run = invoke(token(left=DAY).raw, event={"forced": True})
+    assert isinstance(run.error, ConfigError)
+    assert run.alerts[0]["severity"] == "critical"
+    assert "'forced'" in run.alerts[0]["failures"][0]["message"]
+
+
+def test_a_bad_environment_is_published_as_far_as_the_topic_is_known(invoke: Any) -> None:
+    run = invoke(environ={"ALERT_TOPIC_ARN": ENVIRON["ALERT_TOPIC_ARN"]})
+    assert isinstance(run.error, ConfigError)
+    [failure] = run.alerts[0]["failures"]
+    assert failure["secret_id"] is None
+    assert "SECRET_ID" in failure["message"]
+
+
+def test_without_a_topic_the_failure_is_still_raised_and_the_log_says_why_no_alert_came(
+    invoke: Any,
+) -> None:
+    run = invoke(environ={})
+    assert isinstance(run.error, ConfigError)
+    assert any("no alert could be published" in line["message"] for line in run.log)
+
+
+def test_a_failing_publish_does_not_hide_the_failure(invoke: Any) -> None:
+    run = invoke(
+        token(left=DAY).raw, answer=TokenRejectedError("refused"), topic=FakeTopic(refuses=True)
+    )
+    assert isinstance(run.error, TokenRejectedError)
+    assert run.metrics["RefreshFailed"] == 1
+    assert any("could not be published" in line["message"] for line in run.log)
+
+
+def test_no_part_of_a_token_is_in_the_output(invoke: Any) -> None:
+    held, successor = token(left=DAY), token(left=7 * DAY)
+    for answer in (successor, held, TokenRejectedError("refused"), StoreError("failed")):
+        run = invoke(held.raw, answer=answer)
+        shown = f"{run.output}{run.alerts}{run.error!r}"
+        pieces = {*held.raw.split("."), *successor.raw.split(".")}
+        assert not any(piece in shown for piece in pieces)
+
+
+def test_botocore_never_logs_at_debug() -> None:
+    assert logging.getLogger("botocore").getEffectiveLevel() >= logging.INFO

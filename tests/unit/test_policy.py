@@ -1,0 +1,150 @@
+"""The decisions: every boundary, once on each side."""
+
+from datetime import timedelta
+
+import pytest
+
+from qwen_token import (
+    ConfigError,
+    QwenTokenError,
+    RateLimitedError,
+    StoreError,
+    TokenMalformedError,
+    TokenMissingError,
+    TokenNotExtendedError,
+    TokenRejectedError,
+    TokenShortLivedError,
+    UpstreamBlockedError,
+    UpstreamUnavailableError,
+    UpstreamUnexpectedError,
+    WrongAccountError,
+    errors,
+)
+from qwen_token.policy import (
+    Severity,
+    TokenState,
+    assess,
+    require_better,
+    require_long_lived,
+    severity,
+)
+from tests.minting import NOW, token
+
+DAY = timedelta(days=1)
+SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("left", "state"),
+    [
+        pytest.param(7 * DAY, TokenState.FRESH, id="a week"),
+        pytest.param(3 * DAY + SECOND, TokenState.FRESH, id="a second more than the window"),
+        pytest.param(3 * DAY, TokenState.STALE, id="exactly the window"),
+        pytest.param(SECOND, TokenState.STALE, id="a second"),
+        pytest.param(0 * DAY, TokenState.EXPIRED, id="exactly none"),
+        pytest.param(-SECOND, TokenState.EXPIRED, id="a second ago"),
+    ],
+)
+def test_a_token_is_placed_on_its_timeline(left: timedelta, state: TokenState) -> None:
+    assert assess(token(left=left), now=NOW, refresh_before=3 * DAY) is state
+
+
+def test_a_token_that_expires_later_is_better() -> None:
+    successor = token(left=DAY + SECOND)
+    assert require_better(successor, than=token(left=DAY)) is successor
+
+
+def test_a_token_that_expires_at_the_same_time_is_no_better() -> None:
+    held = token(left=DAY)
+    with pytest.raises(TokenNotExtendedError, match="echoed"):
+        require_better(token(left=DAY), than=held)
+
+
+def test_a_token_that_expires_earlier_is_no_better() -> None:
+    with pytest.raises(TokenNotExtendedError, match="no later"):
+        require_better(token(left=DAY - SECOND), than=token(left=DAY))
+
+
+def test_another_accounts_token_is_no_better_however_long_it_lives() -> None:
+    with pytest.raises(WrongAccountError):
+        require_better(token(left=30 * DAY, account="mallory"), than=token(left=DAY))
+
+
+def test_a_stored_token_that_lives_exactly_the_critical_time_is_long_lived() -> None:
+    require_long_lived(token(left=DAY), now=NOW, critical_before=DAY)
+
+
+def test_a_stored_token_that_lives_less_is_reported_with_its_own_expiry() -> None:
+    stored = token(left=timedelta(minutes=15))
+    with pytest.raises(TokenShortLivedError) as caught:
+        require_long_lived(stored, now=NOW, critical_before=DAY)
+    assert caught.value.expires_at == stored.expires_at
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        TokenMissingError,
+        TokenMalformedError,
+        TokenRejectedError,
+        TokenNotExtendedError,
+        TokenShortLivedError,
+        WrongAccountError,
+        ConfigError,
+    ],
+)
+def test_what_only_a_person_can_mend_is_critical_at_once(kind: type[QwenTokenError]) -> None:
+    error = kind("…")
+    error.expires_at = NOW + 7 * DAY
+    assert severity(error, now=NOW, critical_before=DAY) is Severity.CRITICAL
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        RateLimitedError,
+        UpstreamBlockedError,
+        UpstreamUnavailableError,
+        UpstreamUnexpectedError,
+        StoreError,
+    ],
+)
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        pytest.param(DAY, Severity.WARNING, id="exactly the critical time left"),
+        pytest.param(DAY - SECOND, Severity.CRITICAL, id="less than the critical time left"),
+        pytest.param(-DAY, Severity.CRITICAL, id="expired"),
+        pytest.param(None, Severity.WARNING, id="unknown"),
+    ],
+)
+def test_what_may_pass_by_itself_is_critical_near_the_end(
+    kind: type[QwenTokenError], left: timedelta | None, expected: Severity
+) -> None:
+    error = kind("…")
+    error.expires_at = None if left is None else NOW + left
+    assert severity(error, now=NOW, critical_before=DAY) is expected
+
+
+def test_every_failure_has_a_reason_of_its_own_and_advice() -> None:
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, QwenTokenError) and "reason" in vars(kind)
+    ]
+    assert {kind.reason for kind in kinds} == {
+        "token_missing",
+        "token_malformed",
+        "token_rejected",
+        "token_not_extended",
+        "token_short_lived",
+        "wrong_account",
+        "rate_limited",
+        "upstream_blocked",
+        "upstream_unavailable",
+        "upstream_unexpected",
+        "store_failed",
+        "config_invalid",
+    }
+    assert len(kinds) == 12
+    assert all(kind.advice.endswith(".") and kind.__name__.endswith("Error") for kind in kinds)
