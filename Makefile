@@ -32,16 +32,16 @@ invoke: build ## run the function here in Docker, against your AWS account (EVEN
 
 ##@ Your AWS account (STACK=name where it is not qwen-token-refresh)
 
-# The answers of the first, guided deployment: this machine's own.
-samconfig.local.toml: | setup
+# The answers of a stack's first, guided deployment: this machine's own.
+CONFIG = samconfig.$(STACK).toml
+$(CONFIG):
 	@echo 'The first deployment asks its questions, and keeps the answers in $@.'
 	cp samconfig.toml $@
-	$(SAM) build
 	$(SAM) deploy --guided --stack-name $(STACK) --config-file $(CURDIR)/$@
 
 .PHONY: deploy
-deploy: build samconfig.local.toml ## build and deploy the stack; guided the first time
-	$(SAM) deploy --config-file $(CURDIR)/samconfig.local.toml
+deploy: build ## build and deploy the stack; guided the first time
+	$(if $(wildcard $(CONFIG)),$(SAM) deploy --config-file $(CURDIR)/$(CONFIG),@$(MAKE) -s $(CONFIG))
 
 .PHONY: put-token
 put-token: .venv/ready ## store a token: asks at a hidden prompt, or reads standard input

@@ -377,27 +377,27 @@ def _refresh(options: argparse.Namespace) -> int:
 # --- what people see ------------------------------------------------------------------------------
 
 
-def _console(*, stderr: bool = False) -> "Console":
+def _console() -> "Console":
     try:
         from rich.console import Console  # noqa: PLC0415 - only people need it
     except ImportError as error:
         raise ConfigError(
             "the tables need the package 'rich': run this through make, install rich, or use --json"
         ) from error
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    # An ARN has ":secret:" in it, which is also the name of an emoji.
+    return Console(emoji=False, highlight=False)
 
 
 def _print_rows(console: "Console", title: str, rows: Mapping[str, object]) -> None:
     from rich.markup import escape  # noqa: PLC0415 - only people need it
-    from rich.table import Table  # noqa: PLC0415
 
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, value in rows.items():
-        if value is not None:
-            table.add_row(label, value if isinstance(value, _Markup) else escape(str(value)))
-    console.print(table)
+    shown = {label: value for label, value in rows.items() if value is not None}
+    width = max(map(len, shown))
+    console.print(f"[bold]{escape(title)}[/bold]")
+    for label, value in shown.items():
+        text = value if isinstance(value, _Markup) else escape(str(value))
+        # Not a rich table: that folds an ARN to the terminal's width, and nobody can copy it then.
+        console.print(f"  [dim]{label:<{width}}[/dim]  {text}", soft_wrap=True)
 
 
 def _bar(
