@@ -11,6 +11,7 @@ from qwen_token import (
     QwenTokenError,
     TokenRejectedError,
     UpstreamUnavailableError,
+    WrongAccountError,
 )
 from qwen_token.alerts import Alert, Failure, publish
 from qwen_token.policy import Severity
@@ -66,14 +67,20 @@ def test_a_token_that_expires_this_moment_has_zero_days_not_none() -> None:
 
 
 def test_people_read_what_happened_how_long_is_left_and_what_to_do() -> None:
-    text = alert(TokenRejectedError("refused"), left=5 * DAY, level=Severity.CRITICAL).text()
+    text = alert(WrongAccountError("refused"), left=5 * DAY, level=Severity.CRITICAL).text()
 
     assert text.startswith("CRITICAL: the Qwen token was not refreshed.")
     assert "refused" in text
-    assert "5.0 days left; the token expires on 2026-11-29 12:00 UTC" in text
-    assert TokenRejectedError.advice in text
+    assert "5.0 days left; the token itself expires on 2026-11-29 12:00 UTC" in text
+    assert WrongAccountError.advice in text
     assert f"make put-token ARGS='--secret-id {SECRET}'" in text
     assert "request-1" in text
+
+
+def test_a_token_that_the_api_calls_dead_has_no_days_left_whatever_its_expiry_says() -> None:
+    told = alert(TokenRejectedError("refused"), left=5 * DAY, level=Severity.CRITICAL)
+    assert told.subject() == "[CRITICAL] Qwen token: token_rejected, dead already"
+    assert "days left" not in told.text()
 
 
 @pytest.mark.parametrize(

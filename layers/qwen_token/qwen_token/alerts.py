@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
-from .errors import QwenTokenError, StoreError, TokenError, UpstreamError
+from .errors import QwenTokenError, StoreError, TokenError, TokenRejectedError, UpstreamError
 from .policy import Severity
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Alert:
     def subject(self) -> str:
         """Return one line for an inbox: ASCII, at most 100 characters."""
         first = self.failures[0]
-        left = "" if first.remaining is None else f", {_in_words(first.remaining)}"
+        left = "" if first.remaining is None else f", {_in_words(first)}"
         subject = f"[{self.severity.upper()}] Qwen token: {first.reason}{left}"
         return subject[:_SUBJECT_LIMIT]
 
@@ -140,10 +140,14 @@ def _time_left(failure: Failure) -> str:
     if failure.remaining is None or failure.expires_at is None:
         return "unknown: no token could be read"
     verb = "expires" if failure.remaining > timedelta(0) else "expired"
-    return f"{_in_words(failure.remaining)}; the token {verb} on {_date(failure.expires_at)}"
+    return f"{_in_words(failure)}; the token itself {verb} on {_date(failure.expires_at)}"
 
 
-def _in_words(remaining: timedelta) -> str:
+def _in_words(failure: Failure) -> str:
+    remaining = failure.remaining or timedelta(0)
+    if failure.reason == TokenRejectedError.reason:
+        # Whatever its expiry says: a token with days left would be taken for one that still works.
+        return "dead already"
     if remaining <= timedelta(0):
         return "expired"
     if remaining < timedelta(days=2):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DEFAULT_STACK: Final = "qwen-token-refresh"
+DEFAULT_API_BASE_URL: Final = "https://chat.qwen.ai"
 
 OK: Final = 0
 FAILED: Final = 1
@@ -103,8 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     put = add(
         "put", "put a token in: at a hidden prompt, or on standard input (never an argument)", _put
     )
-    put.add_argument("--secret-id", metavar="ARN", help="this secret, instead of the stack's")
-    put.add_argument("--api-base-url", metavar="URL", help="instead of the stack's ApiBaseUrl")
+    put.add_argument("--secret-id", metavar="ARN", help="this secret; no stack is needed then")
+    put.add_argument(
+        "--api-base-url",
+        metavar="URL",
+        help=f"the API to ask (default: the stack's ApiBaseUrl, or {DEFAULT_API_BASE_URL})",
+    )
     put.add_argument("--no-check", action="store_true", help="do not ask the API about the token")
 
     add("status", "show the token, its time left, the schedule and the alarms", _status)
@@ -142,10 +147,15 @@ class _Stack:
                 "(make deploy), or name another with --stack or --region"
             ) from error
         stack = described["Stacks"][0]
+        outputs = {item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])}
+        if not {"SecretArn", "RefreshFunctionName"} <= outputs.keys():
+            raise ConfigError(
+                f"the stack {name!r} is none of this project, or its deployment failed: look at it "
+                "in CloudFormation, or name another with --stack"
+            )
+        parameters = stack.get("Parameters", [])
         return cls(
-            name,
-            {item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])},
-            {item["ParameterKey"]: item["ParameterValue"] for item in stack.get("Parameters", [])},
+            name, outputs, {item["ParameterKey"]: item["ParameterValue"] for item in parameters}
         )
 
 
@@ -166,11 +176,11 @@ def _put(options: argparse.Namespace) -> int:
         raise TokenRejectedError(f"this token expired on {_date(token.expires_at)} already")
 
     session = _session(options)
-    secret_id, api_base_url = options.secret_id, options.api_base_url
-    if secret_id is None or (api_base_url is None and not options.no_check):
+    secret_id, api_base_url = options.secret_id, DEFAULT_API_BASE_URL
+    if secret_id is None:
         stack = _Stack.find(session, options.stack)
-        secret_id = secret_id or stack.outputs["SecretArn"]
-        api_base_url = api_base_url or stack.parameters["ApiBaseUrl"]
+        secret_id, api_base_url = stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"]
+    api_base_url = options.api_base_url or api_base_url
     if not options.no_check:
         from .client import QwenClient  # noqa: PLC0415 - requests is slow to import
 

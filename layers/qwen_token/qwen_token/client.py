@@ -173,15 +173,15 @@ class _RetryUntil(Retry):
         _stacktrace: TracebackType | None = None,
     ) -> Self:
         successor = super().increment(method, url, response, error, _pool, _stacktrace)
-        if response is not None:
-            # urllib3 would read the refused reply to its end, however long, to save a connection.
-            response.close()
         asked = self.get_retry_after(response) if response is not None else None
         wait = asked if asked is not None else successor.get_backoff_time() + _BACKOFF_JITTER
         if time.monotonic() + wait + _SHORTEST_ATTEMPT > self._deadline:
             # As typed, a pool is required; urllib3's own calls always give one.
             assert _pool is not None  # noqa: S101
             raise MaxRetryError(_pool, url or "", error or ResponseError("no time for a retry"))
+        if response is not None:
+            # urllib3 would read the refused reply to its end, however long, to save a connection.
+            response.close()
         return successor
 
 

@@ -1,0 +1,1 @@
+"""The benchmark: what a cold start, a run and the package cost, against a bare boto3 handler."""

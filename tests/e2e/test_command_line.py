@@ -1,0 +1,159 @@
+"""The command line against the deployed stack."""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from tests.e2e.conftest import Deployed
+from tests.localcloud import qwen as scenarios
+
+DAY = timedelta(days=1)
+
+
+def test_put_checks_a_token_stores_it_and_shows_whose_it_is(deployed: Deployed) -> None:
+    deployed.hold(DAY)
+    raw = deployed.qwen.mint(lifetime=5 * DAY)
+
+    done = deployed.stack.command_line("put", typed=f"Bearer {raw}\n")
+
+    assert done.returncode == 0, done.stderr
+    assert deployed.stack.current().text == raw
+    assert scenarios.ACCOUNT in done.stdout
+    assert "the API accepts it" in done.stdout
+    assert "5.00 of 7.00 days" in done.stdout
+
+
+def test_put_refuses_a_token_that_the_api_refuses(deployed: Deployed) -> None:
+    deployed.hold(DAY)
+    before = deployed.stack.current()
+    raw = deployed.qwen.mint()
+    deployed.qwen.retire(raw)
+
+    done = deployed.stack.command_line("put", "--json", typed=raw)
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["reason"] == "token_rejected"
+    assert deployed.stack.current() == before
+
+
+def test_put_can_be_told_not_to_check(deployed: Deployed) -> None:
+    deployed.hold(DAY)
+    raw = deployed.qwen.mint()
+    deployed.qwen.answer_with(scenarios.BLOCK_PAGE)
+    asked = len(deployed.qwen.requests)
+
+    done = deployed.stack.command_line("put", "--no-check", "--json", typed=raw)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["checked"] is False
+    assert deployed.stack.current().text == raw
+    assert len(deployed.qwen.requests) == asked
+
+
+def test_put_needs_no_stack_where_the_secret_is_named(deployed: Deployed) -> None:
+    deployed.hold(DAY)
+    raw = deployed.qwen.mint()
+
+    done = deployed.stack.command_line(
+        *("put", "--secret-id", deployed.stack.secret_arn),
+        *("--api-base-url", deployed.qwen.base_url, "--region", "eu-west-1"),
+        typed=raw,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert deployed.stack.current().text == raw
+
+
+def test_put_keeps_the_other_keys_of_an_object(deployed: Deployed) -> None:
+    deployed.stack.put(json.dumps({"service": "chat", "token": "broken"}))
+    raw = deployed.qwen.mint()
+
+    assert deployed.stack.command_line("put", typed=raw).returncode == 0
+
+    stored = json.loads(deployed.stack.current().text)
+    assert (stored["service"], stored["token"]) == ("chat", raw)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "outcome"),
+    [([], "fresh"), (["--dry-run"], "fresh"), (["--force"], "refreshed")],
+)
+def test_refresh_runs_the_function_and_shows_the_outcome(
+    deployed: Deployed, arguments: list[str], outcome: str
+) -> None:
+    deployed.hold(5 * DAY)
+
+    done = deployed.stack.command_line("refresh", "--json", *arguments)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["outcome"] == outcome
+    shown = deployed.stack.command_line("refresh", *arguments).stdout
+    assert outcome in shown
+    assert deployed.stack.secret_arn in shown
+
+
+def test_refresh_shows_a_failure(deployed: Deployed) -> None:
+    deployed.hold(DAY)
+    deployed.qwen.answer_with(scenarios.TOKEN_DEAD)
+
+    done = deployed.stack.command_line("refresh")
+
+    assert done.returncode == 1
+    # The emulator does not hand on the error's class, which names reason and advice on AWS.
+    assert done.stderr.startswith("error: the API refused the token: HTTP 401")
+
+
+def test_status_shows_everything_at_a_glance(deployed: Deployed) -> None:
+    deployed.hold(5 * DAY)
+    deployed.stack.invoke()
+
+    done = deployed.stack.command_line("status")
+
+    for shown in (
+        deployed.stack.secret_arn,
+        scenarios.ACCOUNT,
+        "5.00 of 7.00 days",
+        deployed.stack.current().version_id,
+        "rate(6 hours), next at about",
+        "Alarm RefreshFailedAlarm",
+        "Alarm TokenExpiringAlarm",
+        "Alarm KeeperSilentAlarm",
+    ):
+        assert shown in done.stdout
+    assert "\x1b" not in done.stdout, "no colour where nobody looks"
+
+
+def test_status_for_scripts_has_the_same_and_a_code_of_its_own_for_trouble(
+    deployed: Deployed,
+) -> None:
+    deployed.hold(DAY / 2)
+
+    done = deployed.stack.command_line("status", "--json")
+
+    document = json.loads(done.stdout)
+    assert done.returncode == 3
+    assert document["state"] == "stale"
+    assert document["days_remaining"] == 0.5
+    assert document["schedule"]["expression"] == "rate(6 hours)"
+    assert document["alarms"].keys() == {
+        "RefreshFailedAlarm",
+        "TokenExpiringAlarm",
+        "KeeperSilentAlarm",
+    }
+
+
+@pytest.mark.parametrize("value", ["hunter2", " "])
+def test_status_says_what_is_wrong_with_a_secret_without_a_token(
+    deployed: Deployed, value: str
+) -> None:
+    deployed.hold(DAY)
+    deployed.stack.put(value)
+
+    done = deployed.stack.command_line("status", "--json")
+
+    assert done.returncode == 3
+    document = json.loads(done.stdout)
+    assert "token_m" in document["problem"]
+    assert document["account"] is None
+    assert "hunter2" not in done.stdout

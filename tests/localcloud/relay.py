@@ -1,0 +1,170 @@
+"""What stands between a deployed function and AWS: it passes every call on, and remembers it.
+
+It knows what the emulator does not tell: which calls a run made, and the text of the e-mails that
+SNS was asked to send. And it can do what the emulator cannot: fail.
+"""
+
+import http.client
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+from urllib.parse import parse_qs
+
+_SIGNED_FOR: Final = re.compile(r"Credential=[^/]+/\d{8}/[^/]+/(?P<service>[^/]+)/aws4_request")
+_HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
+_TIMEOUT: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """AWS's way to say no: an error code and a status."""
+
+    code: str
+    status: int = 400
+
+
+class Loss(Enum):
+    """A call that is carried out, but whose answer never arrives."""
+
+    OF_THE_ANSWER = "the answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Email:
+    """What a topic's e-mail subscribers get from one publish."""
+
+    topic_arn: str
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    operation: str
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class Relay:
+    """The relay of one cloud. ``calls`` are named as in an IAM policy: ``sns:Publish``."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.emails: list[Email] = []
+        self._interference: dict[str, Refusal | Loss] = {}
+        self._port = 0
+        self.url = ""
+
+    @contextmanager
+    def to(self, port: int) -> Iterator[None]:
+        """Serve on a free port of 127.0.0.1, passing calls on to ``port``."""
+        self._port = port
+        handler = type("_Handler", (_Handler,), {"relay": self})
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            server.daemon_threads = True
+            self.url = f"http://127.0.0.1:{server.server_address[1]}"
+            thread = threading.Thread(
+                target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+            )
+            thread.start()
+            try:
+                yield
+            finally:
+                server.shutdown()
+                thread.join()
+
+    @contextmanager
+    def interfering(self, operation: str, how: Refusal | Loss) -> Iterator[None]:
+        """Let every call of ``operation`` fail meanwhile."""
+        self._interference[operation] = how
+        try:
+            yield
+        finally:
+            del self._interference[operation]
+
+    def answer(self, call: _Call, send: "_Handler") -> None:
+        """Remember the call; pass it on, or do to it what was asked for."""
+        self.calls.append(call.operation)
+        how = self._interference.get(call.operation)
+        if isinstance(how, Refusal):
+            send.reply(how.status, *_refuse(call, how))
+            return
+        if call.operation == "sns:Publish":
+            self._keep_email(call)
+        status, headers, body = self._pass_on(send.command, send.path, call)
+        if how is Loss.OF_THE_ANSWER:
+            send.close_connection = True
+        else:
+            send.reply(status, headers, body)
+
+    def _pass_on(self, method: str, path: str, call: _Call) -> tuple[int, Mapping[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_TIMEOUT)
+        try:
+            # The headers go unchanged, the host's name among them: they are signed.
+            connection.request(method, path, call.body, dict(call.headers))
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        finally:
+            connection.close()
+
+    def _keep_email(self, call: _Call) -> None:
+        fields = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
+        message = fields["Message"]
+        if fields.get("MessageStructure") == "json":
+            by_protocol = json.loads(message)
+            message = by_protocol.get("email", by_protocol["default"])
+        self.emails.append(Email(fields["TopicArn"], fields.get("Subject", ""), message))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    relay: Relay
+    protocol_version = "HTTP/1.1"
+    timeout = _TIMEOUT
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {name: value for name, value in self.headers.items() if name != "Connection"}
+        self.relay.answer(_Call(_operation(headers, body, self.path), headers, body), self)
+
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _serve  # noqa: N815 - named by http.server
+
+    def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Send one whole answer."""
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        """Stay silent: calls are remembered, not printed."""
+
+
+def _operation(headers: Mapping[str, str], body: bytes, path: str) -> str:
+    signed_for = _SIGNED_FOR.search(headers.get("Authorization", ""))
+    service = signed_for["service"] if signed_for else "unsigned"
+    if target := headers.get("X-Amz-Target"):
+        return f"{service}:{target.rpartition('.')[2]}"
+    if action := parse_qs(body.decode(errors="replace")).get("Action"):
+        return f"{service}:{action[0]}"
+    return f"{service}:{path}"
+
+
+def _refuse(call: _Call, refusal: Refusal) -> tuple[Mapping[str, str], bytes]:
+    message = "refused by the test"
+    if "X-Amz-Target" in call.headers:
+        body = json.dumps({"__type": refusal.code, "message": message})
+        return {"Content-Type": "application/x-amz-json-1.1"}, body.encode()
+    body = (
+        f"<ErrorResponse><Error><Type>Sender</Type><Code>{refusal.code}</Code>"
+        f"<Message>{message}</Message></Error></ErrorResponse>"
+    )
+    return {"Content-Type": "text/xml"}, body.encode()

@@ -1,0 +1,279 @@
+"""The deployed stack, as its owner, its readers and its tests see it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from .waiting import wait_until
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch.type_defs import MetricDatumTypeDef
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+    from .aws import Cloud
+
+CURRENT: Final = "AWSCURRENT"
+PREVIOUS: Final = "AWSPREVIOUS"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What an invocation of the function came to: a result, or an error's message."""
+
+    result: Mapping[str, Any] | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of the secret."""
+
+    version_id: str
+    labels: frozenset[str]
+    created_at: datetime
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What arrives in a queue that is subscribed to the alert topic."""
+
+    subject: str
+    document: Mapping[str, Any]
+    attributes: Mapping[str, str]
+
+    @property
+    def is_alarm(self) -> bool:
+        """Say whether CloudWatch sent it, and not the function."""
+        return "AlarmName" in self.document
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One deployed stack, by its outputs."""
+
+    cloud: "Cloud"
+    name: str
+    outputs: Mapping[str, str]
+    _queue_url: str
+    _counted: set[tuple[str, int, str]] = field(default_factory=set, repr=False)
+
+    @classmethod
+    def find(cls, cloud: "Cloud", name: str) -> "Stack":
+        """Look the stack up, and subscribe a queue to its alert topic."""
+        described = cloud.cloudformation.describe_stacks(StackName=name)["Stacks"][0]
+        outputs = {item["OutputKey"]: item["OutputValue"] for item in described["Outputs"]}
+        return cls(cloud, name, outputs, _subscribe(cloud, outputs["AlertTopicArn"]))
+
+    @property
+    def secret_arn(self) -> str:
+        """The ARN of the secret."""
+        return self.outputs["SecretArn"]
+
+    def resources(self) -> Mapping[str, str]:
+        """Return the physical ids of the stack's resources, by logical id."""
+        pages = self.cloud.cloudformation.get_paginator("list_stack_resources")
+        return {
+            resource["LogicalResourceId"]: resource["PhysicalResourceId"]
+            for page in pages.paginate(StackName=self.name)
+            for resource in page["StackResourceSummaries"]
+        }
+
+    # --- the secret -------------------------------------------------------------------------------
+
+    def put(self, text: str) -> str:
+        """Make ``text`` the secret's current value, and return the version's id."""
+        return self.cloud.secretsmanager.put_secret_value(
+            SecretId=self.secret_arn, SecretString=text
+        )["VersionId"]
+
+    def current(self) -> Version:
+        """Return the version that readers get."""
+        return next(version for version in self.versions() if CURRENT in version.labels)
+
+    def versions(self) -> list[Version]:
+        """Return all versions of the secret, the oldest first."""
+        client = self.cloud.secretsmanager
+        listed = client.list_secret_version_ids(SecretId=self.secret_arn, IncludeDeprecated=True)
+        return [
+            Version(
+                version_id=entry["VersionId"],
+                labels=frozenset(entry.get("VersionStages", ())),
+                created_at=entry["CreatedDate"].astimezone(UTC),
+                text=client.get_secret_value(
+                    SecretId=self.secret_arn, VersionId=entry["VersionId"]
+                ).get("SecretString", ""),
+            )
+            for entry in sorted(listed["Versions"], key=lambda entry: entry["CreatedDate"])
+        ]
+
+    def labels(self) -> Mapping[str, list[str]]:
+        """Return the labels of each version that has any, by the version's id."""
+        described = self.cloud.secretsmanager.describe_secret(SecretId=self.secret_arn)
+        return described["VersionIdsToStages"]
+
+    def reader(self) -> "SecretsManagerClient":
+        """Return a client that may do what the stack's reader policy allows, and nothing else."""
+        return self.cloud.reader_of(self.outputs["ReaderPolicyArn"])
+
+    # --- the function -----------------------------------------------------------------------------
+
+    def invoke(self, event: object = None) -> Run:
+        """Run the function and wait for its end; without an event, with that of the schedule."""
+        response = self.cloud.functions.invoke(
+            FunctionName=self.outputs["RefreshFunctionName"],
+            Payload=json.dumps({} if event is None else event),
+        )
+        payload = json.loads(response["Payload"].read())
+        if "FunctionError" in response:
+            return Run(None, payload["errorMessage"])
+        return Run(payload, None)
+
+    def log(self) -> list[str]:
+        """Return the lines of the function's log."""
+        return [line for _, _, line in self._log_events()]
+
+    def runs(self) -> list[Mapping[str, Any]]:
+        """Return what the function logged of its runs, the oldest first: one document each."""
+        documents = _json_objects(self.log())
+        return [document for document in documents if "outcome" in document or "reason" in document]
+
+    def _log_events(self) -> list[tuple[str, int, str]]:
+        pages = self.cloud.logs.get_paginator("filter_log_events")
+        return [
+            (event["logStreamName"], event["timestamp"], event["message"])
+            for page in pages.paginate(logGroupName=f"/aws/lambda/{self.name}-refresh")
+            for event in page["events"]
+        ]
+
+    # --- what the owner is told -------------------------------------------------------------------
+
+    def notifications(self) -> list[Notification]:
+        """Take everything that arrived in the subscribed queue."""
+        return list(iter(self._next_notification, None))
+
+    def wait_for_notification(
+        self, wanted: Callable[[Notification], bool], *, within: timedelta, expected: str
+    ) -> Notification:
+        """Take notifications until the wanted one comes, and return that.
+
+        Raises:
+            TimeoutError: it did not come; the message says what did.
+        """
+        others: list[Notification] = []
+
+        def look() -> Notification | None:
+            for notification in self.notifications():
+                if wanted(notification):
+                    return notification
+                others.append(notification)
+            return None
+
+        return wait_until(
+            look, within=within, expected=expected, seen=lambda: str(others or "nothing")
+        )
+
+    def alarms(self) -> dict[str, str]:
+        """Return the alarms' states, by the alarms' names without the stack's.
+
+        First, CloudWatch's part is done where MiniStack does not: the metrics in the function's
+        log are put, which also makes it evaluate its alarms.
+        """
+        self._put_logged_metrics()
+        pages = self.cloud.cloudwatch.get_paginator("describe_alarms")
+        return {
+            alarm["AlarmName"].removeprefix(f"{self.name}-"): alarm["StateValue"]
+            for page in pages.paginate(AlarmNamePrefix=f"{self.name}-")
+            for alarm in page["MetricAlarms"]
+        }
+
+    def _put_logged_metrics(self) -> None:
+        new = [event for event in self._log_events() if event not in self._counted]
+        for document in _json_objects(line for _, _, line in new):
+            for namespace, data in _embedded_metrics(document):
+                self.cloud.cloudwatch.put_metric_data(Namespace=namespace, MetricData=data)
+        self._counted.update(new)
+        # Alarms on what MiniStack itself measures are only looked at when something is put.
+        self.cloud.cloudwatch.put_metric_data(
+            Namespace="LocalCloud", MetricData=[{"MetricName": "Looked", "Value": 1}]
+        )
+
+    def _next_notification(self) -> Notification | None:
+        sqs = self.cloud.sqs
+        received = sqs.receive_message(QueueUrl=self._queue_url).get("Messages")
+        if not received:
+            return None
+        sqs.delete_message(QueueUrl=self._queue_url, ReceiptHandle=received[0]["ReceiptHandle"])
+        envelope = json.loads(received[0]["Body"])
+        return Notification(
+            subject=envelope.get("Subject", ""),
+            document=json.loads(envelope["Message"]),
+            attributes={
+                name: attribute["Value"]
+                for name, attribute in envelope.get("MessageAttributes", {}).items()
+            },
+        )
+
+    # --- the project's own command line -----------------------------------------------------------
+
+    def command_line(self, *arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run ``python -m qwen_token``, with ``typed`` on its standard input."""
+        return subprocess.run(  # noqa: S603 - the project's own command
+            [sys.executable, "-m", "qwen_token", *arguments, "--stack", self.name],
+            input=typed,
+            env={**self.cloud.environ(), "PYTHONIOENCODING": "utf-8"},
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+
+
+def _subscribe(cloud: "Cloud", topic_arn: str) -> str:
+    """Subscribe a queue, unless it is already, and return the queue's address."""
+    url = cloud.sqs.create_queue(QueueName=f"{topic_arn.rpartition(':')[2]}-inbox")["QueueUrl"]
+    attributes = cloud.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    arn = attributes["Attributes"]["QueueArn"]
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": "sns.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+        "Resource": arn,
+        "Condition": {"ArnEquals": {"aws:SourceArn": topic_arn}},
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    cloud.sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": policy})
+    cloud.sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=arn)
+    return url
+
+
+def _json_objects(lines: "Iterator[str] | list[str]") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def _embedded_metrics(
+    document: Mapping[str, Any],
+) -> "Iterator[tuple[str, list[MetricDatumTypeDef]]]":
+    """Yield what CloudWatch takes from one line in the embedded metric format, by namespace."""
+    metadata = document.get("_aws", {})
+    for directive in metadata.get("CloudWatchMetrics", ()):
+        data: list[MetricDatumTypeDef] = []
+        for metric in directive["Metrics"]:
+            values = document[metric["Name"]]
+            data += [
+                {
+                    "MetricName": metric["Name"],
+                    "Dimensions": [
+                        {"Name": dimension, "Value": document[dimension]}
+                        for dimension in dimensions
+                    ],
+                    "Timestamp": datetime.fromtimestamp(metadata["Timestamp"] / 1000, UTC),
+                    "Unit": metric.get("Unit", "None"),
+                    "Values": values if isinstance(values, list) else [values],
+                }
+                for dimensions in directive["Dimensions"]
+            ]
+        yield directive["Namespace"], data

@@ -1,0 +1,789 @@
+"""The template: what it asks for, what it refuses, and what it promises to the rest of the project.
+
+Whether it deploys, and works, is shown by the end-to-end tests.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import yaml
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
+
+from qwen_token import settings
+from qwen_token.settings import Settings
+
+type Json = Any
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads CloudFormation's short forms (``!Ref x``) as their long ones (``{"Ref": "x"}``)."""
+
+
+def _intrinsic(loader: _Loader, tag: str, node: yaml.Node) -> dict[str, Json]:
+    value: Json
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        raise TypeError(tag)
+    if tag == "GetAtt":
+        value = value.split(".", maxsplit=1)
+    return {tag if tag == "Ref" else f"Fn::{tag}": value}
+
+
+_Loader.add_multi_constructor("!", _intrinsic)
+
+TEMPLATE: dict[str, Json] = _Loader(
+    (Path(__file__).parents[2] / "template.yaml").read_text(encoding="utf-8")
+).get_single_data()
+PARAMETERS = TEMPLATE["Parameters"]
+RESOURCES = TEMPLATE["Resources"]
+OUTPUTS = TEMPLATE["Outputs"]
+
+# The contract: names that other people's stacks, scripts and alarms hold on to.
+DEFAULTS = {
+    "SecretName": "qwen/token",
+    "SecretArn": "",
+    "SecretKmsKeyArn": "",
+    "ApiBaseUrl": "https://chat.qwen.ai",
+    "RefreshBeforeDays": "3",
+    "CriticalDays": "1",
+    "Schedule": "rate(6 hours)",
+    "AlertEmail": "",
+    "LogRetentionDays": 30,
+    "Architecture": "arm64",
+    "Fleet": "false",
+    "FleetTag": "qwen-token",
+}
+OUTPUT_NAMES = {
+    "RefreshFunctionName",
+    "RefreshFunctionArn",
+    "SecretArn",
+    "AlertTopicArn",
+    "TokenLayerArn",
+    "ReaderPolicyArn",
+    "DashboardUrl",
+}
+METRICS = {"TokenDaysRemaining", "RunSucceeded", "TokenRefreshed", "RefreshFailed"}
+ALARMS = ("RefreshFailedAlarm", "TokenExpiringAlarm", "KeeperSilentAlarm")
+
+THE_SECRET = {"Fn::If": ["CreateSecret", {"Fn::GetAtt": ["Secret", "Id"]}, {"Ref": "SecretArn"}]}
+THE_TOPIC = {"Ref": "AlertTopic"}
+THE_KEY = {"Ref": "SecretKmsKeyArn"}
+NOTHING = {"Ref": "AWS::NoValue"}
+
+SECRET_ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1B2c3"
+KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/0a1b2c3d-1111-2222-3333-444455556666"
+
+DAYS = {
+    "a whole number": ("3", True),
+    "more than a week": ("14", True),
+    "a decimal number": ("2.5", True),
+    "less than a day": ("0.5", True),
+    "a minute and a half": ("0.001", True),
+    "nothing": ("", False),
+    "zero": ("0", False),
+    "zero, to the third decimal": ("0.000", False),
+    "less than zero": ("-1", False),
+    "a plus sign": ("+1", False),
+    "a leading zero, which is no JSON number": ("03", False),
+    "no digit before the point, which is no JSON number": (".5", False),
+    "no digit after the point, which is no JSON number": ("3.", False),
+    "a decimal comma": ("2,5", False),
+    "an exponent": ("1e1", False),
+    "not a number": ("nan", False),
+    "infinity": ("Infinity", False),
+    "hexadecimal": ("0x3", False),
+    "digits of another script": ("٣", False),
+    "a unit": ("3 days", False),
+    "a space": (" 3", False),
+    "a line break": ("3\n", False),
+    "longer than a life": ("36500", False),
+}
+
+# parameter → what the value is → the value, and whether it is accepted
+VALUES: dict[str, dict[str, tuple[object, bool]]] = {
+    "SecretName": {
+        "a path": ("prod/qwen/token", True),
+        "every character allowed": ("aZ09/_+=.@-", True),
+        "as long as allowed": ("n" * 512, True),
+        "nothing": ("", False),
+        "too long": ("n" * 513, False),
+        "a space": ("qwen token", False),
+        "an ARN": (SECRET_ARN, False),
+        "a line break": ("qwen/token\n", False),
+    },
+    "SecretArn": {
+        "an ARN": (SECRET_ARN, True),
+        "an ARN in China": (SECRET_ARN.replace("aws", "aws-cn", 1), True),
+        "an ARN in GovCloud": (SECRET_ARN.replace("aws", "aws-us-gov", 1), True),
+        "every character a name may have": (SECRET_ARN.replace("qwen/token", "aZ09/_+=.@-"), True),
+        "nothing: the stack makes one": ("", True),
+        "a name": ("qwen/token", False),
+        "an ARN without its last six characters": (SECRET_ARN.removesuffix("-a1B2c3"), False),
+        "a pattern": (SECRET_ARN.removesuffix("a1B2c3") + "??????", False),
+        "any secret": (SECRET_ARN.removesuffix("qwen/token-a1B2c3") + "*", False),
+        "another service's ARN": (SECRET_ARN.replace("secretsmanager", "ssm"), False),
+        "no account": (SECRET_ARN.replace("111122223333", ""), False),
+        "two ARNs": (f"{SECRET_ARN},{SECRET_ARN}", False),
+        "a space": (f" {SECRET_ARN}", False),
+    },
+    "SecretKmsKeyArn": {
+        "a key": (KEY_ARN, True),
+        "a multi-Region key": (KEY_ARN.replace("key/", "key/mrk-"), True),
+        "nothing: the key that AWS manages": ("", True),
+        "an alias, which no IAM policy resolves": (KEY_ARN.replace("key/", "alias/"), False),
+        "an id alone": (KEY_ARN.rpartition("/")[2], False),
+        "any key": (KEY_ARN.rpartition("/")[0] + "/*", False),
+    },
+    "ApiBaseUrl": {
+        "a host": ("https://chat.qwen.ai", True),
+        "a slash at the end": ("https://chat.qwen.ai/", True),
+        "a port and a path": ("https://proxy.example:8443/qwen/v1", True),
+        "the highest port": ("https://proxy.example:65535", True),
+        "an unencrypted loopback address": ("http://127.0.0.1:8080", True),
+        "another unencrypted loopback address": ("http://127.255.0.9", True),
+        "an unencrypted loopback name": ("http://localhost:8080", True),
+        "an unencrypted IPv6 loopback address": ("http://[::1]:8080", True),
+        "nothing": ("", False),
+        "no scheme": ("chat.qwen.ai", False),
+        "no host": ("https://", False),
+        "unencrypted": ("http://chat.qwen.ai", False),
+        "an unencrypted private address": ("http://10.0.0.1", False),
+        "a host that begins like a loopback address": ("http://127.0.0.1.example.com", False),
+        "a host that begins like a loopback name": ("http://localhost.example.com", False),
+        "no loopback address after all": ("http://127.0.0.256", False),
+        "a user": ("https://user@chat.qwen.ai", False),
+        "a user and a password": ("https://user:secret@chat.qwen.ai", False),
+        "a host as the user of another": ("http://127.0.0.1@evil.example", False),
+        "a query": ("https://chat.qwen.ai?x=1", False),
+        "a fragment": ("https://chat.qwen.ai#x", False),
+        "a port that is no number": ("https://chat.qwen.ai:port", False),
+        "a port out of range": ("https://chat.qwen.ai:65536", False),
+        "another scheme": ("ftp://127.0.0.1", False),
+        "a quote, which would end the dashboard's text": ('https://chat.qwen.ai/"', False),
+        "a space": ("https://chat.qwen.ai /", False),
+        "too long": ("https://chat.qwen.ai/" + "x" * 492, False),
+    },
+    "RefreshBeforeDays": {**DAYS},
+    "CriticalDays": {**DAYS},
+    "Schedule": {
+        "every twelve hours": ("rate(12 hours)", True),
+        "every minute": ("rate(1 minute)", True),
+        "a cron of every sixth hour": ("cron(15 0/6 * * ? *)", True),
+        "a cron of every hour": ("cron(0 * ? * * *)", True),
+        "a cron of every twelfth hour": ("cron(0 */12 * * ? *)", True),
+        "a cron of chosen hours": ("cron(0,30 3,9,15,21 * * ? *)", True),
+        "a cron of a range of hours": ("cron(0 0-22/2 * * ? *)", True),
+        "nothing": ("", False),
+        "no rate": ("6 hours", False),
+        "in days": ("rate(1 day)", False),
+        "in seconds": ("rate(30 seconds)", False),
+        "a fraction": ("rate(1.5 hours)", False),
+        "less than nothing": ("rate(-6 hours)", False),
+        "two spaces": ("rate(6  hours)", False),
+        "upper case": ("RATE(6 HOURS)", False),
+        "cut off by a shell": ("rate(6", False),
+        "once": ("at(2030-01-01T00:00:00)", False),
+        "a cron of five fields": ("cron(0 */6 * * ?)", False),
+        "a cron of seven fields": ("cron(0 0 */6 * * ? *)", False),
+        "a cron of once a day": ("cron(0 6 * * ? *)", False),
+        "a cron of every thirteenth hour": ("cron(0 */13 * * ? *)", False),
+        "a cron of a late start each day": ("cron(0 20/2 * * ? *)", False),
+        "a cron of the first of each month": ("cron(0 */6 1 * ? *)", False),
+        "a cron of one month": ("cron(0 */6 * 1 ? *)", False),
+        "a cron of working days": ("cron(0 */6 ? * MON-FRI *)", False),
+        "a cron of one year": ("cron(0 */6 * * ? 2030)", False),
+        "a cron of both kinds of days": ("cron(0 */6 * * * *)", False),
+        "a cron of nothing": ("cron()", False),
+    },
+    "AlertEmail": {
+        "an address": ("owner+qwen@mail.example.com", True),
+        "nothing: no subscription": ("", True),
+        "no domain": ("owner@", False),
+        "no name": ("@example.com", False),
+        "no dot in the domain": ("owner@localhost", False),
+        "two addresses": ("a@example.com b@example.com", False),
+        "two at signs": ("a@b@example.com", False),
+        "a dot at the end": ("a@example.com.", False),
+        "a web address": ("https://example.com", False),
+        "too long": ("a" * 250 + "@b.de", False),
+    },
+    "LogRetentionDays": {
+        "a day": (1, True),
+        "ten years": (3653, True),
+        "for ever, which would never end": (0, False),
+        "between two that there are": (31, False),
+        "less than nothing": (-1, False),
+    },
+    "Architecture": {
+        "arm64": ("arm64", True),
+        "x86_64": ("x86_64", True),
+        "another one": ("amd64", False),
+        "upper case": ("ARM64", False),
+        "nothing": ("", False),
+    },
+    "Fleet": {
+        "no": ("false", True),
+        "yes, which this version has not": ("true", False),
+        "another yes": ("True", False),
+        "nothing": ("", False),
+    },
+    "FleetTag": {
+        "a word": ("qwen-token", True),
+        "a path": ("team:qwen/token@1.0=x+y_z", True),
+        "one that only begins like AWS's own": ("awsome", True),
+        "nothing": ("", False),
+        "AWS's own": ("aws:qwen", False),
+        "AWS's own in upper case": ("AWS:qwen", False),
+        "a quote": ('qwen"', False),
+        "too long": ("t" * 129, False),
+    },
+}
+
+
+def accepts(parameter: str, value: object) -> bool:
+    """Say whether CloudFormation would: it matches patterns against the whole value."""
+    definition = PARAMETERS[parameter]
+    text = str(value)
+    allowed = definition.get("AllowedValues")
+    pattern = definition.get("AllowedPattern")
+    return (
+        (allowed is None or text in map(str, allowed))
+        and (pattern is None or re.fullmatch(pattern, text) is not None)
+        and definition.get("MinLength", 0) <= len(text) <= definition.get("MaxLength", 4096)
+    )
+
+
+def texts(node: Json) -> Iterator[str]:
+    """Yield every string below ``node``, keys included."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield key
+            yield from texts(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from texts(value)
+    elif isinstance(node, str):
+        yield node
+
+
+def dicts(node: Json) -> Iterator[dict[str, Json]]:
+    """Yield every mapping below ``node``."""
+    if isinstance(node, dict):
+        yield node
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, dict | list):
+            yield from dicts(value)
+
+
+def named(node: Json) -> set[str]:
+    """Return the parameters, resources and pseudo parameters that ``node`` refers to."""
+    references = {each["Ref"] for each in dicts(node) if "Ref" in each}
+    attributes = {each["Fn::GetAtt"][0] for each in dicts(node) if "Fn::GetAtt" in each}
+    variables = {
+        name.partition(".")[0]
+        for text in texts(node)
+        for name in re.findall(r"\$\{([^}!]+)\}", text)
+    }
+    return references | attributes | variables
+
+
+def policies(logical_id: str) -> list[Json]:
+    """Return the statements of a role's or managed policy's own policies, conditions resolved."""
+    properties = RESOURCES[logical_id]["Properties"]
+    documents = [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
+    documents += [properties["PolicyDocument"]] if "PolicyDocument" in properties else []
+    return [
+        statement["Fn::If"][1] if "Fn::If" in statement else statement
+        for document in documents
+        for statement in document["Statement"]
+    ]
+
+
+def dashboard(**values: str) -> Json:
+    """Return the dashboard's body for these parameter values."""
+    chosen = {name: str(default) for name, default in DEFAULTS.items()} | values
+    body = RESOURCES["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    return json.loads(
+        re.sub(r"\$\{([^}]+)\}", lambda match: chosen.get(match[1], f"<{match[1]}>"), body)
+    )
+
+
+# ── Parameters ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_parameters_are_those_of_the_contract() -> None:
+    assert {name: each["Default"] for name, each in PARAMETERS.items()} == DEFAULTS
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_parameter_says_what_it_is_for_and_what_it_takes(name: str) -> None:
+    assert PARAMETERS[name]["Description"]
+    assert PARAMETERS[name]["ConstraintDescription"].startswith("must be ")
+    assert not PARAMETERS[name]["ConstraintDescription"].endswith(".")
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_parameter_has_one_place_in_the_console(name: str) -> None:
+    interface = TEMPLATE["Metadata"]["AWS::CloudFormation::Interface"]
+    grouped = [each for group in interface["ParameterGroups"] for each in group["Parameters"]]
+
+    assert grouped.count(name) == 1
+    assert interface["ParameterLabels"][name]["default"]
+
+
+def test_every_parameter_is_used_except_those_of_the_fleet() -> None:
+    used = named([TEMPLATE["Conditions"], RESOURCES, OUTPUTS])
+
+    assert set(PARAMETERS) - used == {"Fleet", "FleetTag"}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_default_is_accepted(name: str) -> None:
+    assert accepts(name, DEFAULTS[name])
+
+
+def test_every_parameter_has_values_to_accept_and_to_refuse() -> None:
+    assert VALUES.keys() == PARAMETERS.keys()
+    assert all({good for _, good in cases.values()} == {True, False} for cases in VALUES.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        pytest.param(name, value, accepted, id=f"{name}: {what}")
+        for name, cases in VALUES.items()
+        for what, (value, accepted) in cases.items()
+    ],
+)
+def test_a_parameter_refuses_nonsense_and_nothing_else(
+    name: str, value: object, *, accepted: bool
+) -> None:
+    assert accepts(name, value) is accepted
+
+
+@pytest.mark.parametrize(("unit", "most"), [("minute", 720), ("hour", 12)])
+def test_a_rate_is_at_most_twelve_hours_and_grammatical(unit: str, most: int) -> None:
+    accepted = {
+        expression
+        for count in range(1500)
+        for expression in (f"rate({count} {unit})", f"rate({count} {unit}s)")
+        if accepts("Schedule", expression)
+    }
+
+    plurals = {f"rate({count} {unit}s)" for count in range(2, most + 1)}
+    assert accepted == {f"rate(1 {unit})"} | plurals
+
+
+def accepted_by_template(name: str) -> st.SearchStrategy[str]:
+    pattern = PARAMETERS[name]["AllowedPattern"]
+    return st.from_regex(pattern, fullmatch=True).filter(lambda value: accepts(name, value))
+
+
+# Values are made from patterns, which takes as long as it takes on a busy machine.
+@hypothesis.settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    url=accepted_by_template("ApiBaseUrl"),
+    days=st.tuples(accepted_by_template("RefreshBeforeDays"), accepted_by_template("CriticalDays")),
+)
+def test_the_function_accepts_whatever_the_template_does(url: str, days: tuple[str, str]) -> None:
+    critical, refresh = sorted(days, key=float)
+
+    Settings.from_environ(
+        {
+            settings.SECRET_ID: SECRET_ARN,
+            settings.API_BASE_URL: url,
+            settings.REFRESH_BEFORE_DAYS: refresh,
+            settings.CRITICAL_DAYS: critical,
+            settings.ALERT_TOPIC_ARN: "arn:aws:sns:eu-west-1:111122223333:alerts",
+        }
+    )
+
+
+# ── The stack ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_outputs_are_those_of_the_contract() -> None:
+    assert OUTPUTS.keys() == OUTPUT_NAMES
+    assert all(each["Description"] for each in OUTPUTS.values())
+    assert not any("Export" in each for each in OUTPUTS.values())
+
+
+def test_no_account_region_or_partition_is_taken_for_granted() -> None:
+    fixed = [
+        text
+        for text in texts([RESOURCES, OUTPUTS])
+        if re.search(r"arn:aws|[0-9]{12}|\b[a-z]{2}-(north|south|east|west|central)\w*-[0-9]", text)
+    ]
+
+    assert not fixed
+
+
+def test_no_iam_resource_has_a_name_so_that_capability_iam_is_enough() -> None:
+    properties = [
+        each["Properties"].keys()
+        for each in RESOURCES.values()
+        if each["Type"].startswith("AWS::IAM::")
+    ]
+
+    assert properties
+    assert not any(keys & {"RoleName", "ManagedPolicyName", "Path"} for keys in properties)
+
+
+def test_nothing_that_happens_to_the_stack_takes_the_secret_away() -> None:
+    secret = RESOURCES["Secret"]
+
+    assert secret["DeletionPolicy"] == "Retain"
+    assert secret["UpdateReplacePolicy"] == "Retain"
+    assert secret["Condition"] == "CreateSecret"
+    assert TEMPLATE["Conditions"]["CreateSecret"] == {"Fn::Equals": [{"Ref": "SecretArn"}, ""]}
+
+
+def test_the_stack_never_knows_the_secrets_value() -> None:
+    assert RESOURCES["Secret"]["Properties"].keys() == {"Name", "Description", "KmsKeyId"}
+
+
+def test_the_secrets_arn_is_nowhere_taken_from_what_ref_returns() -> None:
+    assert {"Ref": "Secret"} not in list(dicts([RESOURCES, OUTPUTS]))
+    assert OUTPUTS["SecretArn"]["Value"] == THE_SECRET
+
+
+# ── The function ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_functions_environment_is_that_of_the_contract() -> None:
+    environment = RESOURCES["RefreshFunction"]["Properties"]["Environment"]["Variables"]
+
+    assert environment == {
+        settings.SECRET_ID: THE_SECRET,
+        settings.API_BASE_URL: {"Ref": "ApiBaseUrl"},
+        settings.REFRESH_BEFORE_DAYS: {"Ref": "RefreshBeforeDays"},
+        settings.CRITICAL_DAYS: {"Ref": "CriticalDays"},
+        settings.ALERT_TOPIC_ARN: THE_TOPIC,
+        "POWERTOOLS_SERVICE_NAME": {"Ref": "AWS::StackName"},
+        "POWERTOOLS_METRICS_NAMESPACE": "QwenTokenRefresh",
+        "POWERTOOLS_LOG_LEVEL": "INFO",
+    }
+
+
+def test_a_failed_run_is_not_retried_by_lambda() -> None:
+    function = RESOURCES["RefreshFunction"]["Properties"]
+
+    assert function["EventInvokeConfig"]["MaximumRetryAttempts"] == 0
+    assert "ReservedConcurrentExecutions" not in function
+
+
+def test_the_log_keeps_the_lines_that_carry_the_metrics() -> None:
+    logging = RESOURCES["RefreshFunction"]["Properties"]["LoggingConfig"]
+
+    assert logging == {"LogGroup": {"Ref": "RefreshFunctionLogGroup"}, "LogFormat": "Text"}
+
+
+def test_the_schedule_asks_for_nothing_special_under_a_name_and_role_of_its_own() -> None:
+    timer = RESOURCES["RefreshFunction"]["Properties"]["Events"]["Timer"]
+
+    assert timer["Type"] == "ScheduleV2"
+    assert timer["Properties"]["ScheduleExpression"] == {"Ref": "Schedule"}
+    assert json.loads(timer["Properties"]["Input"]) == {}
+    assert timer["Properties"]["OmitName"] is True
+    assert timer["Properties"]["RoleArn"] == {"Fn::GetAtt": ["ScheduleRole", "Arn"]}
+    # Lambda's own limits for both: 60 to 86,400 seconds, 0 to 185 attempts.
+    assert 60 <= timer["Properties"]["RetryPolicy"]["MaximumEventAgeInSeconds"] <= 86_400
+    assert 0 <= timer["Properties"]["RetryPolicy"]["MaximumRetryAttempts"] <= 185
+
+
+# ── Permissions ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("logical_id", "allowed"),
+    [
+        (
+            "RefreshFunctionRole",
+            [
+                (
+                    {
+                        "secretsmanager:DescribeSecret",
+                        "secretsmanager:GetSecretValue",
+                        "secretsmanager:PutSecretValue",
+                        "secretsmanager:UpdateSecretVersionStage",
+                    },
+                    THE_SECRET,
+                ),
+                ({"sns:Publish"}, THE_TOPIC),
+                (
+                    {"logs:CreateLogStream", "logs:PutLogEvents"},
+                    {"Fn::GetAtt": ["RefreshFunctionLogGroup", "Arn"]},
+                ),
+                ({"kms:Decrypt", "kms:GenerateDataKey"}, THE_KEY),
+            ],
+        ),
+        (
+            "ScheduleRole",
+            [({"lambda:InvokeFunction"}, {"Fn::GetAtt": ["RefreshFunction", "Arn"]})],
+        ),
+        (
+            "ReaderPolicy",
+            [
+                ({"secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"}, THE_SECRET),
+                ({"kms:Decrypt"}, THE_KEY),
+            ],
+        ),
+        ("AlertTopicPolicy", [({"sns:Publish"}, THE_TOPIC)]),
+    ],
+)
+def test_a_policy_allows_what_the_code_does_and_nothing_else(
+    logical_id: str, allowed: list[tuple[set[str], Json]]
+) -> None:
+    statements = policies(logical_id)
+
+    assert all(each["Effect"] == "Allow" for each in statements)
+    assert [(actions(each), each["Resource"]) for each in statements] == allowed
+
+
+def actions(statement: Json) -> set[str]:
+    """Return a statement's actions, whether it has one or a list."""
+    action = statement["Action"]
+    return {action} if isinstance(action, str) else set(action)
+
+
+def test_no_policy_names_more_than_it_means() -> None:
+    documents = [
+        each
+        for each in dicts([resource["Properties"] for resource in RESOURCES.values()])
+        if "Effect" in each
+    ]
+
+    assert documents
+    for statement in documents:
+        assert not any("*" in action for action in actions(statement)), statement
+        assert "*" not in list(texts(statement.get("Resource", []))), statement
+        assert "*" not in list(texts(statement.get("Principal", []))), statement
+        assert not statement.keys() & {"NotAction", "NotResource", "NotPrincipal"}, statement
+
+
+@pytest.mark.parametrize("logical_id", ["RefreshFunctionRole", "ReaderPolicy"])
+def test_a_customer_key_opens_this_secret_only_and_through_secrets_manager(logical_id: str) -> None:
+    with_key = [each for each in policies(logical_id) if each["Resource"] == THE_KEY]
+
+    assert [each["Condition"] for each in with_key] == [
+        {
+            "StringEquals": {
+                "kms:ViaService": {"Fn::Sub": "secretsmanager.${AWS::Region}.${AWS::URLSuffix}"},
+                "kms:EncryptionContext:SecretARN": THE_SECRET,
+            }
+        }
+    ]
+
+
+@pytest.mark.parametrize("logical_id", ["RefreshFunctionRole", "ReaderPolicy"])
+def test_without_a_customer_key_no_key_is_mentioned(logical_id: str) -> None:
+    optional = [
+        each["Fn::If"]
+        for each in dicts(RESOURCES[logical_id]["Properties"])
+        if "Fn::If" in each and each != THE_SECRET
+    ]
+
+    assert [(condition, otherwise) for condition, _, otherwise in optional] == [
+        ("HasCustomerKey", NOTHING)
+    ]
+
+
+def test_only_this_accounts_scheduler_may_take_the_schedules_role() -> None:
+    (trust,) = RESOURCES["ScheduleRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+
+    assert trust["Principal"] == {"Service": "scheduler.amazonaws.com"}
+    assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+
+
+# ── Alerts ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_topic_is_not_encrypted_with_a_key_that_keeps_alarms_out() -> None:
+    assert "KmsMasterKeyId" not in RESOURCES["AlertTopic"]["Properties"]
+
+
+def test_the_stacks_alarms_and_no_others_may_publish_to_the_topic() -> None:
+    (statement,) = policies("AlertTopicPolicy")
+    alarm_arns = (
+        "arn:${AWS::Partition}:cloudwatch:${AWS::Region}:${AWS::AccountId}:alarm:${AWS::StackName}-"
+    )
+
+    assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
+    assert statement["Condition"] == {
+        "StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}},
+        "ArnLike": {"aws:SourceArn": {"Fn::Sub": f"{alarm_arns}*"}},
+    }
+    for name in ALARMS:
+        alarm_name = RESOURCES[name]["Properties"]["AlarmName"]["Fn::Sub"]
+        assert re.fullmatch(r"\$\{AWS::StackName\}-[a-z-]+", alarm_name)
+
+
+def test_an_address_is_subscribed_only_when_given() -> None:
+    subscription = RESOURCES["AlertEmailSubscription"]
+
+    assert subscription["Condition"] == "HasAlertEmail"
+    assert subscription["Properties"]["Endpoint"] == {"Ref": "AlertEmail"}
+
+
+def test_the_alarms_are_all_tested_here() -> None:
+    assert {
+        name for name, each in RESOURCES.items() if each["Type"] == "AWS::CloudWatch::Alarm"
+    } == set(ALARMS)
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_an_alarm_tells_its_owner_when_it_fires_and_when_it_is_over(name: str) -> None:
+    alarm = RESOURCES[name]["Properties"]
+
+    assert alarm["AlarmActions"] == [THE_TOPIC]
+    assert alarm["OKActions"] == [THE_TOPIC]
+    assert "InsufficientDataActions" not in alarm
+    assert "make " in alarm["AlarmDescription"]["Fn::Sub"]
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_an_alarms_description_is_no_longer_than_cloudwatch_takes(name: str) -> None:
+    description = RESOURCES[name]["Properties"]["AlarmDescription"]["Fn::Sub"]
+    longest_name = "n" * 140
+
+    assert len(re.sub(r"\$\{[^}]+\}", longest_name, description)) <= 1024
+
+
+@pytest.mark.parametrize("name", ALARMS)
+def test_an_alarm_looks_back_no_longer_than_cloudwatch_can(name: str) -> None:
+    alarm = RESOURCES[name]["Properties"]
+    day, hour = 86_400, 3600
+    longest = 7 * day if alarm["Period"] >= hour else day
+
+    assert alarm["Period"] % 60 == 0
+    assert alarm["Period"] * alarm["EvaluationPeriods"] <= longest
+    assert alarm.get("DatapointsToAlarm", 1) <= alarm["EvaluationPeriods"]
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "condition", "missing"),
+    [
+        (
+            "RefreshFailedAlarm",
+            ("AWS/Lambda", "Errors", {"FunctionName": {"Ref": "RefreshFunction"}}),
+            ("Sum", "GreaterThanOrEqualToThreshold", 1),
+            "ignore",
+        ),
+        (
+            "TokenExpiringAlarm",
+            ("QwenTokenRefresh", "TokenDaysRemaining", {"service": {"Ref": "AWS::StackName"}}),
+            ("Minimum", "LessThanThreshold", {"Ref": "CriticalDays"}),
+            "ignore",
+        ),
+        (
+            "KeeperSilentAlarm",
+            ("QwenTokenRefresh", "RunSucceeded", {"service": {"Ref": "AWS::StackName"}}),
+            ("Sum", "LessThanThreshold", 1),
+            "breaching",
+        ),
+    ],
+)
+def test_an_alarm_watches_exactly_what_the_contract_says(
+    name: str, metric: Json, condition: Json, missing: str
+) -> None:
+    alarm = RESOURCES[name]["Properties"]
+    dimensions = {each["Name"]: each["Value"] for each in alarm["Dimensions"]}
+
+    assert (alarm["Namespace"], alarm["MetricName"], dimensions) == metric
+    assert (alarm["Statistic"], alarm["ComparisonOperator"], alarm["Threshold"]) == condition
+    assert alarm["TreatMissingData"] == missing
+
+
+def test_the_keeper_is_silent_after_a_day_but_not_on_its_first() -> None:
+    alarm = RESOURCES["KeeperSilentAlarm"]["Properties"]
+    day = 86_400
+
+    assert alarm["Period"] * alarm["EvaluationPeriods"] == day
+    # CloudWatch looks back beyond the evaluated periods: a single one would find yesterday's.
+    assert alarm["DatapointsToAlarm"] == alarm["EvaluationPeriods"] > 1
+    assert alarm["WarmUpConfiguration"]["WarmUpPeriodDurationInMinutes"] * 60 == day
+
+
+# ── The dashboard ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "days",
+    [value for value, accepted in DAYS.values() if accepted],
+    ids=lambda days: f"{days} days",
+)
+def test_the_dashboard_is_json_with_every_number_of_days(days: str) -> None:
+    lines = [
+        annotation["value"]
+        for widget in dashboard(RefreshBeforeDays=days, CriticalDays=days)["widgets"]
+        for annotation in widget["properties"].get("annotations", {}).get("horizontal", [])
+    ]
+
+    assert lines == [float(days), float(days)]
+
+
+def test_the_dashboard_shows_days_left_over_its_whole_width_with_both_limits() -> None:
+    (widget,) = [each for each in dashboard()["widgets"] if "TokenDaysRemaining" in texts(each)]
+
+    assert widget["width"] == 24
+    assert widget["properties"]["stat"] == "Minimum"
+    assert [each["value"] for each in widget["properties"]["annotations"]["horizontal"]] == [3, 1]
+
+
+def test_the_dashboards_widgets_fit_the_grid_and_do_not_overlap() -> None:
+    cells = [
+        (x, y)
+        for widget in dashboard()["widgets"]
+        for x in range(widget["x"], widget["x"] + widget["width"])
+        for y in range(widget["y"], widget["y"] + widget["height"])
+    ]
+
+    assert len(cells) == len(set(cells))
+    assert {x for x, _ in cells} == set(range(24))
+
+
+def test_the_dashboard_shows_the_state_of_every_alarm() -> None:
+    (widget,) = [each for each in dashboard()["widgets"] if each["type"] == "alarm"]
+
+    assert widget["properties"]["alarms"] == [f"<{name}.Arn>" for name in ALARMS]
+
+
+def test_the_dashboard_shows_every_metric_there_is_under_its_one_dimension() -> None:
+    shown = {}
+    for widget in dashboard()["widgets"]:
+        above: list[Json] = []
+        for row in widget["properties"].get("metrics", []):
+            if not isinstance(row[0], str):
+                continue
+            # A dot stands for what the row above has in its place.
+            above = [above[at] if cell == "." else cell for at, cell in enumerate(row)]
+            shown[above[1]] = (above[0], above[2], above[3])
+
+    own = ("QwenTokenRefresh", "service", "<AWS::StackName>")
+    function = ("AWS/Lambda", "FunctionName", "<RefreshFunction>")
+    assert shown == dict.fromkeys(METRICS, own) | dict.fromkeys(
+        ("Duration", "Errors", "Throttles"), function
+    )
+
+
+def test_every_graph_says_its_region_and_names_a_period_cloudwatch_has() -> None:
+    graphs = [each["properties"] for each in dashboard()["widgets"] if each["type"] == "metric"]
+
+    assert graphs
+    assert all(each["region"] == "<AWS::Region>" for each in graphs)
+    assert all(each["period"] % 3600 == 0 for each in graphs)
+
+
+def test_the_dashboards_name_is_its_own_in_every_region() -> None:
+    name = RESOURCES["Dashboard"]["Properties"]["DashboardName"]["Fn::Sub"]
+
+    assert name == "${AWS::StackName}-${AWS::Region}"
