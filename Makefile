@@ -83,7 +83,7 @@ unit: setup ## tests of single modules
 
 .PHONY: integration
 integration: setup ## tests of the edges, against real servers on loopback
-	$(PYTEST) tests/integration -n 2 $(ARGS)
+	$(PYTEST) tests/integration tests/localcloud -n 2 $(ARGS)
 
 .PHONY: e2e
 e2e: setup ## tests of the deployed stack, on the embedded AWS

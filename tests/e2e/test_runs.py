@@ -1,6 +1,9 @@
 """Runs of the deployed function that end well: what is called, stored and returned."""
 
 import json
+import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -146,6 +149,21 @@ def test_a_reader_may_read_and_nothing_else(deployed: Deployed, cloud: Cloud) ->
     with pytest.raises(ClientError, match="AccessDenied"):
         reader.put_secret_value(SecretId=deployed.stack.secret_arn, SecretString="x")
     assert deployed.stack.current().labels >= {CURRENT}
+
+
+def test_the_readmes_snippet_reads_the_token(deployed: Deployed, cloud: Cloud) -> None:
+    raw = deployed.hold(5 * DAY)
+    [snippet] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+    done = subprocess.run(  # noqa: S603 - the README's own
+        [sys.executable, "-c", f"{snippet}\nprint(token())"],
+        env=cloud.environ(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.strip() == raw
 
 
 def test_alarms_go_off_and_reach_the_topic(deployed: Deployed) -> None:

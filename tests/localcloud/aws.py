@@ -68,7 +68,6 @@ _PASSED_ON: Final = frozenset(
     | {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
     | {"http_proxy", "https_proxy", "all_proxy"}
 )
-_LOOPBACK: Final = "127.0.0.1,localhost"
 
 
 class CommandFailedError(Exception):
@@ -130,8 +129,9 @@ def local_cloud() -> Iterator["Cloud"]:
             "AWS_SECRET_ACCESS_KEY": _SECRET_KEY,
             # The functions inherit it.
             "AWS_ENDPOINT_URL": relay.url,
-            "NO_PROXY": _LOOPBACK,
-            "no_proxy": _LOOPBACK,
+            # The functions run without it, and it is the user's.
+            "DOCKER_HOST": "unix:///nowhere",
+            **_no_proxy(),
         }
         with tether() as ministack:
             ministack.start([_MINISTACK], environ=environ)
@@ -177,12 +177,11 @@ class Cloud:
         """Return the environment for a program that is to talk to this cloud."""
         nowhere = str(self.directory / "none")
         return {
-            **_without_aws(),
+            **_inherited(),
             **self.exports,
             "AWS_CONFIG_FILE": nowhere,
             "AWS_SHARED_CREDENTIALS_FILE": nowhere,
-            "NO_PROXY": _LOOPBACK,
-            "no_proxy": _LOOPBACK,
+            **_no_proxy(),
             "PYTHONPATH": str(_LIBRARY),
         }
 
@@ -312,13 +311,12 @@ def _sam(arguments: Sequence[str | Path], exports: Mapping[str, str]) -> None:
         sam.start(
             command,
             environ={
-                **_without_aws(),
+                **_inherited(),
                 **exports,
                 "PATH": f"{_VENV_BIN}{os.pathsep}{os.environ['PATH']}",
                 "AWS_CONFIG_FILE": nowhere,
                 "AWS_SHARED_CREDENTIALS_FILE": nowhere,
-                "NO_PROXY": _LOOPBACK,
-                "no_proxy": _LOOPBACK,
+                **_no_proxy(),
                 "SAM_CLI_TELEMETRY": "0",
                 # Seconds between two looks at the stack; the default of 5 suits AWS's pace.
                 "SAM_CLI_POLL_DELAY": "0.5",
@@ -334,13 +332,20 @@ def _quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
-def _without_aws() -> dict[str, str]:
-    """Return the user's environment without what would point at the user's own AWS account."""
+def _inherited() -> dict[str, str]:
+    """Return the user's environment without what points at the user's own AWS account or Python."""
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("AWS_", "SAM_CLI_", "__SAM_CLI_"))
+        if not name.startswith(("AWS_", "SAM_CLI_", "__SAM_CLI_", "PYTHON"))
     }
+
+
+def _no_proxy() -> dict[str, str]:
+    """Return the variables that keep what is for this machine from a proxy, the user's included."""
+    exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    value = ",".join(filter(None, (exceptions, "127.0.0.1", "localhost")))
+    return {"NO_PROXY": value, "no_proxy": value}
 
 
 def _free_port() -> int:

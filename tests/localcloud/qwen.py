@@ -123,7 +123,7 @@ class FakeQwen:
 
     def revoke(self, account: str = ACCOUNT) -> None:
         """Change the account's password: every token that was issued for it is dead."""
-        self._password_changes[account] += 1
+        self._password_changes[account] = self._password_changes.get(account, 0) + 1
 
     def retire(self, raw: str) -> None:
         """End one session: this token is dead, whatever its expiry says."""

@@ -3,7 +3,6 @@
 import io
 import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -125,11 +124,3 @@ def test_a_failed_run_is_shown_with_the_reason_and_advice_of_its_class(
         "message": "refused",
         "advice": TokenRejectedError.advice,
     }
-
-
-def test_the_readme_names_every_command_and_exit_code() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    for command in ("put", "status", "refresh"):
-        assert command in readme
-    for code in ("0 done and well", "1 failed", "2 the command line is off", "3 `status` found"):
-        assert code in readme
