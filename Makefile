@@ -24,7 +24,9 @@ run: setup ## deploy into an embedded AWS and show the keeper at work (KEEP=1, Q
 	@.venv/bin/python -m tests.localcloud $(ARGS)
 
 .PHONY: test
+test: COVERAGE = --cov --cov-append --cov-report=
 test: lint unit integration e2e ## everything that CI checks
+	@.venv/bin/coverage report --fail-under=95
 
 .PHONY: invoke
 invoke: build ## run the function here in Docker, against your AWS account (EVENT=events/….json)
@@ -79,15 +81,15 @@ lint: setup ## ruff, mypy, cfn-lint and sam validate
 
 .PHONY: unit
 unit: setup ## tests of single modules
-	$(PYTEST) tests/unit -n 2 $(ARGS)
+	$(PYTEST) tests/unit -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
 
 .PHONY: integration
 integration: setup ## tests of the edges, against real servers on loopback
-	$(PYTEST) tests/integration tests/localcloud -n 2 $(ARGS)
+	$(PYTEST) tests/integration tests/localcloud -n 2 $(COVERAGE) $(ARGS)
 
 .PHONY: e2e
 e2e: setup ## tests of the deployed stack, on the embedded AWS
-	$(PYTEST) tests/e2e $(ARGS)
+	$(PYTEST) tests/e2e $(COVERAGE) $(ARGS)
 
 .PHONY: bench
 bench: setup build .tools/lambda/ready ## cold start, calls and size, against a bare boto3 handler
