@@ -24,6 +24,16 @@ def test_put_checks_a_token_stores_it_and_shows_whose_it_is(deployed: Deployed) 
     assert "5.00 of 7.00 days" in done.stdout
 
 
+def test_a_terminal_without_unicode_gets_a_plainer_picture(deployed: Deployed) -> None:
+    raw = deployed.qwen.mint(account="zoë", lifetime=5 * DAY)
+
+    done = deployed.stack.command_line("put", typed=raw, encoding="ascii")
+
+    assert done.returncode == 0, done.stderr
+    assert "#######" in done.stdout
+    assert "zo?" in done.stdout
+
+
 def test_put_refuses_a_token_that_the_api_refuses(deployed: Deployed) -> None:
     deployed.hold(DAY)
     before = deployed.stack.current()

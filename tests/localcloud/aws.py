@@ -366,7 +366,7 @@ def _is_ready(ministack: Tether, port: int, edition: str) -> bool:
     try:
         connection.request("GET", "/_ministack/health")
         health = json.loads(connection.getresponse().read())
-    except ConnectionError:
+    except (ConnectionError, TimeoutError):
         return False
     finally:
         connection.close()

@@ -69,11 +69,14 @@ def show(
     Raises:
         ShowFailedError: something did not happen. Everything is stopped and removed all the same.
     """
+    qwen = FakeQwen()
+    what = "AWS and Qwen's API" if real_token is None else "AWS"
     with ExitStack() as servers:
-        with screen.step("Start AWS and Qwen's API on this machine") as step:
-            qwen = servers.enter_context(FakeQwen())
+        with screen.step(f"Start {what} on this machine") as step:
+            if real_token is None:
+                servers.enter_context(qwen)
             cloud = servers.enter_context(local_cloud())
-            step.done(f"{cloud.endpoint}, {qwen.base_url}")
+            step.done(f"{cloud.endpoint} {qwen.base_url}".rstrip())
         try:
             with _explained(screen, cloud):
                 if real_token is None:
@@ -81,17 +84,19 @@ def show(
                 else:
                     _show_real(screen, cloud, real_token)
         except ShowFailedError:
-            if keep is not None:
-                _say_how_to_talk(screen, cloud, qwen)
-                keep(False)
-            raise
+            went_well = False
+        else:
+            went_well = True
         if keep is not None:
-            _say_how_to_talk(screen, cloud, qwen)
-            keep(True)
+            spare_token = qwen.mint(lifetime=_PUT_IN_WITH) if real_token is None else ""
+            _say_how_to_talk(screen, cloud, spare_token=spare_token)
+            keep(went_well)
         with screen.step("Clean up") as step:
             servers.close()
             _expect_nothing_left(cloud, qwen)
             step.done("no process, port or file is left")
+    if not went_well:
+        raise ShowFailedError
 
 
 @contextmanager
@@ -395,16 +400,17 @@ def _show_refresh(screen: Screen, stack: Stack, kept: _Kept) -> None:
     screen.facts({key: str(run[key]) for key in (*wanted, "days_remaining")})
 
 
-def _say_how_to_talk(screen: Screen, cloud: Cloud, qwen: FakeQwen) -> None:
-    token = cloud.directory / "token.txt"
-    token.touch(mode=0o600)
-    token.write_text(qwen.mint(lifetime=_PUT_IN_WITH))
+def _say_how_to_talk(screen: Screen, cloud: Cloud, *, spare_token: str) -> None:
     screen.heading("The cloud keeps running. To talk to it:")
     screen.say("\n".join(f"  export {name}={value}" for name, value in cloud.exports.items()))
     screen.say("  unset AWS_PROFILE")
     screen.heading("Then, for example:")
     screen.say("  make status")
-    screen.say(f"  make -s put-token < {token}    # of the stand-in, with two days left")
+    if spare_token:
+        file = cloud.directory / "token.txt"
+        file.touch(mode=0o600)
+        file.write_text(spare_token)
+        screen.say(f"  make -s put-token < {file}    # of the stand-in, with two days left")
     screen.say("  make refresh ARGS=--force")
     screen.say("  aws secretsmanager list-secret-version-ids --secret-id qwen/token")
     screen.say("  aws logs tail /aws/lambda/qwen-token-refresh-refresh --follow")
@@ -415,7 +421,7 @@ def _say_how_to_talk(screen: Screen, cloud: Cloud, qwen: FakeQwen) -> None:
 
 
 def _expect_nothing_left(cloud: Cloud, qwen: FakeQwen) -> None:
-    for url in (cloud.endpoint, cloud.relay.url, qwen.base_url):
+    for url in filter(None, (cloud.endpoint, cloud.relay.url, qwen.base_url)):
         port = int(url.rpartition(":")[2])
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -220,14 +220,16 @@ class Stack:
 
     # --- the project's own command line -----------------------------------------------------------
 
-    def command_line(self, *arguments: str, typed: str = "") -> "subprocess.CompletedProcess[str]":
+    def command_line(
+        self, *arguments: str, typed: str = "", encoding: str = "utf-8"
+    ) -> "subprocess.CompletedProcess[str]":
         """Run ``python -m qwen_token``, with ``typed`` on its standard input."""
         return subprocess.run(  # noqa: S603 - the project's own command
             [sys.executable, "-m", "qwen_token", *arguments, "--stack", self.name],
             input=typed,
-            env={**self.cloud.environ(), "PYTHONIOENCODING": "utf-8"},
+            env={**self.cloud.environ(), "PYTHONIOENCODING": encoding},
             capture_output=True,
-            encoding="utf-8",
+            encoding=encoding,
             check=False,
         )
 

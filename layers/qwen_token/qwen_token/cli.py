@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+import io
 import json
 import re
 import sys
@@ -58,6 +59,9 @@ _RATE: Final = re.compile(r"rate\((\d+) (minute|hour|day)s?\)")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A letter that the terminal cannot show must not fail a command that has done its work.
+        sys.stdout.reconfigure(errors="replace")
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -423,7 +427,8 @@ def _bar(
     if left < critical_before or not left:
         colour = "red"
     days = f"{in_days(left):.2f} of {in_days(life):.2f} days"
-    return _Markup(f"[{colour}]{'█' * filled}[/{colour}]{'░' * (_BAR_WIDTH - filled)} {days}")
+    full, empty = ("█", "░") if "utf" in (sys.stdout.encoding or "").lower() else ("#", "-")
+    return _Markup(f"[{colour}]{full * filled}[/{colour}]{empty * (_BAR_WIDTH - filled)} {days}")
 
 
 def _date(instant: datetime) -> str:
