@@ -112,6 +112,9 @@ clean: ## remove what was built or installed here
 setup: .venv/ready .tools/sam/ready .tools/cloud/ready
 
 $(UV): requirements/uv.txt
+	@$(BOOTSTRAP) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))' || { \
+		echo 'This needs Python 3.9 or later with venv (on Debian: apt install python3-venv),' \
+			'as python3 or as make BOOTSTRAP=…' >&2; exit 1; }
 	@echo '· uv, in .tools/uv'
 	@rm -rf .tools/uv && $(BOOTSTRAP) -m venv .tools/uv
 	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
