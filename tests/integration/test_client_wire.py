@@ -16,6 +16,7 @@ from qwen_token import (
     UpstreamError,
     UpstreamUnavailableError,
     UpstreamUnexpectedError,
+    WrongAccountError,
 )
 from qwen_token.client import QwenClient
 from tests.minting import ACCOUNT, token
@@ -223,6 +224,20 @@ def test_without_time_for_an_attempt_nobody_is_called() -> None:
     with wire(GOOD) as server, pytest.raises(UpstreamUnavailableError, match="no time"):
         refresh(server.base_url, within=timedelta(seconds=-3))
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "seen", [{"role": "guest"}, {"email": "1722@guest.com"}], ids=["by its role", "by its e-mail"]
+)
+def test_a_guest_is_known(seen: dict[str, str]) -> None:
+    body = json.dumps({"id": ACCOUNT, "token": SUCCESSOR.raw, **seen}).encode()
+    with wire(reply("200 OK", body)) as server, pytest.raises(WrongAccountError, match="guest"):
+        refresh(server.base_url)
+
+
+def test_a_method_that_the_api_itself_does_not_allow_is_no_block() -> None:
+    refusal = reply("405 Method Not Allowed", b'{"detail": "Method Not Allowed"}')
+    assert isinstance(failure(refusal), UpstreamUnexpectedError)
 
 
 def test_no_error_shows_the_token_or_what_the_server_said() -> None:

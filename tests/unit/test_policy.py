@@ -1,5 +1,6 @@
 """The decisions: every boundary, once on each side."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -54,10 +55,17 @@ def test_a_token_that_expires_later_is_better() -> None:
     assert require_better(successor, than=token(left=DAY)) is successor
 
 
-def test_a_token_that_expires_at_the_same_time_is_no_better() -> None:
+def test_an_echo_is_no_better() -> None:
     held = token(left=DAY)
     with pytest.raises(TokenNotExtendedError, match="echoed"):
         require_better(token(left=DAY), than=held)
+
+
+def test_another_token_that_expires_at_the_same_time_is_no_better() -> None:
+    held = token(left=DAY)
+    other = replace(held, raw=f"{held.raw}x")
+    with pytest.raises(TokenNotExtendedError, match="no later"):
+        require_better(other, than=held)
 
 
 def test_a_token_that_expires_earlier_is_no_better() -> None:

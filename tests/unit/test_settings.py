@@ -56,6 +56,7 @@ def test_a_url_that_keeps_the_token_safe_is_accepted(url: str) -> None:
         ("API_BASE_URL", "http://localhost.example.com"),
         ("API_BASE_URL", "https://"),
         ("API_BASE_URL", "https://user:password@chat.qwen.ai"),
+        ("API_BASE_URL", "https://user@chat.qwen.ai"),
         ("API_BASE_URL", "https://chat.qwen.ai?x=1"),
         ("API_BASE_URL", "https://chat.qwen.ai#x"),
         ("API_BASE_URL", "https://chat.qwen.ai:port"),

@@ -121,7 +121,9 @@ def test_an_unusable_issue_time_is_only_unknown(iat: object) -> None:
         pytest.param(unsigned({"exp": EXP}), id="no account"),
         pytest.param(unsigned({"id": 7, "exp": EXP}), id="an account that is a number"),
         pytest.param(unsigned({"id": "", "exp": EXP}), id="an empty account"),
-        pytest.param("e30.e30.x\r\nX-Injected: 1", id="a second header line"),
+        pytest.param(
+            mint({"id": ACCOUNT, "exp": EXP}) + "\r\nX-Injected: 1", id="a second header line"
+        ),
     ],
 )
 def test_what_is_no_token_is_refused_without_quoting_it(value: str) -> None:
