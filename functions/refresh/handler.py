@@ -97,10 +97,12 @@ def run(event: object, context: "LambdaContext", edges: Edges) -> dict[str, obje
     if report.outcome is Outcome.AWAITING_TOKEN and not options.dry_run:
         awaited = TokenMissingError("the secret has no token yet: nothing can be kept alive")
         _alert(awaited, Severity.WARNING, context, edges)
-    return _report_success(report, settings.secret_id, edges.clock())
+    return _report_success(report, settings.secret_id, edges.clock(), dry_run=options.dry_run)
 
 
-def _report_success(report: Report, secret_id: str, now: datetime) -> dict[str, object]:
+def _report_success(
+    report: Report, secret_id: str, now: datetime, *, dry_run: bool
+) -> dict[str, object]:
     expires_at = None if report.held is None else report.held.token.expires_at
     result: dict[str, object] = {
         "outcome": report.outcome.value,
@@ -110,7 +112,7 @@ def _report_success(report: Report, secret_id: str, now: datetime) -> dict[str, 
         "days_remaining": None if expires_at is None else in_days(expires_at - now),
     }
     counted = {
-        "RunSucceeded": report.outcome in _SUCCEEDED,
+        "RunSucceeded": report.outcome in _SUCCEEDED and not dry_run,
         "TokenRefreshed": report.outcome is Outcome.REFRESHED,
     }
     _count(expires_at, now, secret_id=secret_id, failed=False, counted=counted)

@@ -4,6 +4,7 @@ import gzip
 import json
 import socket
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -215,8 +216,16 @@ def test_a_wait_beyond_the_runs_time_is_not_begun_and_the_reason_is_kept(retry_a
     assert len(server.requests) == 1
 
 
-def test_a_retry_after_that_is_nonsense_is_passed_over() -> None:
-    with wire(reply("429 Slow", b"", "Retry-After: soon"), GOOD) as server:
+@pytest.mark.parametrize(
+    "retry_after",
+    [
+        pytest.param("soon", id="a word"),
+        pytest.param("Wed, 21 Oct 99999 07:28:00 GMT", id="a year beyond the calendar"),
+        pytest.param("9" * 5000, id="more digits than Python converts"),
+    ],
+)
+def test_a_retry_after_that_is_nonsense_is_passed_over(retry_after: str) -> None:
+    with wire(reply("429 Slow", b"", f"Retry-After: {retry_after}"), GOOD) as server:
         assert refresh(server.base_url) == SUCCESSOR
 
 
@@ -238,6 +247,33 @@ def test_a_guest_is_known(seen: dict[str, str]) -> None:
 def test_a_method_that_the_api_itself_does_not_allow_is_no_block() -> None:
     refusal = reply("405 Method Not Allowed", b'{"detail": "Method Not Allowed"}')
     assert isinstance(failure(refusal), UpstreamUnexpectedError)
+
+
+@pytest.mark.parametrize("broken", ["a line without a colon", "X-Spaced : 1"])
+def test_a_broken_header_does_not_bring_the_cookies_token_into_the_log(
+    broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cookie = f"Set-Cookie: token={SUCCESSOR.raw}; Path=/"
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(GOOD_BODY)}\r\n{broken}\r\n{cookie}\r\n\r\n"
+    with wire(raw(head.encode() + GOOD_BODY)) as server, suppress(UpstreamError):
+        refresh(server.base_url, within=timedelta(seconds=1.5))
+
+    assert not any(piece in caplog.text for piece in SUCCESSOR.raw.split(".")[1:])
+
+
+def test_what_a_server_says_instead_of_a_status_line_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with wire(raw(f"{SUCCESSOR.raw}\r\n\r\n".encode()), GOOD) as server:
+        refresh(server.base_url)
+
+    assert not any(piece in caplog.text for piece in SUCCESSOR.raw.split(".")[1:])
+
+
+def test_an_error_does_not_hang_on_to_what_the_server_said_instead_of_a_status_line() -> None:
+    error = failure(raw(f"{SUCCESSOR.raw}\r\n\r\n".encode()), within=timedelta(seconds=1.5))
+    shown = f"{error!r} {error.__cause__!r} {error.__context__!r}"
+    assert not any(piece in shown for piece in SUCCESSOR.raw.split(".")[1:])
 
 
 def test_no_error_shows_the_token_or_what_the_server_said() -> None:

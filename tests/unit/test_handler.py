@@ -202,6 +202,14 @@ def test_a_dry_run_does_not_count_as_a_success(invoke: Any) -> None:
     assert run.metrics == {"TokenDaysRemaining": 1, "RefreshFailed": 0}
 
 
+def test_a_dry_run_on_a_fresh_token_does_not_count_as_a_success_either(invoke: Any) -> None:
+    run = invoke(token(left=5 * DAY).raw, event={"dry_run": True})
+
+    assert run.result is not None
+    assert run.result["outcome"] == "fresh"
+    assert run.metrics == {"TokenDaysRemaining": 5, "RefreshFailed": 0}
+
+
 def test_awaiting_the_first_token_is_a_warning_and_no_failure(invoke: Any) -> None:
     run = invoke(None)
 

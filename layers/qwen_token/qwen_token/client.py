@@ -5,6 +5,7 @@ answer, or one that did not come from the API).
 """
 
 import json
+import logging
 import re
 import threading
 import time
@@ -32,6 +33,11 @@ from .errors import (
     WrongAccountError,
 )
 from .tokens import Token, decode_token
+
+# Their warnings quote what a server sent where it could not be parsed, and every answer of this API
+# has a new token in its cookie.
+for _name in ("urllib3.connection", "urllib3.connectionpool"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 # With the trailing slash: without it the site answers 200 with the web app's page.
 _AUTHS_PATH: Final = "/api/v1/auths/"
@@ -160,7 +166,7 @@ class _RetryUntil(Retry):
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
         try:
             return super().get_retry_after(response)
-        except InvalidHeader:
+        except (InvalidHeader, ValueError, OverflowError):
             return None
 
     def increment(
@@ -210,14 +216,15 @@ def _exchange(url: str, token: Token, *, seconds: float) -> _Reply:
         return replies[0]
     if not failures:
         raise UpstreamUnavailableError(f"the API gave no complete answer within {seconds:.0f} s")
-    try:
-        raise failures[0]
-    except requests.Timeout as error:
-        raise UpstreamUnavailableError("the API did not answer in time") from error
-    except (requests.RequestException, HTTPError) as error:
+    error = failures[0]
+    # Translated without its cause: that one quotes what the server sent, and so perhaps a token.
+    if isinstance(error, requests.Timeout):
+        raise UpstreamUnavailableError("the API did not answer in time")
+    if isinstance(error, requests.RequestException | HTTPError):
         raise UpstreamUnavailableError(
             f"the API could not be reached, or broke off: {type(error).__name__}"
-        ) from error
+        )
+    raise error
 
 
 def _send(url: str, token: Token, deadline: float) -> _Reply:
