@@ -30,7 +30,7 @@ test: lint unit integration e2e ## everything that CI checks
 
 .PHONY: invoke
 invoke: build ## run the function here in Docker, against your AWS account (EVENT=events/….json)
-	$(SAM) local invoke RefreshFunction --event $(EVENT)
+	$(SAM) local invoke RefreshFunction --event $(EVENT) $(ARGS)
 
 ##@ Your AWS account (STACK=name where it is not qwen-token-refresh)
 
