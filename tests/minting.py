@@ -18,6 +18,8 @@ def mint(claims: dict[str, Any]) -> str:
     return jwt.encode(claims, KEY, algorithm="HS256")
 
 
-def token(*, left: timedelta, account: str = ACCOUNT, now: datetime = NOW) -> Token:
-    """Return an account's token with so much time left at ``now``."""
-    return decode_token(mint({"id": account, "exp": int((now + left).timestamp())}))
+def token(
+    *, left: timedelta, account: str = ACCOUNT, now: datetime = NOW, **claims: object
+) -> Token:
+    """Return an account's token with so much time left at ``now``; more claims make it another."""
+    return decode_token(mint({"id": account, "exp": int((now + left).timestamp()), **claims}))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import boto3
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
-from botocore.exceptions import BotoCoreError, ClientError
 
 from qwen_token.alerts import Alert, Failure, in_days, publish
 from qwen_token.errors import QwenTokenError, TokenMissingError, TokenShortLivedError
@@ -149,7 +148,8 @@ def _alert(error: QwenTokenError, level: Severity, context: "LambdaContext", edg
         return
     try:
         publish(alert, client=edges.sns(), topic_arn=topic_arn)
-    except (BotoCoreError, ClientError):
+    except Exception:
+        # Of whatever kind, botocore's own or not: the news is the failure that it should have told.
         logger.exception("the alert could not be published", topic_arn=topic_arn)
 
 

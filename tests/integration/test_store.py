@@ -175,7 +175,7 @@ def test_a_promote_that_was_carried_out_already_is_no_failure(new_secret: Any) -
 def test_a_promote_that_is_refused_while_nothing_moved_is_a_failure(new_secret: Any) -> None:
     secret = new_secret(OLD.raw)
     held = secret.read()
-    unknown = Held(NEW, str(uuid.uuid4()))
+    unknown = Held(NEW, str(uuid.uuid4()), NEW.raw)
 
     with pytest.raises(StoreError, match="promote"):
         secret.store.promote(unknown, over=held)
@@ -196,6 +196,56 @@ def test_the_alternatives_are_the_staged_and_the_previous_token_of_the_same_acco
 
     assert [held.version_id for held in found] == [staged.version_id, first.version_id]
     assert [held.token for held in found] == [NEWER, OLD]
+
+
+def test_an_alternative_with_the_value_that_staging_would_write_is_adopted_as_it_is(
+    new_secret: Any,
+) -> None:
+    secret = new_secret(json.dumps({"note": 1, "token": OLD.raw}))
+    held = secret.read()
+    staged = secret.store.stage(NEW, over=held)
+
+    [found] = secret.store.alternatives(to=held)
+
+    assert secret.store.adopt(found, over=held) == staged
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now"),
+    [
+        pytest.param({"note": "as it was"}, {"note": "as it is"}, id="other keys"),
+        pytest.param(None, {"note": "as it is"}, id="another shape"),
+        pytest.param({"note": "as it was"}, None, id="the other shape"),
+    ],
+)
+def test_an_alternative_with_an_older_document_is_staged_anew_in_the_current_one(
+    new_secret: Any, earlier: dict[str, str] | None, now: dict[str, str] | None
+) -> None:
+    def value(raw: str, document: dict[str, str] | None) -> str:
+        return raw if document is None else json.dumps({**document, "token": raw})
+
+    secret = new_secret(value(NEW.raw, earlier))
+    secret.client.put_secret_value(SecretId=secret.arn, SecretString=value(OLD.raw, now))
+    held = secret.read()
+    [found] = secret.store.alternatives(to=held)
+
+    adopted = secret.store.adopt(found, over=held)
+    secret.store.promote(adopted, over=held)
+
+    assert adopted.version_id != found.version_id
+    expiry = {"expires_at": int(NEW.expires_at.timestamp())}
+    shown = secret.value()
+    assert (shown if now is None else json.loads(shown)) == (
+        NEW.raw if now is None else {**now, "token": NEW.raw, **expiry}
+    )
+
+
+def test_a_token_as_it_was_pasted_is_staged_anew_when_it_is_adopted(new_secret: Any) -> None:
+    secret = new_secret(f"Bearer {NEW.raw}")
+    secret.store.put(OLD)
+    held = secret.read()
+    [found] = secret.store.alternatives(to=held)
+    assert secret.store.adopt(found, over=held).text == NEW.raw
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, NoRegionError
+from botocore.parsers import ResponseParserError
 
 import handler
 from qwen_token import (
@@ -22,6 +23,7 @@ from qwen_token import (
     TokenShortLivedError,
     UpstreamUnavailableError,
 )
+from qwen_token.store import AWS_CONFIG
 from tests.minting import NOW, token
 
 DAY = timedelta(days=1)
@@ -43,25 +45,30 @@ class Context:
     invoked_function_arn = "arn:aws:lambda:eu-west-1:111122223333:function:keeper"
     aws_request_id = "request-1"
 
+    def __init__(self, milliseconds_left: int = 120_000) -> None:
+        self._milliseconds_left = milliseconds_left
+
     def get_remaining_time_in_millis(self) -> int:
-        return 120_000
+        return self._milliseconds_left
 
 
 class FakeSecretsManager:
-    """One secret with one version, or with none; any promotion succeeds."""
+    """One secret with one version, or with none; a promotion succeeds unless it is overtaken."""
 
     class exceptions:  # noqa: N801 - boto3's name
         class ResourceNotFoundException(ClientError):  # noqa: N818 - the same
             pass
 
-    def __init__(self, value: str | None) -> None:
+    def __init__(self, value: str | None, *, overtaken_by: str | None = None) -> None:
         self.value = value
+        self.version = "v1"
+        self.overtaken_by = overtaken_by
         self.staged: str | None = None
 
     def get_secret_value(self, **_: str) -> dict[str, str]:
         if self.value is None:
             raise self.exceptions.ResourceNotFoundException({"Error": {}}, "GetSecretValue")
-        return {"SecretString": self.value, "VersionId": "v1"}
+        return {"SecretString": self.value, "VersionId": self.version}
 
     def describe_secret(self, **_: str) -> dict[str, Any]:
         return {"VersionIdsToStages": {} if self.value is None else {"v1": ["AWSCURRENT"]}}
@@ -71,19 +78,22 @@ class FakeSecretsManager:
         return {"VersionId": "v2"}
 
     def update_secret_version_stage(self, **_: str) -> None:
-        self.value = self.staged
+        if self.overtaken_by is not None:
+            self.value, self.version = self.overtaken_by, "v3"
+            raise ClientError({"Error": {"Code": "InvalidParameterException"}}, "Update…")
+        self.value, self.version = self.staged, "v2"
 
 
 @dataclass
 class FakeTopic:
-    """An SNS client that keeps what it is told to publish, or refuses to."""
+    """An SNS client that keeps what it is told to publish, or fails to publish it."""
 
-    refuses: bool = False
+    fails_with: Exception | None = None
     published: list[dict[str, Any]] = field(default_factory=list)
 
     def publish(self, **message: Any) -> None:
-        if self.refuses:
-            raise ClientError({"Error": {"Code": "AuthorizationError"}}, "Publish")
+        if self.fails_with is not None:
+            raise self.fails_with
         self.published.append(message)
 
     def documents(self) -> list[dict[str, Any]]:
@@ -93,8 +103,10 @@ class FakeTopic:
 @dataclass
 class FakeQwen:
     answer: Token | QwenTokenError
+    given: list[timedelta] = field(default_factory=list)
 
     def refresh(self, token: Token, *, within: timedelta) -> Token:
+        self.given.append(within)
         if isinstance(self.answer, QwenTokenError):
             raise self.answer
         return self.answer
@@ -113,28 +125,33 @@ class Run:
     log: list[dict[str, Any]]
     alerts: list[dict[str, Any]]
     output: str
+    patience: list[timedelta]
 
 
 @pytest.fixture(name="invoke")
 def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def invoke(
+    def invoke(  # noqa: PLR0913 - the world outside, one thing each
         value: str | None = None,
         *,
         answer: Token | QwenTokenError | None = None,
         event: object = None,
         environ: Mapping[str, str] = ENVIRON,
         topic: FakeTopic | None = None,
+        overtaken_by: str | None = None,
+        milliseconds_left: int = 120_000,
     ) -> Run:
         # The logger took hold of standard output when it was made; pytest replaces that since.
         for log_handler in logging.getLogger("my-stack").handlers:
             monkeypatch.setattr(log_handler, "stream", sys.stdout)
         sns = topic or FakeTopic()
+        secrets = FakeSecretsManager(value, overtaken_by=overtaken_by)
+        qwen = FakeQwen(answer or UpstreamUnavailableError("not to be asked"))
         edges = handler.Edges(
             environ=environ,
             clock=lambda: NOW,
-            secrets=lambda: FakeSecretsManager(value),  # type: ignore[arg-type,return-value]
+            secrets=lambda: secrets,  # type: ignore[arg-type,return-value]
             sns=lambda: sns,  # type: ignore[arg-type,return-value]
-            qwen=lambda _: FakeQwen(answer or UpstreamUnavailableError("not to be asked")),
+            qwen=lambda _: qwen,
         )
         result, error = None, None
         # As the deployed handler has it: the decorators write out what was counted.
@@ -142,7 +159,7 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             lambda given, context: handler.run(given, context, edges)
         )
         try:
-            result = decorated({} if event is None else event, Context())
+            result = decorated({} if event is None else event, Context(milliseconds_left))
         except QwenTokenError as caught:
             error = caught
         output = capsys.readouterr().out
@@ -160,6 +177,7 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             log=[line for line in lines if "_aws" not in line],
             alerts=sns.documents(),
             output=output,
+            patience=qwen.given,
         )
 
     return invoke
@@ -192,6 +210,24 @@ def test_a_refresh_reports_the_new_token(invoke: Any) -> None:
         "RefreshFailed": 0,
     }
     assert run.alerts == []
+
+
+def test_a_run_that_another_writer_overtook_with_a_good_token_succeeded(invoke: Any) -> None:
+    run = invoke(
+        token(left=DAY).raw,
+        answer=token(left=7 * DAY),
+        overtaken_by=token(left=6 * DAY).raw,
+    )
+
+    assert run.result is not None
+    assert (run.result["outcome"], run.result["version_id"]) == ("superseded", "v3")
+    assert run.metrics == {"TokenDaysRemaining": 6, "RunSucceeded": 1, "RefreshFailed": 0}
+    assert run.alerts == []
+
+
+def test_the_api_is_given_what_the_run_can_spare_of_its_remaining_time(invoke: Any) -> None:
+    run = invoke(token(left=DAY).raw, answer=token(left=7 * DAY), milliseconds_left=80_000)
+    assert run.patience == [timedelta(seconds=10)]
 
 
 def test_a_dry_run_does_not_count_as_a_success(invoke: Any) -> None:
@@ -294,9 +330,18 @@ def test_without_a_topic_the_failure_is_still_raised_and_the_log_says_why_no_ale
     assert any("no alert could be published" in line["message"] for line in run.log)
 
 
-def test_a_failing_publish_does_not_hide_the_failure(invoke: Any) -> None:
+@pytest.mark.parametrize(
+    "problem",
+    [
+        ClientError({"Error": {"Code": "AuthorizationError"}}, "Publish"),
+        ResponseParserError("a page came in place of an answer"),
+        NoRegionError(),
+    ],
+    ids=lambda problem: type(problem).__name__,
+)
+def test_a_failing_publish_does_not_hide_the_failure(invoke: Any, problem: Exception) -> None:
     run = invoke(
-        token(left=DAY).raw, answer=TokenRejectedError("refused"), topic=FakeTopic(refuses=True)
+        token(left=DAY).raw, answer=TokenRejectedError("refused"), topic=FakeTopic(problem)
     )
     assert isinstance(run.error, TokenRejectedError)
     assert run.metrics["RefreshFailed"] == 1
@@ -312,5 +357,23 @@ def test_no_part_of_a_token_is_in_the_output(invoke: Any) -> None:
         assert not any(piece in shown for piece in pieces)
 
 
-def test_botocore_never_logs_at_debug() -> None:
-    assert logging.getLogger("botocore").getEffectiveLevel() >= logging.INFO
+def test_botocore_does_not_log_replies_even_where_everything_else_logs_at_debug(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    assert logging.getLogger("qwen_token").isEnabledFor(logging.DEBUG)
+    assert not logging.getLogger("botocore.parsers").isEnabledFor(logging.DEBUG)
+
+
+def test_every_aws_client_has_the_timeouts_that_the_keeper_reckons_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    # Behind the cache: no client of another test, and none left to one.
+    edges = handler._edges.__wrapped__()
+    wanted: Any = AWS_CONFIG  # its options are not in botocore's types
+    for client in (edges.secrets(), edges.sns()):
+        config: Any = client.meta.config
+        assert config.connect_timeout == wanted.connect_timeout
+        assert config.read_timeout == wanted.read_timeout
+        assert config.retries == wanted.retries

@@ -1,7 +1,7 @@
 """One run of the keeper, as a table of scenarios, each with what is stored afterwards."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
@@ -38,11 +38,12 @@ class MemoryStore:
     pending: str | None = None
     before_promote: Callable[[], None] = lambda: None
     read_fails: QwenTokenError | None = None
+    promote_fails: QwenTokenError | None = None
 
-    def hold(self, held_token: Token) -> None:
-        """Put a token in, as a person does."""
+    def hold(self, held_token: Token, *, note: str = "") -> None:
+        """Put a token in, as a person does, with something of their own beside it."""
         version = f"v{len(self.versions) + 1}"
-        self.versions[version] = Held(held_token, version)
+        self.versions[version] = Held(held_token, version, f"{held_token.raw} {note}")
         self._move(version)
 
     def _move(self, version: str) -> None:
@@ -60,12 +61,22 @@ class MemoryStore:
 
     def stage(self, successor: Token, *, over: Held) -> Held:
         version = f"v{len(self.versions) + 1}"
-        self.versions[version] = replace(over, token=successor, version_id=version)
+        self.versions[version] = Held(successor, version, self._text(successor, over))
         self.pending = version
         return self.versions[version]
 
+    def adopt(self, candidate: Held, *, over: Held) -> Held:
+        if candidate.text == self._text(candidate.token, over):
+            return candidate
+        return self.stage(candidate.token, over=over)
+
+    def _text(self, successor: Token, over: Held) -> str:
+        return over.text.replace(over.token.raw, successor.raw)
+
     def promote(self, staged: Held, *, over: Held) -> Held:
         self.before_promote()
+        if self.promote_fails is not None:
+            raise self.promote_fails
         if self.current == over.version_id:
             self._move(staged.version_id)
         current = self.read()
@@ -86,10 +97,13 @@ class ScriptedClient:
     refuses: dict[Token, QwenTokenError] = field(default_factory=dict)
     calls: list[tuple[str, Token]] = field(default_factory=list)
     given: list[timedelta] = field(default_factory=list)
+    during_refresh: list[Callable[[], None]] = field(default_factory=list)
 
     def refresh(self, token: Token, *, within: timedelta) -> Token:
         self.calls.append(("refresh", token))
         self.given.append(within)
+        if self.during_refresh:
+            self.during_refresh.pop(0)()
         answer = self.refreshes[token]
         if isinstance(answer, QwenTokenError):
             raise answer
@@ -122,6 +136,16 @@ class Scene:
 OLD = token(left=2 * DAY)
 NEW = token(left=WEEK)
 NEWER = token(left=WEEK + DAY)
+
+
+def interrupt_once(scene: Scene, write: Callable[[], None]) -> None:
+    """Let another writer write just before the run's first promotion."""
+
+    def interrupt() -> None:
+        scene.store.before_promote = lambda: None
+        write()
+
+    scene.store.before_promote = interrupt
 
 
 @pytest.fixture
@@ -261,18 +285,122 @@ def test_a_faster_writer_wins_and_the_run_ends_well(scene: Scene) -> None:
     assert scene.store.current_token == NEWER
 
 
-def test_a_faster_writers_expired_token_is_kept_but_the_api_has_the_last_word(
+@pytest.mark.parametrize("left", [2 * DAY, -DAY], ids=["a stale", "an expired"])
+def test_a_faster_writers_token_that_is_due_itself_is_refreshed_in_the_same_run(
+    scene: Scene, left: timedelta
+) -> None:
+    due = token(left=left, jti="a login")
+    interrupt_once(scene, lambda: scene.store.hold(due))
+    scene.client.refreshes[due] = NEWER
+
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert scene.store.current_token == NEWER
+    assert [call for call in scene.client.calls if call[0] == "refresh"] == [
+        ("refresh", OLD),
+        ("refresh", due),
+    ]
+
+
+def test_a_faster_writers_dead_token_gives_way_to_the_one_that_this_run_staged(
     scene: Scene,
 ) -> None:
-    expired = token(left=-DAY)
-    scene.store.before_promote = lambda: scene.store.hold(expired)
-    scene.client.refuses[expired] = TokenRejectedError("dead")
-    scene.store.pending = None
+    dead = token(left=2 * DAY, jti="a login")
+    interrupt_once(scene, lambda: scene.store.hold(dead))
+    scene.client.refreshes[dead] = TokenRejectedError("dead")
 
-    with pytest.raises(TokenRejectedError) as caught:
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert scene.store.current_token == NEW
+
+
+def test_a_key_edited_beside_the_token_meanwhile_is_kept_and_the_token_refreshed_all_the_same(
+    scene: Scene,
+) -> None:
+    interrupt_once(scene, lambda: scene.store.hold(OLD, note="edited"))
+
+    report = scene.run()
+
+    assert report.outcome is Outcome.REFRESHED
+    assert report.held is not None
+    assert report.held.token == NEW
+    assert report.held.text.endswith(" edited")
+
+
+def test_a_run_that_other_writers_keep_overtaking_with_due_tokens_fails_in_the_end(
+    scene: Scene,
+) -> None:
+    due = [token(left=2 * DAY, jti=f"login {each}") for each in range(3)]
+    logins = iter(due)
+    scene.store.before_promote = lambda: scene.store.hold(next(logins))
+    scene.client.refreshes |= dict.fromkeys(due, NEW)
+
+    with pytest.raises(StoreError, match="another writer") as caught:
         scene.run()
 
-    assert caught.value.expires_at == expired.expires_at
+    assert caught.value.expires_at == due[1].expires_at
+    assert scene.store.current_token == due[1]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        pytest.param(TokenRejectedError("dead"), id="is rejected"),
+        pytest.param(UpstreamUnavailableError("down"), id="gets no answer"),
+        pytest.param(WrongAccountError("a guest"), id="is answered for another account"),
+        pytest.param(OLD, id="is echoed"),
+    ],
+)
+def test_a_login_while_the_api_is_asked_wins_whatever_becomes_of_the_old_token(
+    scene: Scene, failure: Token | QwenTokenError
+) -> None:
+    scene.client.refreshes[OLD] = failure
+    scene.client.during_refresh = [lambda: scene.store.hold(NEWER)]
+
+    report = scene.run()
+
+    assert report.outcome is Outcome.SUPERSEDED
+    assert scene.store.current_token == NEWER
+    assert scene.client.calls == [("refresh", OLD)]
+
+
+def test_a_stale_token_put_in_while_the_old_one_was_rejected_is_refreshed_in_the_same_run(
+    scene: Scene,
+) -> None:
+    due = token(left=2 * DAY, jti="a login")
+    scene.client.refreshes |= {OLD: TokenRejectedError("dead"), due: NEWER}
+    scene.client.during_refresh = [lambda: scene.store.hold(due)]
+
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert scene.store.current_token == NEWER
+
+
+def test_garbage_put_in_while_the_old_token_was_rejected_is_what_the_run_fails_with(
+    scene: Scene,
+) -> None:
+    def garble() -> None:
+        scene.store.read_fails = TokenMalformedError("no JWT")
+
+    scene.client.refreshes[OLD] = TokenRejectedError("dead")
+    scene.client.during_refresh = [garble]
+
+    with pytest.raises(TokenMalformedError) as caught:
+        scene.run()
+
+    assert caught.value.expires_at is None
+
+
+def test_a_store_that_fails_when_looked_at_again_does_not_hide_what_failed_first(
+    scene: Scene,
+) -> None:
+    def break_down() -> None:
+        scene.store.read_fails = StoreError("down")
+
+    scene.client.refreshes[OLD] = RateLimitedError("slow")
+    scene.client.during_refresh = [break_down]
+
+    with pytest.raises(RateLimitedError) as caught:
+        scene.run()
+
+    assert caught.value.expires_at == OLD.expires_at
 
 
 def test_what_replaced_the_token_meanwhile_and_is_none_fails_with_an_unknown_expiry(
@@ -372,6 +500,64 @@ def test_an_alternative_that_cannot_be_tried_stays_a_rejection_that_says_so() ->
         scene.run()
 
     assert scene.store.current_token == dead
+
+
+def test_an_alternative_that_cannot_be_tried_does_not_end_the_search() -> None:
+    scene = Scene()
+    staged, previous, dead = token(left=WEEK), token(left=6 * DAY), token(left=2 * DAY)
+    scene.store.hold(previous)
+    scene.store.hold(dead)
+    held = scene.store.read()
+    assert held is not None
+    scene.store.stage(staged, over=held)
+    scene.client.refreshes = {dead: TokenRejectedError("dead")}
+    scene.client.refuses = {staged: UpstreamUnavailableError("down")}
+
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert scene.store.current_token == previous
+
+
+def test_an_alternative_takes_over_the_current_versions_other_keys() -> None:
+    scene = Scene()
+    dead = token(left=2 * DAY)
+    scene.store.hold(NEW, note="as it was")
+    scene.store.hold(dead, note="as it is")
+    scene.client.refreshes = {dead: TokenRejectedError("dead")}
+
+    report = scene.run()
+
+    assert report.outcome is Outcome.REFRESHED
+    assert report.held is not None
+    assert report.held.text == f"{NEW.raw} as it is"
+
+
+@pytest.mark.parametrize("kind", [TokenMalformedError, TokenMissingError])
+def test_what_another_writer_put_in_during_a_recovery_is_what_the_run_fails_with(
+    kind: type[QwenTokenError],
+) -> None:
+    scene = Scene()
+    dead = token(left=2 * DAY)
+    scene.store.hold(NEW)
+    scene.store.hold(dead)
+    scene.client.refreshes = {dead: TokenRejectedError("dead")}
+    scene.store.promote_fails = kind("what is there now")
+
+    with pytest.raises(kind, match="what is there now"):
+        scene.run()
+
+
+def test_a_store_that_fails_during_a_recovery_stays_a_rejection_that_says_so() -> None:
+    scene = Scene()
+    dead = token(left=2 * DAY)
+    scene.store.hold(NEW)
+    scene.store.hold(dead)
+    scene.client.refreshes = {dead: TokenRejectedError("dead")}
+    scene.store.promote_fails = StoreError("throttled")
+
+    with pytest.raises(TokenRejectedError, match="throttled") as caught:
+        scene.run()
+
+    assert caught.value.expires_at == dead.expires_at
 
 
 # --- time -----------------------------------------------------------------------------------------

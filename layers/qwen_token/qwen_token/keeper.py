@@ -24,6 +24,8 @@ from .tokens import Token
 
 # What a run still has to do after its calls to Qwen: stage, promote, look who won, and alert.
 _RESERVE: Final = 4 * AWS_CALL_LIMIT
+# The second turn is for what another writer put in meanwhile, should that be due itself.
+_TURNS: Final = 2
 # Patience for one call to Qwen, its retries included, where the run has time to spare.
 _API_CALL_LIMIT: Final = timedelta(seconds=25)
 
@@ -51,6 +53,7 @@ class Store(Protocol):
 
     def read(self) -> Held | None: ...
     def stage(self, successor: Token, *, over: Held) -> Held: ...
+    def adopt(self, candidate: Held, *, over: Held) -> Held: ...
     def promote(self, staged: Held, *, over: Held) -> Held: ...
     def alternatives(self, *, to: Held) -> list[Held]: ...
 
@@ -90,23 +93,42 @@ class Keeper:
             return Report(Outcome.FRESH, held)
         if dry_run:
             return Report(Outcome.WOULD_REFRESH, held)
+        for _ in range(_TURNS):
+            outcome, held = self._turn(held)
+            if outcome is Outcome.REFRESHED or self._state(held) is TokenState.FRESH:
+                return Report(outcome, held)
+        error = StoreError("another writer keeps replacing the token by one that is due itself")
+        error.expires_at = held.token.expires_at
+        raise error
+
+    def _turn(self, held: Held) -> tuple[Outcome, Held]:
+        """Replace ``held``, and return what is current then: ours, or another writer's."""
         try:
             return self._refresh_or_recover(held)
         except (TokenShortLivedError, TokenMissingError, TokenMalformedError):
             # These speak of a version that is current by now, no longer of the one that was read.
             raise
         except QwenTokenError as error:
-            error.expires_at = error.expires_at or held.token.expires_at
-            raise
+            error.expires_at = held.token.expires_at
+            try:
+                current = self.store.read()
+            except StoreError:
+                # The owner is told what failed first.
+                current = None
+            if current is None or current.version_id == held.version_id:
+                raise
+            # Whatever became of the old token: somebody put in another one meanwhile.
+            return Outcome.SUPERSEDED, current
 
-    def _refresh_or_recover(self, held: Held) -> Report:
+    def _refresh_or_recover(self, held: Held) -> tuple[Outcome, Held]:
         try:
-            return self._refresh(held, over=held)
+            staged = self._successor(held, over=held)
         except TokenRejectedError as rejection:
             return self._recover(held, rejection)
+        return self._promote(staged, over=held)
 
-    def _refresh(self, source: Held, *, over: Held) -> Report:
-        """Trade ``source``'s token for a better one and put that in the place of ``over``."""
+    def _successor(self, source: Held, *, over: Held) -> Held:
+        """Trade ``source``'s token for a better one, staged to take the place of ``over``."""
         successor = self.client().refresh(source.token, within=self._api_time(calls=2))
         require_better(successor, than=source.token)
         # Staged before it is verified: should the API retire the old token as it issues the new
@@ -118,47 +140,47 @@ class Keeper:
             raise UpstreamUnexpectedError(
                 "the API refused the token that it had just issued"
             ) from error
-        return self._promote(staged, over=over)
+        return staged
 
-    def _promote(self, staged: Held, *, over: Held) -> Report:
+    def _promote(self, staged: Held, *, over: Held) -> tuple[Outcome, Held]:
         current = self.store.promote(staged, over=over)
-        if current.version_id == staged.version_id:
-            require_long_lived(staged.token, now=self.clock(), critical_before=self.critical_before)
-            return Report(Outcome.REFRESHED, staged)
-        if self._state(current) is TokenState.EXPIRED:
-            # Only the API can say that the other writer's token is dead.
-            try:
-                self.client().verify(current.token, within=self._api_time(calls=1))
-            except QwenTokenError as error:
-                error.expires_at = current.token.expires_at
-                raise
-        return Report(Outcome.SUPERSEDED, current)
+        if current.version_id != staged.version_id:
+            return Outcome.SUPERSEDED, current
+        require_long_lived(staged.token, now=self.clock(), critical_before=self.critical_before)
+        return Outcome.REFRESHED, staged
 
-    def _recover(self, held: Held, rejection: TokenRejectedError) -> Report:
+    def _recover(self, held: Held, rejection: TokenRejectedError) -> tuple[Outcome, Held]:
         """Look for a staged or previous token that still lives, before a person is called.
 
         Such a token is there when a run died between staging and promoting, or when something
         wrong was put in by hand.
         """
+        obstacle: QwenTokenError | None = None
         try:
             for candidate in self.store.alternatives(to=held):
                 if self._state(candidate) is TokenState.EXPIRED:
                     continue
                 try:
-                    return self._revive(candidate, over=held)
+                    staged = self._revive(candidate, over=held)
                 except (TokenRejectedError, TokenNotExtendedError, WrongAccountError):
                     continue
-        except (UpstreamError, StoreError) as error:
-            raise TokenRejectedError(
-                f"{rejection}; an earlier or staged token could not be tried: {error}"
-            ) from error
-        raise rejection
+                except UpstreamError as error:
+                    obstacle = error
+                    continue
+                return self._promote(staged, over=held)
+        except StoreError as error:
+            obstacle = error
+        if obstacle is None:
+            raise rejection
+        raise TokenRejectedError(
+            f"{rejection}; an earlier or staged token could not be tried: {obstacle}"
+        ) from obstacle
 
-    def _revive(self, candidate: Held, *, over: Held) -> Report:
-        if self._state(candidate) is TokenState.FRESH:
-            self.client().verify(candidate.token, within=self._api_time(calls=1))
-            return self._promote(candidate, over=over)
-        return self._refresh(candidate, over=over)
+    def _revive(self, candidate: Held, *, over: Held) -> Held:
+        if self._state(candidate) is not TokenState.FRESH:
+            return self._successor(candidate, over=over)
+        self.client().verify(candidate.token, within=self._api_time(calls=1))
+        return self.store.adopt(candidate, over=over)
 
     def _state(self, held: Held) -> TokenState:
         return assess(held.token, now=self.clock(), refresh_before=self.refresh_before)

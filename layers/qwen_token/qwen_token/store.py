@@ -29,16 +29,18 @@ AWS_CONFIG: Final = Config(
     retries={"mode": "standard", "total_max_attempts": 2},
 )
 # Two attempts of seven seconds, and the standard mode's wait (at most one second) between them.
+# With one address to connect to, that is: each further one that is silent costs two seconds more
+# in each attempt, and nothing bounds a name look-up.
 AWS_CALL_LIMIT: Final = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A version of the secret: its token, and the document around it (None: a bare token)."""
+    """A version of the secret: its token, and the value that it was read from."""
 
     token: Token
     version_id: str
-    document: Mapping[str, object] | None = field(default=None, repr=False)
+    text: str = field(repr=False)
 
 
 class SecretStore:
@@ -79,7 +81,16 @@ class SecretStore:
     def stage(self, successor: Token, *, over: Held) -> Held:
         """Write ``successor`` as a new version under QWEN_PENDING; readers do not see it yet."""
         with _translated("stage the new token"):
-            return self._write(successor, over.document, label=PENDING)
+            return self._write(successor, over=over.text, label=PENDING)
+
+    def adopt(self, candidate: Held, *, over: Held) -> Held:
+        """Return ``candidate`` if its value is what staging its token would write; else stage that.
+
+        An older version may hold the other keys as they were, or the token as it was pasted.
+        """
+        if candidate.text == _rendered(candidate.token, over=over.text):
+            return candidate
+        return self.stage(candidate.token, over=over)
 
     def put(self, token: Token) -> Held:
         """Make ``token`` current, whatever is there now: for people, who know what they do.
@@ -91,10 +102,10 @@ class SecretStore:
                 response = self._client.get_secret_value(
                     SecretId=self.secret_id, VersionStage=CURRENT
                 )
-                document = _json_object(response.get("SecretString", ""))
+                text = response.get("SecretString", "")
             except self._client.exceptions.ResourceNotFoundException:
-                document = None
-            return self._write(token, document, label=CURRENT)
+                text = ""
+            return self._write(token, over=text, label=CURRENT)
 
     def promote(self, staged: Held, *, over: Held) -> Held:
         """Move AWSCURRENT from ``over`` to ``staged``, and return what is current then.
@@ -134,12 +145,8 @@ class SecretStore:
             ]
         return sorted(found, key=lambda held: held.token.expires_at, reverse=True)
 
-    def _write(self, token: Token, document: Mapping[str, object] | None, *, label: str) -> Held:
-        text = token.raw
-        if document is not None:
-            expires_at = int(token.expires_at.timestamp())
-            document = {**document, "token": token.raw, "expires_at": expires_at}
-            text = json.dumps(document, ensure_ascii=False)
+    def _write(self, token: Token, *, over: str, label: str) -> Held:
+        text = _rendered(token, over=over)
         response = self._client.put_secret_value(
             SecretId=self.secret_id,
             # The same in each of botocore's attempts, so that a retry adds no version.
@@ -147,7 +154,7 @@ class SecretStore:
             SecretString=text,
             VersionStages=[label],
         )
-        return Held(token, response["VersionId"], document)
+        return Held(token, response["VersionId"], text)
 
     def _read_version(self, version_id: str) -> Held | None:
         response = self._client.get_secret_value(SecretId=self.secret_id, VersionId=version_id)
@@ -168,13 +175,24 @@ def _parse(text: str, version_id: str) -> Held:
     if document is None:
         if not text.strip():
             raise TokenMissingError("the secret's value is empty")
-        return Held(decode_token(text), version_id)
+        return Held(decode_token(text), version_id, text)
     token = document.get("token")
     if token is not None and not isinstance(token, str):
         raise TokenMalformedError("the key 'token' of the secret's JSON object is no string")
     if not token or not token.strip():
         raise TokenMissingError("the secret's JSON object has no key 'token', or an empty one")
-    return Held(decode_token(token), version_id, document)
+    return Held(decode_token(token), version_id, text)
+
+
+def _rendered(token: Token, *, over: str) -> str:
+    """Return the value that puts ``token`` in the place of the value ``over``, in its shape."""
+    document = _json_object(over)
+    if document is None:
+        return token.raw
+    expires_at = int(token.expires_at.timestamp())
+    return json.dumps(
+        {**document, "token": token.raw, "expires_at": expires_at}, ensure_ascii=False
+    )
 
 
 def _json_object(text: str) -> Mapping[str, object] | None:
