@@ -148,7 +148,7 @@ def test_a_live_token_verifies_and_an_answer_without_a_holder_does_not(
     client.verify(held, within=AMPLE)
 
     qwen.answer_with(scenarios.STRANGE_JSON)
-    with pytest.raises(UpstreamUnexpectedError, match="names no account"):
+    with pytest.raises(UpstreamUnexpectedError, match="no session"):
         client.verify(held, within=BRIEF)
 
 

@@ -13,6 +13,7 @@ from qwen_token import (
     QwenTokenError,
     RateLimitedError,
     Token,
+    TokenRejectedError,
     UpstreamBlockedError,
     UpstreamError,
     UpstreamUnavailableError,
@@ -242,6 +243,137 @@ def test_a_guest_is_known(seen: dict[str, str]) -> None:
     body = json.dumps({"id": ACCOUNT, "token": SUCCESSOR.raw, **seen}).encode()
     with wire(reply("200 OK", body)) as server, pytest.raises(WrongAccountError, match="guest"):
         refresh(server.base_url)
+
+
+def envelope(code: str | None) -> bytes:
+    """Return the newer API's way to fail; its status may be 200 all the same."""
+    data = {"details": "…"} if code is None else {"details": "…", "code": code}
+    return json.dumps({"success": False, "request_id": "r", "data": data}).encode()
+
+
+DETAIL = b'{"detail": "No."}'
+PROBLEM = b'{"type": "about:blank", "title": "Forbidden", "status": 403, "detail": "No."}'
+PROBLEM_JSON = "Content-Type: application/problem+json; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "header", "kind"),
+    [
+        pytest.param(status, body, header, kind, id=name)
+        for name, status, body, header, kind in [
+            ("the API's 401", 401, DETAIL, "", TokenRejectedError),
+            ("the API's 403", 403, b'{"detail": "Not authenticated"}', "", TokenRejectedError),
+            ("code unauthorized on 200", 200, envelope("unauthorized"), "", TokenRejectedError),
+            ("code unauthorized on 403", 403, envelope("unauthorized"), "", TokenRejectedError),
+            ("an unknown code on 401", 401, envelope("Expired"), "", TokenRejectedError),
+            ("no code on 401", 401, envelope(None), "", TokenRejectedError),
+            (
+                "an unknown code on an actual 401",
+                200,
+                envelope("Expired"),
+                "x-actual-status-code: 401",
+                TokenRejectedError,
+            ),
+            (
+                "the API's detail on an actual 401",
+                200,
+                DETAIL,
+                "x-actual-status-code: 401",
+                TokenRejectedError,
+            ),
+            ("code RateLimited on 403", 403, envelope("RateLimited"), "", RateLimitedError),
+            ("code RateLimited on 401", 401, envelope("RateLimited"), "", RateLimitedError),
+            ("an unknown code on 429", 429, envelope("Busy"), "", RateLimitedError),
+            ("another code on 403", 403, envelope("FeatureDisabled"), "", UpstreamUnexpectedError),
+            (
+                "another code on an actual 403",
+                200,
+                envelope("FeatureDisabled"),
+                "x-actual-status-code: 403",
+                UpstreamUnexpectedError,
+            ),
+            ("another code on 200", 200, envelope("FeatureDisabled"), "", UpstreamUnexpectedError),
+            ("an unknown code on 500", 500, envelope("Oops"), "", UpstreamUnavailableError),
+            ("a gateway's problem on 401", 401, PROBLEM, "", UpstreamUnexpectedError),
+            ("a gateway's problem on 403", 403, PROBLEM, "", UpstreamBlockedError),
+            (
+                "a gateway's brief problem on 403",
+                403,
+                DETAIL,
+                PROBLEM_JSON,
+                UpstreamBlockedError,
+            ),
+            (
+                "a detail that is no text on 401",
+                401,
+                b'{"detail": [1]}',
+                "",
+                UpstreamUnexpectedError,
+            ),
+            (
+                "a session on an actual 401",
+                200,
+                GOOD_BODY,
+                "x-actual-status-code: 401",
+                UpstreamUnexpectedError,
+            ),
+            (
+                "a page on an actual 503",
+                200,
+                b"<html>",
+                "x-actual-status-code: 503",
+                UpstreamUnavailableError,
+            ),
+            (
+                "a session in a redirect",
+                302,
+                GOOD_BODY,
+                "x-actual-status-code: 200",
+                UpstreamUnexpectedError,
+            ),
+            (
+                "the API's 401 under an actual 200",
+                401,
+                DETAIL,
+                "x-actual-status-code: 200",
+                TokenRejectedError,
+            ),
+        ]
+    ],
+)
+def test_dead_is_said_only_where_the_api_itself_said_so(
+    status: int, body: bytes, header: str, kind: type[QwenTokenError]
+) -> None:
+    answer = reply(f"{status} Status", body, *([header] if header else []))
+    with wire(answer) as server, pytest.raises(QwenTokenError) as caught:
+        refresh(server.base_url, within=timedelta(seconds=1.4))
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("ask", ["refresh", "verify"])
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ({"id": "mallory", "token": SUCCESSOR.raw}, WrongAccountError),
+        ({"id": None, "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+        ({"id": "", "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+        ({"id": 7, "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+        ({"token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+        ({"id": "error-1", "message": "come back later"}, UpstreamUnexpectedError),
+        ({"id": ACCOUNT, "token": None}, UpstreamUnexpectedError),
+        ({"role": "guest", "id": None}, WrongAccountError),
+    ],
+    ids=lambda value: json.dumps(list(value.items())[:1]) if isinstance(value, dict) else "",
+)
+def test_only_a_session_says_whose_the_token_is(
+    ask: str, answer: dict[str, object], kind: type[QwenTokenError]
+) -> None:
+    with (
+        wire(reply("200 OK", json.dumps(answer).encode())) as server,
+        pytest.raises(QwenTokenError) as caught,
+    ):
+        getattr(QwenClient(server.base_url), ask)(HELD, within=AMPLE)
+    assert type(caught.value) is kind
 
 
 def test_a_method_that_the_api_itself_does_not_allow_is_no_block() -> None:

@@ -61,8 +61,11 @@ _BACKOFF_MAX: Final = 4.0
 _RETRY_AFTER_MAX: Final = 10
 
 # What these mean depends on who says them: the API itself, or something in front of it.
-_UNAUTHORIZED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _TURNED_AWAY: Final = (HTTPStatus.FORBIDDEN, HTTPStatus.METHOD_NOT_ALLOWED)
+
+# RFC 9457's own, beside a "detail" that the API has as well.
+_PROBLEM_KEYS: Final = frozenset({"type", "title", "status"})
 
 # Alibaba Cloud's firewall, by its pages (and where they redirect to) and by its JSON answers.
 _CHALLENGE_PAGE_MARKS: Final = ("aliyun_waf_aa", "_____tmd_____")
@@ -87,13 +90,8 @@ class QwenClient:
             WrongAccountError: the API answered for another account, or for a guest.
             UpstreamError: one of its kinds; whether ``token`` is alive is unknown.
         """
-        answer = self._ask(token, within)
-        _require_holder(answer, of=token)
-        raw = answer.get("token")
-        if not isinstance(raw, str):
-            raise UpstreamUnexpectedError("the API's answer holds no token")
         try:
-            return decode_token(raw)
+            return decode_token(self._session_token(token, within))
         except TokenMalformedError as error:
             raise UpstreamUnexpectedError(f"the token in the API's answer: {error}") from error
 
@@ -102,22 +100,25 @@ class QwenClient:
 
         Raises: as ``refresh`` does.
         """
-        answer = self._ask(token, within)
-        _require_holder(answer, of=token)
-        if "id" not in answer:
-            raise UpstreamUnexpectedError("the API's answer names no account")
+        self._session_token(token, within)
 
-    def _ask(self, token: Token, within: timedelta) -> Mapping[str, object]:
-        return _read_answer(_exchange(self._url, token, seconds=within.total_seconds()))
-
-
-def _require_holder(answer: Mapping[str, object], *, of: Token) -> None:
-    """Check whom the API sees behind a token; an answer that names nobody passes."""
-    email = answer.get("email")
-    if answer.get("role") == "guest" or (isinstance(email, str) and email.endswith("@guest.com")):
-        raise WrongAccountError("the API sees a guest behind this token: it is not signed in")
-    if answer.get("id", of.account) != of.account:
-        raise WrongAccountError("the API sees another account behind this token")
+    def _session_token(self, token: Token, within: timedelta) -> str:
+        """Return the token of the session that the API sees behind ``token``, its account's own."""
+        answer = _read_answer(_exchange(self._url, token, seconds=within.total_seconds()))
+        email = answer.get("email")
+        if answer.get("role") == "guest" or (
+            isinstance(email, str) and email.endswith("@guest.com")
+        ):
+            raise WrongAccountError("the API sees a guest behind this token: it is not signed in")
+        account, raw = answer.get("id"), answer.get("token")
+        if not (isinstance(account, str) and account and isinstance(raw, str)):
+            # Other things have an id, too: only a session says whose the token is.
+            raise UpstreamUnexpectedError(
+                "the API's answer is no session: it has no 'id' or no 'token'"
+            )
+        if account != token.account:
+            raise WrongAccountError("the API sees another account behind this token")
+        return raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ class _Reply:
     """What came back over the wire, read in full."""
 
     status: int
+    media_type: str
     location: str
     # It may hold a token.
     body: bytes = field(repr=False)
@@ -252,17 +254,20 @@ def _send(url: str, token: Token, deadline: float) -> _Reply:
             allow_redirects=False,
             stream=True,
         ) as response:
-            # The site may say 200 and put what it means into a header of its own.
-            actual_status = response.headers.get("x-actual-status-code", "")
             return _Reply(
-                status=(
-                    int(actual_status)
-                    if _STATUS_SHAPE.fullmatch(actual_status)
-                    else response.status_code
-                ),
+                status=_actual_status(response),
+                media_type=response.headers.get("Content-Type", "").partition(";")[0].strip(),
                 location=response.headers.get("Location", ""),
                 body=_read_body(response, deadline),
             )
+
+
+def _actual_status(response: requests.Response) -> int:
+    """Return the status: the site may say 200, and put what it means into a header of its own."""
+    said = response.headers.get("x-actual-status-code", "")
+    if response.status_code == HTTPStatus.OK and _STATUS_SHAPE.fullmatch(said):
+        return int(said)
+    return response.status_code
 
 
 def _read_body(response: requests.Response, deadline: float) -> bytes:
@@ -287,14 +292,19 @@ def _read_answer(reply: _Reply) -> Mapping[str, object]:
     if _is_challenge(reply, document):
         raise UpstreamBlockedError(f"a firewall's challenge came in place of the API: {seen}")
     code = _failure_code(document)
-    is_the_apis = code is not None or isinstance(document.get("detail"), str)
-    if code == "unauthorized" or (is_the_apis and reply.status in _UNAUTHORIZED):
-        raise TokenRejectedError(f"the API refused the token: {seen}")
+    has_detail = _has_detail(reply, document)
     if code == "RateLimited" or reply.status == HTTPStatus.TOO_MANY_REQUESTS:
         raise RateLimitedError(f"the API asks to be called less often: {seen}")
+    # A 403 with a code is about what the code says; with a mere text it is about the token.
+    if (
+        code == "unauthorized"
+        or (code is not None and reply.status == HTTPStatus.UNAUTHORIZED)
+        or (has_detail and reply.status in _REFUSED)
+    ):
+        raise TokenRejectedError(f"the API refused the token: {seen}")
     if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise UpstreamUnavailableError(f"the API failed: {seen}")
-    if reply.status in _TURNED_AWAY and not is_the_apis:
+    if reply.status in _TURNED_AWAY and code is None and not has_detail:
         raise UpstreamBlockedError(f"something in front of the API refused the request: {seen}")
     if reply.status != HTTPStatus.OK or code is not None or not document:
         raise UpstreamUnexpectedError(f"not an answer of the API as it is known: {seen}")
@@ -317,6 +327,15 @@ def _failure_code(document: Mapping[str, object]) -> str | None:
     data = document.get("data")
     code = data.get("code") if isinstance(data, dict) else None
     return code if isinstance(code, str) else ""
+
+
+def _has_detail(reply: _Reply, document: Mapping[str, object]) -> bool:
+    """Say whether this is the API's older way to fail; gateways have a standard one like it."""
+    return (
+        isinstance(document.get("detail"), str)
+        and not _PROBLEM_KEYS & document.keys()
+        and reply.media_type.lower() != "application/problem+json"
+    )
 
 
 def _is_challenge(reply: _Reply, document: Mapping[str, object]) -> bool:
