@@ -51,9 +51,9 @@ def _edges() -> Edges:
     @cache
     def qwen(base_url: str) -> "Client":
         # Most runs meet a fresh token and ask nobody: they should not pay for importing requests.
-        from qwen_token.client import QwenClient  # noqa: PLC0415
+        from qwen_token.api import QwenApi  # noqa: PLC0415
 
-        return QwenClient(base_url)
+        return QwenApi(base_url)
 
     return Edges(
         environ=os.environ,

@@ -186,9 +186,9 @@ def _put(options: argparse.Namespace) -> int:
         secret_id, api_base_url = stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"]
     api_base_url = options.api_base_url or api_base_url
     if not options.no_check:
-        from .client import QwenClient  # noqa: PLC0415 - requests is slow to import
+        from .api import QwenApi  # noqa: PLC0415 - requests is slow to import
 
-        QwenClient(api_base_url).verify(token, within=_CHECK_TIME)
+        QwenApi(api_base_url).verify(token, within=_CHECK_TIME)
 
     held = SecretStore(_secrets_manager(session, secret_id), secret_id).put(token)
     document = {

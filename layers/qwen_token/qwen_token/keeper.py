@@ -59,7 +59,7 @@ class Store(Protocol):
 
 
 class Client(Protocol):
-    """The API; ``QwenClient`` says what each call promises."""
+    """The API; ``QwenApi`` says what each call promises."""
 
     def refresh(self, token: Token, *, within: timedelta) -> Token: ...
     def verify(self, token: Token, *, within: timedelta) -> None: ...

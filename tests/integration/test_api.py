@@ -16,7 +16,7 @@ from qwen_token import (
     WrongAccountError,
     decode_token,
 )
-from qwen_token.client import QwenClient
+from qwen_token.api import QwenApi
 from tests.localcloud import qwen as scenarios
 from tests.localcloud.qwen import SCENARIOS, FakeQwen, Scenario
 
@@ -83,7 +83,7 @@ def test_the_token_in_the_answer_is_returned(
 ) -> None:
     qwen.answer_with(scenario)
 
-    successor = QwenClient(qwen.base_url).refresh(held, within=AMPLE)
+    successor = QwenApi(qwen.base_url).refresh(held, within=AMPLE)
 
     assert successor.account == held.account
     assert qwen.read(successor.raw)
@@ -102,7 +102,7 @@ def test_a_failing_answer_has_its_class(
     qwen.answer_with(scenario)
 
     with pytest.raises(QwenTokenError) as caught:
-        QwenClient(qwen.base_url).refresh(held, within=BRIEF)
+        QwenApi(qwen.base_url).refresh(held, within=BRIEF)
 
     assert type(caught.value) is kind
     assert not any(piece in f"{caught.value!r}" for piece in held.raw.split("."))
@@ -121,7 +121,7 @@ def test_a_dead_token_is_rejected_whatever_its_expiry_says(
 ) -> None:
     assert callable(spoil)
     spoil(qwen, held)
-    client = QwenClient(qwen.base_url)
+    client = QwenApi(qwen.base_url)
     with pytest.raises(TokenRejectedError):
         client.refresh(held, within=BRIEF)
     with pytest.raises(TokenRejectedError):
@@ -131,20 +131,20 @@ def test_a_dead_token_is_rejected_whatever_its_expiry_says(
 def test_an_expired_token_is_rejected(qwen: FakeQwen) -> None:
     expired = decode_token(qwen.mint(lifetime=-timedelta(minutes=1)))
     with pytest.raises(TokenRejectedError):
-        QwenClient(qwen.base_url).refresh(expired, within=BRIEF)
+        QwenApi(qwen.base_url).refresh(expired, within=BRIEF)
 
 
 def test_a_token_of_another_server_is_rejected(qwen: FakeQwen) -> None:
     with FakeQwen() as other:
         foreign = decode_token(other.mint())
     with pytest.raises(TokenRejectedError):
-        QwenClient(qwen.base_url).refresh(foreign, within=BRIEF)
+        QwenApi(qwen.base_url).refresh(foreign, within=BRIEF)
 
 
 def test_a_live_token_verifies_and_an_answer_without_a_holder_does_not(
     qwen: FakeQwen, held: Token
 ) -> None:
-    client = QwenClient(qwen.base_url)
+    client = QwenApi(qwen.base_url)
     client.verify(held, within=AMPLE)
 
     qwen.answer_with(scenarios.STRANGE_JSON)
@@ -160,12 +160,12 @@ def test_a_token_that_belongs_to_somebody_else_does_not_verify(
 ) -> None:
     qwen.answer_with(scenario)
     with pytest.raises(WrongAccountError):
-        QwenClient(qwen.base_url).verify(held, within=BRIEF)
+        QwenApi(qwen.base_url).verify(held, within=BRIEF)
 
 
 def test_what_passes_within_the_time_is_outlived(qwen: FakeQwen, held: Token) -> None:
     qwen.answer_with(
         scenarios.RATE_LIMITED_RETRY_AFTER, scenarios.BREAKS_OFF, scenarios.MINTS_NEWER_CLAIMS
     )
-    QwenClient(qwen.base_url).refresh(held, within=AMPLE)
+    QwenApi(qwen.base_url).refresh(held, within=AMPLE)
     assert len(qwen.requests) == 3

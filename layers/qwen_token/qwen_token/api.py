@@ -72,7 +72,7 @@ _CHALLENGE_PAGE_MARKS: Final = ("aliyun_waf_aa", "_____tmd_____")
 _CHALLENGE_CODES: Final = ("FAIL_SYS_USER_VALIDATE", "RGV587_ERROR")
 
 
-class QwenClient:
+class QwenApi:
     """Asks ``GET {base_url}/api/v1/auths/`` with a token as bearer.
 
     No redirect is followed, a body over 1 MiB is refused, and a call ends within the time that it

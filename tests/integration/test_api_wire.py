@@ -20,7 +20,7 @@ from qwen_token import (
     UpstreamUnexpectedError,
     WrongAccountError,
 )
-from qwen_token.client import QwenClient
+from qwen_token.api import QwenApi
 from tests.minting import ACCOUNT, token
 from tests.wire import Script, raw, reply, wire
 
@@ -32,7 +32,7 @@ GOOD = reply("200 OK", GOOD_BODY, "Content-Type: application/json")
 
 
 def refresh(base_url: str, *, within: timedelta = AMPLE) -> Token:
-    return QwenClient(base_url).refresh(HELD, within=within)
+    return QwenApi(base_url).refresh(HELD, within=within)
 
 
 def failure(*scripts: Script, within: timedelta = AMPLE) -> QwenTokenError:
@@ -372,7 +372,7 @@ def test_only_a_session_says_whose_the_token_is(
         wire(reply("200 OK", json.dumps(answer).encode())) as server,
         pytest.raises(QwenTokenError) as caught,
     ):
-        getattr(QwenClient(server.base_url), ask)(HELD, within=AMPLE)
+        getattr(QwenApi(server.base_url), ask)(HELD, within=AMPLE)
     assert type(caught.value) is kind
 
 
