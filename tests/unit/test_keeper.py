@@ -122,7 +122,7 @@ class Scene:
     client: ScriptedClient = field(default_factory=ScriptedClient)
     time_left: timedelta = timedelta(seconds=120)
 
-    def run(self, *, force: bool = False, dry_run: bool = False) -> Report:
+    def run(self, **options: bool) -> Report:
         return Keeper(
             store=self.store,
             client=lambda: self.client,
@@ -130,7 +130,7 @@ class Scene:
             time_left=lambda: self.time_left,
             refresh_before=3 * DAY,
             critical_before=DAY,
-        ).run(force=force, dry_run=dry_run)
+        ).run(**options)
 
 
 OLD = token(left=2 * DAY)
@@ -247,6 +247,7 @@ def test_a_new_token_refused_at_verify_says_nothing_about_the_old_one(scene: Sce
     with pytest.raises(UpstreamUnexpectedError) as caught:
         scene.run()
 
+    assert str(caught.value) == "the API refused the token that it had just issued"
     assert caught.value.expires_at == OLD.expires_at
     assert scene.store.current_token == OLD
     assert scene.store.pending == "v2"
@@ -333,7 +334,7 @@ def test_a_run_that_other_writers_keep_overtaking_with_due_tokens_fails_in_the_e
     scene.store.before_promote = lambda: scene.store.hold(next(logins))
     scene.client.refreshes |= dict.fromkeys(due, NEW)
 
-    with pytest.raises(StoreError, match="another writer") as caught:
+    with pytest.raises(StoreError, match=r"^another writer keeps .* due itself$") as caught:
         scene.run()
 
     assert caught.value.expires_at == due[1].expires_at
@@ -517,6 +518,26 @@ def test_an_alternative_that_cannot_be_tried_does_not_end_the_search() -> None:
     assert scene.store.current_token == previous
 
 
+@pytest.mark.parametrize(
+    "kind", [TokenRejectedError, WrongAccountError], ids=["dead too", "another account's"]
+)
+def test_an_alternative_that_is_no_good_does_not_end_the_search(
+    kind: type[QwenTokenError],
+) -> None:
+    scene = Scene()
+    staged, previous, dead = token(left=WEEK), token(left=6 * DAY), token(left=2 * DAY)
+    scene.store.hold(previous)
+    scene.store.hold(dead)
+    held = scene.store.read()
+    assert held is not None
+    scene.store.stage(staged, over=held)
+    scene.client.refreshes = {dead: TokenRejectedError("dead")}
+    scene.client.refuses = {staged: kind("no good")}
+
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert scene.store.current_token == previous
+
+
 def test_an_alternative_takes_over_the_current_versions_other_keys() -> None:
     scene = Scene()
     dead = token(left=2 * DAY)
@@ -569,6 +590,18 @@ def test_a_call_to_the_api_gets_no_more_time_than_the_run_can_spare(scene: Scene
     scene.run()
 
     # A minute stays for storing and for the alert; the rest is shared by what is still to come.
+    assert scene.client.given == [timedelta(seconds=10), timedelta(seconds=20)]
+
+
+def test_an_alternative_is_verified_within_the_time_too() -> None:
+    scene = Scene(time_left=timedelta(seconds=80))
+    dead = token(left=2 * DAY)
+    scene.store.hold(NEW)
+    scene.store.hold(dead)
+    scene.client.refreshes = {dead: TokenRejectedError("dead")}
+
+    scene.run()
+
     assert scene.client.given == [timedelta(seconds=10), timedelta(seconds=20)]
 
 

@@ -57,7 +57,7 @@ def test_a_token_that_expires_later_is_better() -> None:
 
 def test_an_echo_is_no_better() -> None:
     held = token(left=DAY)
-    with pytest.raises(TokenNotExtendedError, match="echoed"):
+    with pytest.raises(TokenNotExtendedError, match=r"^the API echoed .* unchanged$"):
         require_better(token(left=DAY), than=held)
 
 
@@ -74,8 +74,9 @@ def test_a_token_that_expires_earlier_is_no_better() -> None:
 
 
 def test_another_accounts_token_is_no_better_however_long_it_lives() -> None:
-    with pytest.raises(WrongAccountError):
+    with pytest.raises(WrongAccountError) as caught:
         require_better(token(left=30 * DAY, account="mallory"), than=token(left=DAY))
+    assert str(caught.value) == "the API answered with a token of another account"
 
 
 def test_a_stored_token_that_lives_exactly_the_critical_time_is_long_lived() -> None:
@@ -87,6 +88,10 @@ def test_a_stored_token_that_lives_less_is_reported_with_its_own_expiry() -> Non
     with pytest.raises(TokenShortLivedError) as caught:
         require_long_lived(stored, now=NOW, critical_before=DAY)
     assert caught.value.expires_at == stored.expires_at
+    assert str(caught.value) == (
+        "the new token was stored, but it expires at 2026-11-24T12:15:00+00:00 already: less than "
+        "1 day, 0:00:00 from now"
+    )
 
 
 @pytest.mark.parametrize(

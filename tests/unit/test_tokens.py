@@ -51,6 +51,7 @@ def test_the_account_is_the_subject_where_there_is_no_id() -> None:
         pytest.param("Bearer {}", id="with Bearer"),
         pytest.param("bearer   {}", id="with a small bearer"),
         pytest.param('"Bearer {}"', id="with Bearer inside quotes"),
+        pytest.param("Bearer '{}'", id="in quotes after Bearer"),
         pytest.param("Authorization: Bearer {}", id="as the whole header"),
         pytest.param("token={}", id="as a cookie"),
         pytest.param("cna=abc; token={}; ssxmod_itna=1-x", id="as one cookie of several"),
@@ -74,6 +75,7 @@ def test_what_people_paste_is_accepted(paste: str) -> None:
         pytest.param([EXP], id="a list"),
         pytest.param(-1, id="before 1970"),
         pytest.param(946684799, id="the last second of 1999"),
+        pytest.param(253402300800, id="the first second of 10000"),
         pytest.param(EXP * 1000, id="milliseconds"),
         pytest.param(10**400, id="beyond any float"),
     ],
@@ -135,6 +137,38 @@ def test_what_is_no_token_is_refused_without_quoting_it(value: str) -> None:
     for fragment in value.split("."):
         if len(fragment) >= 8:
             assert fragment not in str(caught.value)
+
+
+EXPIRY_RULE = (
+    "expiry: the claim 'exp' must be a number of seconds since 1970, in the years 2000 to 9999"
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a.b", "the value is not a JWT: 3 characters in 2 dot-separated part(s)"),
+        ("password", "the value is not a JWT: 8 characters in 1 dot-separated part(s)"),
+        ("a.b.c", "the value looks like a JWT, but its parts cannot be decoded"),
+        (unsigned({"id": ACCOUNT}), f"the token has no {EXPIRY_RULE}"),
+        (unsigned({"id": ACCOUNT, "exp": None}), f"the token has no {EXPIRY_RULE}"),
+        (unsigned({"id": ACCOUNT, "exp": "soon"}), f"the token has an unusable {EXPIRY_RULE}"),
+        (
+            unsigned({"exp": EXP}),
+            "the token names no account: neither the claim 'id' nor 'sub'",
+        ),
+    ],
+    ids=["two parts", "one part", "no base64", "no exp", "a null exp", "a text exp", "no account"],
+)
+def test_a_refusal_says_what_is_wrong_with_the_value(value: str, message: str) -> None:
+    with pytest.raises(TokenMalformedError) as caught:
+        decode_token(value)
+    assert str(caught.value) == message
+
+
+def test_a_second_prefix_is_no_part_of_what_people_paste() -> None:
+    with pytest.raises(TokenMalformedError):
+        decode_token(f"Bearer Bearer {mint({'id': ACCOUNT, 'exp': EXP})}")
 
 
 @given(st.text() | st.builds(unsigned, st.recursive(st.none() | st.floats() | st.text(), st.lists)))

@@ -159,7 +159,8 @@ class Keeper:
         try:
             for candidate in self.store.alternatives(to=held):
                 if self._state(candidate) is TokenState.EXPIRED:
-                    continue
+                    # So are those after it: the one that lives longest comes first.
+                    break
                 try:
                     staged = self._revive(candidate, over=held)
                 except (TokenRejectedError, TokenNotExtendedError, WrongAccountError):

@@ -15,7 +15,7 @@ from .errors import TokenMalformedError
 _JWT_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _COOKIE: Final = re.compile(r"""(?:^|[;\s])token=["']?([^;\s"']+)""")
 _PREFIX: Final = re.compile(
-    r"(?:authorization\s*:\s*)?bearer\s+|authorization\s*:\s*", re.IGNORECASE
+    r"\A(?:(?:authorization\s*:\s*)?bearer\s+|authorization\s*:\s*)", re.IGNORECASE
 )
 # What surrounds a copied value; the last are typographic quotes, a byte order mark and a
 # zero-width space.
@@ -76,8 +76,7 @@ def decode_token(text: str) -> Token:
 
 
 def _unwrap(text: str) -> str:
-    value = text.strip(_SURROUNDINGS)
-    value = _PREFIX.sub("", value, count=1) if _PREFIX.match(value) else value
+    value = _PREFIX.sub("", text.strip(_SURROUNDINGS))
     if cookie := _COOKIE.search(value):
         value = cookie[1]
     return value.strip(_SURROUNDINGS)
