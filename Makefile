@@ -95,10 +95,14 @@ e2e: setup ## tests of the deployed stack, on the embedded AWS
 bench: setup build .tools/lambda/ready ## cold start, calls and size, against a bare boto3 handler
 	.venv/bin/python -m tests.bench $(ARGS)
 
+.PHONY: mutants
+mutants: setup .tools/mutation/ready ## break the core in every known way: does a test notice? (ARGS=keeper)
+	@.venv/bin/python -m tests.mutation $(ARGS)
+
 .PHONY: requirements
 requirements: $(UV) ## upgrade every pinned requirement
 	for name in layers/qwen_token/requirements requirements/dev requirements/sam requirements/cloud \
-		requirements/lambda; do $(COMPILE) --python-version 3.13 $$name.in -o $$name.txt || exit 1; done
+		requirements/lambda requirements/mutation; do $(COMPILE) --python-version 3.13 $$name.in -o $$name.txt || exit 1; done
 	$(COMPILE) --python-version 3.9 requirements/uv.in -o requirements/uv.txt
 # No index's address: people have their own.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(CURDIR)/$(UV) pip compile --quiet --upgrade \
@@ -106,7 +110,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(CURDIR)/$(UV) pip comp
 
 .PHONY: clean
 clean: ## remove what was built or installed here
-	rm -rf .aws-sam .tools .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .aws-sam .mutation .tools .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 
 .PHONY: setup
 setup: .venv/ready .tools/sam/ready .tools/cloud/ready

@@ -1,0 +1,1 @@
+"""Mutation testing: does any test notice when a line of the core is broken?"""

@@ -1,0 +1,193 @@
+"""Break the core in every way that mutmut knows, and say which of the breaks no test noticed.
+
+``survivors.toml`` explains those that may stay: mutants that behave like the original. Any other
+survivor makes the exit code 1.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+_ROOT: Final = Path(__file__).parents[2]
+_PYTHON: Final = str(_ROOT / ".tools/mutation/bin/python")
+# Mutants are told apart by their modules' names, so the package has to lie at the top here.
+_WORK: Final = _ROOT / ".mutation"
+_EXPLAINED: Final = Path(__file__).with_name("survivors.toml")
+
+_MODULES: Final = ("policy", "tokens", "keeper", "store", "api")
+# Those that need nothing started: each mutant is a run of its own.
+_TESTS: Final = (
+    "tests/unit/test_policy.py",
+    "tests/unit/test_tokens.py",
+    "tests/unit/test_keeper.py",
+    "tests/unit/test_handler.py",
+    "tests/integration/test_api.py",
+    "tests/integration/test_api_wire.py",
+    "tests/integration/test_store_answers.py",
+)
+_PROGRESS: Final = re.compile(r"(\d+)/(\d+)  ")
+_NAME: Final = re.compile(r"qwen_token\.(\w+)\.(?:x_|xǁ\w+ǁ)(\w+)__mutmut_\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A break of one line, and what became of it."""
+
+    name: str
+    status: str
+
+    @property
+    def module(self) -> str:
+        """The module that it breaks."""
+        return self._parts()[1]
+
+    @property
+    def function(self) -> str:
+        """The function or method that it breaks."""
+        return self._parts()[2]
+
+    def _parts(self) -> re.Match[str]:
+        parts = _NAME.fullmatch(self.name)
+        assert parts is not None, self.name
+        return parts
+
+
+def main() -> int:
+    """Run the mutants of the modules asked for, print the score, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(_MODULES)}")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="default: all cores")
+    options = parser.parse_args()
+    modules = options.modules or _MODULES
+    if unknown := set(modules) - set(_MODULES):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(_MODULES)}")
+
+    console = Console(highlight=False)
+    _lay_out(modules)
+    _run(console, options.workers)
+    mutants = list(_results())
+    explained = {
+        (each["module"], each["function"], each["line"])
+        for each in tomllib.loads(_EXPLAINED.read_text("utf-8")).get("survivor", [])
+    }
+    unnoticed: list[tuple[Mutant, str]] = []
+    counts: dict[str, Counter[str]] = {module: Counter() for module in modules}
+    for mutant in mutants:
+        fate = mutant.status
+        if fate not in {"killed", "timeout"}:
+            line = _broken_line(mutant)
+            if (mutant.module, mutant.function, line) in explained:
+                fate = "explained"
+            else:
+                unnoticed.append((mutant, line))
+                fate = "unnoticed"
+        counts[mutant.module][fate] += 1
+    _print(console, counts, unnoticed)
+    return 1 if unnoticed or not mutants else 0
+
+
+def _lay_out(modules: Sequence[str]) -> None:
+    shutil.rmtree(_WORK, ignore_errors=True)
+    _WORK.mkdir()
+    leave = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(_ROOT / "layers/qwen_token/qwen_token", _WORK / "qwen_token", ignore=leave)
+    for folder in ("functions", "tests"):
+        shutil.copytree(_ROOT / folder, _WORK / folder, ignore=leave)
+    listed = [f'"qwen_token/{module}.py"' for module in modules]
+    tests = [f'"{test}"' for test in _TESTS]
+    (_WORK / "pyproject.toml").write_text(
+        f"""\
+[tool.mutmut]
+source_paths = ["qwen_token"]
+only_mutate = [{", ".join(listed)}]
+also_copy = ["functions"]
+pytest_add_cli_args_test_selection = [{", ".join(tests)}]
+pytest_add_cli_args = ["-p", "no:cacheprovider"]
+use_git_change_detection = false
+timeout_multiplier = 4.0
+
+[tool.pytest.ini_options]
+pythonpath = [".", "functions/refresh"]
+filterwarnings = ["error"]
+""",
+        "utf-8",
+    )
+
+
+def _run(console: Console, workers: int) -> None:
+    """Run mutmut to its end; its own line of progress is shown on a terminal."""
+    command = [_PYTHON, "-m", "mutmut", "run", "--max-children", str(workers)]
+    with (
+        subprocess.Popen(  # noqa: S603 - our own words
+            command, cwd=_WORK, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+        console.status("mutants: laying out, and running the tests once") as status,
+    ):
+        assert process.stdout is not None
+        output = ""
+        # Universal newlines: each of mutmut's carriage returns ends a line here.
+        for line in process.stdout:
+            output = f"{output}{line}"[-4000:]
+            if seen := _PROGRESS.search(line):
+                status.update(f"mutants: {seen[1]} of {seen[2]}")
+    if process.returncode:
+        sys.exit(f"mutmut ended with exit code {process.returncode}:\n{output}")
+
+
+def _results() -> Iterator[Mutant]:
+    for line in _mutmut("results", "--all", "true").splitlines():
+        name, _, status = line.strip().partition(": ")
+        if _NAME.fullmatch(name):
+            yield Mutant(name, status)
+
+
+def _broken_line(mutant: Mutant) -> str:
+    """Return the line as the mutant has it."""
+    diff = _mutmut("show", mutant.name).splitlines()
+    added = [line[1:].strip() for line in diff if line.startswith("+") and line[:3] != "+++"]
+    return " ".join(added)
+
+
+def _mutmut(*arguments: str) -> str:
+    done = subprocess.run(  # noqa: S603 - our own words
+        [_PYTHON, "-m", "mutmut", *arguments],
+        cwd=_WORK,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def _print(
+    console: Console,
+    counts: dict[str, Counter[str]],
+    unnoticed: list[tuple[Mutant, str]],
+) -> None:
+    table = Table("Module", title="Mutants", title_justify="left")
+    for heading in ("Mutants", "Noticed", "Explained", "Unnoticed"):
+        table.add_column(heading, justify="right")
+    for module, fates in [*counts.items(), ("all", sum(counts.values(), Counter()))]:
+        noticed = fates["killed"] + fates["timeout"]
+        row = (fates.total(), noticed, fates["explained"], fates["unnoticed"])
+        table.add_row(module, *map(str, row))
+    console.print(table)
+    for mutant, line in unnoticed:
+        console.print(f"{mutant.module}.{mutant.function}  [dim]{mutant.name}[/dim]")
+        console.print(f"    {line}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
