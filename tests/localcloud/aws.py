@@ -281,7 +281,15 @@ class Cloud:
         return self.session.client("sqs", endpoint_url=self.endpoint)
 
     def reader_of(self, policy_arn: str) -> "SecretsManagerClient":
-        """Return the client of a new role that has this one policy and nothing else."""
+        """Return the client of a new role that has this one policy and nothing else.
+
+        Its calls go through the relay, as the functions' do.
+        """
+        session = self.session_of_role_with(policy_arn)
+        return session.client("secretsmanager", endpoint_url=self.relay.url)
+
+    def session_of_role_with(self, policy_arn: str) -> boto3.Session:
+        """Return a session of a new role that has this one policy and nothing else."""
         iam = self.session.client("iam", endpoint_url=self.endpoint)
         trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
         role = iam.create_role(
@@ -293,7 +301,7 @@ class Cloud:
         assumed = sts.assume_role(RoleArn=role["Arn"], RoleSessionName="reader")["Credentials"]
         return self.session_with(
             assumed["AccessKeyId"], assumed["SecretAccessKey"], assumed["SessionToken"]
-        ).client("secretsmanager", endpoint_url=self.endpoint)
+        )
 
 
 def _sam(arguments: Sequence[str | Path], exports: Mapping[str, str]) -> None:

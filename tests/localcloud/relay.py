@@ -16,7 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 from urllib.parse import parse_qs
 
-_SIGNED_FOR: Final = re.compile(r"Credential=[^/]+/\d{8}/[^/]+/(?P<service>[^/]+)/aws4_request")
+_SIGNED_FOR: Final = re.compile(
+    r"Credential=(?P<key_id>[^/]+)/\d{8}/[^/]+/(?P<service>[^/]+)/aws4_request"
+)
+# What the calls of each service name their resource with.
+_RESOURCE_FIELDS: Final = ("SecretId", "TopicArn")
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 _TIMEOUT: Final = 60.0
 
@@ -45,6 +49,15 @@ class Email:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """A permission that was used: whose key signed the call, what it did, and to what."""
+
+    key_id: str
+    action: str
+    resource: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Call:
     operation: str
     headers: Mapping[str, str]
@@ -52,10 +65,14 @@ class _Call:
 
 
 class Relay:
-    """The relay of one cloud. ``calls`` are named as in an IAM policy: ``sns:Publish``."""
+    """The relay of one cloud. ``calls`` are named as in an IAM policy: ``sns:Publish``.
+
+    ``uses`` are the permissions that these calls took, each once.
+    """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.uses: set[Use] = set()
         self.emails: list[Email] = []
         self._interference: dict[str, Refusal | Loss] = {}
         self._port = 0
@@ -91,6 +108,7 @@ class Relay:
     def answer(self, call: _Call, send: "_Handler") -> None:
         """Remember the call; pass it on, or do to it what was asked for."""
         self.calls.append(call.operation)
+        self.uses.add(_use(call))
         how = self._interference.get(call.operation)
         if isinstance(how, Refusal):
             send.reply(how.status, *_refuse(call, how))
@@ -156,6 +174,16 @@ def _operation(headers: Mapping[str, str], body: bytes, path: str) -> str:
     if action := parse_qs(body.decode(errors="replace")).get("Action"):
         return f"{service}:{action[0]}"
     return f"{service}:{path}"
+
+
+def _use(call: _Call) -> Use:
+    signed_for = _SIGNED_FOR.search(call.headers.get("Authorization", ""))
+    if "X-Amz-Target" in call.headers:
+        fields = json.loads(call.body)
+    else:
+        fields = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
+    resource = next((fields[name] for name in _RESOURCE_FIELDS if name in fields), "*")
+    return Use(signed_for["key_id"] if signed_for else "unsigned", call.operation, resource)
 
 
 def _refuse(call: _Call, refusal: Refusal) -> tuple[Mapping[str, str], bytes]:

@@ -597,11 +597,21 @@ def test_without_a_customer_key_no_key_is_mentioned(logical_id: str) -> None:
     ]
 
 
-def test_only_this_accounts_scheduler_may_take_the_schedules_role() -> None:
+def test_only_schedules_of_this_account_region_and_group_may_take_the_schedules_role() -> None:
     (trust,) = RESOURCES["ScheduleRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    group = (
+        "arn:${AWS::Partition}:scheduler:${AWS::Region}:${AWS::AccountId}:schedule-group/default"
+    )
 
     assert trust["Principal"] == {"Service": "scheduler.amazonaws.com"}
-    assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+    assert trust["Condition"] == {
+        "StringEquals": {
+            "aws:SourceAccount": {"Ref": "AWS::AccountId"},
+            "aws:SourceArn": {"Fn::Sub": group},
+        }
+    }
+    timer = RESOURCES["RefreshFunction"]["Properties"]["Events"]["Timer"]
+    assert "GroupName" not in timer["Properties"], "a schedule without one is in the default group"
 
 
 # ── Alerts ──────────────────────────────────────────────────────────────────────────────────────

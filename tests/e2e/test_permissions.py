@@ -1,0 +1,250 @@
+"""Least privilege, in both directions: what is used is granted, and what is granted is used.
+
+Used is what the relay saw the deployed code do, in this session's other tests (they come first)
+and in the runs here, which take every path to AWS there is. Granted is what the deployed roles
+hold in the emulator's IAM, with every name and ARN resolved.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+from urllib.parse import unquote
+
+import boto3
+import botocore.session
+import pytest
+
+from tests.e2e.conftest import Deployed
+from tests.localcloud import qwen as scenarios
+from tests.localcloud.aws import REGION, Cloud
+from tests.localcloud.stack import Stack
+
+DAY = timedelta(days=1)
+
+# Granted, and never seen here: each is a call that AWS makes in the role's name.
+UNSEEN = {
+    "logs:CreateLogStream": "Lambda writes the function's log; the emulator does so by itself",
+    "logs:PutLogEvents": "Lambda writes the function's log; the emulator does so by itself",
+    "kms:Decrypt": "Secrets Manager calls KMS for whoever reads; the emulator's encrypts nothing",
+    "kms:GenerateDataKey": "Secrets Manager calls KMS for whoever writes; the same",
+    "lambda:InvokeFunction": "EventBridge Scheduler takes the role; the emulator's invokes as root",
+}
+
+type Permission = tuple[str, str]
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def permissions(statements: list[Any]) -> set[Permission]:
+    return {
+        (action, resource)
+        for statement in statements
+        for action in as_list(statement["Action"])
+        for resource in as_list(statement["Resource"])
+    }
+
+
+def without_unseen(granted: set[Permission]) -> set[Permission]:
+    return {(action, resource) for action, resource in granted if action not in UNSEEN}
+
+
+class Iam:
+    """A stack's roles and policies, as they were deployed."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._client: Any = stack.cloud.session.client("iam", endpoint_url=stack.cloud.endpoint)
+        self._stack = stack
+
+    def role(self, logical_id: str) -> Any:
+        return self._client.get_role(RoleName=self._stack.resources()[logical_id])["Role"]
+
+    def trust(self, logical_id: str) -> list[Any]:
+        return list(_document(self.role(logical_id)["AssumeRolePolicyDocument"])["Statement"])
+
+    def statements(self, logical_id: str) -> list[Any]:
+        """Return all that a role allows, from wherever it has it."""
+        name = self.role(logical_id)["RoleName"]
+        attached = self._client.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
+        assert attached == [], "the template writes down itself what its roles may do"
+        return [
+            statement
+            for policy in self._client.list_role_policies(RoleName=name)["PolicyNames"]
+            for statement in _document(
+                self._client.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
+            )["Statement"]
+        ]
+
+    def reader_statements(self) -> list[Any]:
+        arn = self._stack.outputs["ReaderPolicyArn"]
+        version = self._client.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+        found = self._client.get_policy_version(PolicyArn=arn, VersionId=version)
+        return list(_document(found["PolicyVersion"]["Document"])["Statement"])
+
+    def allowed(self, logical_id: str, actions: list[str], resource: str) -> set[Permission]:
+        """Return what IAM says that a role may do to ``resource``, of all ``actions``."""
+        results = self._client.simulate_principal_policy(
+            PolicySourceArn=self.role(logical_id)["Arn"],
+            ActionNames=actions,
+            ResourceArns=[resource],
+        )["EvaluationResults"]
+        assert len(results) == len(actions)
+        return {
+            (result["EvalActionName"], resource)
+            for result in results
+            if result["EvalDecision"] == "allowed"
+        }
+
+
+def _document(found: Any) -> Mapping[str, Any]:
+    document: Mapping[str, Any] = json.loads(unquote(found)) if isinstance(found, str) else found
+    return document
+
+
+def key_id(session: boto3.Session) -> str:
+    credentials = session.get_credentials()
+    assert credentials is not None
+    assert credentials.access_key is not None
+    return credentials.access_key
+
+
+@pytest.fixture(name="used")
+def _used(deployed: Deployed) -> set[Permission]:
+    """Return what the function has done: in this session so far, and on each of its paths."""
+    relay = deployed.stack.cloud.relay
+    earlier = set(relay.uses)
+    relay.uses.clear()
+    deployed.hold(5 * DAY)
+    assert deployed.stack.invoke().result is not None, "reads"
+    deployed.hold(2 * DAY)
+    assert deployed.stack.invoke().result is not None, "reads, stages and promotes"
+    deployed.hold(2 * DAY)
+    deployed.qwen.answer_with(scenarios.TOKEN_DEAD)
+    assert deployed.stack.invoke().error is not None, "looks for other versions, and publishes"
+    [function] = {use.key_id for use in relay.uses}
+    relay.uses |= earlier
+    return {(use.action, use.resource) for use in relay.uses if use.key_id == function}
+
+
+def test_the_function_uses_what_it_is_granted_and_is_granted_what_it_uses(
+    deployed: Deployed, used: set[Permission]
+) -> None:
+    granted = permissions(Iam(deployed.stack).statements("RefreshFunctionRole"))
+
+    assert used == without_unseen(granted)
+    assert {action for action, _ in granted - used} <= UNSEEN.keys()
+
+
+def test_the_function_may_do_nothing_else_to_anything(deployed: Deployed) -> None:
+    stack = deployed.stack
+    log_group = f"arn:aws:logs:{REGION}:000000000000:log-group:/aws/lambda/{stack.name}-refresh"
+    log_stream = f"{log_group}:log-stream:one"
+    own = {
+        stack.secret_arn: {
+            "secretsmanager:DescribeSecret",
+            "secretsmanager:GetSecretValue",
+            "secretsmanager:PutSecretValue",
+            "secretsmanager:UpdateSecretVersionStage",
+        },
+        stack.outputs["AlertTopicArn"]: {"sns:Publish"},
+        log_stream: {"logs:CreateLogStream", "logs:PutLogEvents"},
+    }
+    others = [
+        stack.outputs["RefreshFunctionArn"],
+        # Names that only begin like the stack's own.
+        f"{stack.secret_arn}x",
+        f"{stack.outputs['AlertTopicArn']}x",
+        f"{log_group}-other:log-stream:one",
+        f"arn:aws:kms:{REGION}:000000000000:key/any",
+        "*",
+    ]
+    actions = list(all_actions("secretsmanager", "sns", "logs", "kms", "lambda", "iam", "sts"))
+    iam = Iam(stack)
+
+    allowed = {
+        permission
+        for resource in [*own, *others]
+        for permission in iam.allowed("RefreshFunctionRole", actions, resource)
+    }
+
+    assert allowed == {(action, arn) for arn, expected in own.items() for action in expected}
+
+
+def all_actions(*services: str) -> Iterator[str]:
+    """Yield every operation of these services, as an IAM policy names it."""
+    core = botocore.session.get_session()
+    for service in services:
+        for operation in core.get_service_model(service).operation_names:
+            yield f"{service}:{'InvokeFunction' if operation == 'Invoke' else operation}"
+
+
+def test_a_reader_uses_what_it_is_granted_and_is_granted_what_it_uses(deployed: Deployed) -> None:
+    stack, relay = deployed.stack, deployed.stack.cloud.relay
+    session = stack.cloud.session_of_role_with(stack.outputs["ReaderPolicyArn"])
+    reader: Any = session.client("secretsmanager", endpoint_url=relay.url)
+    raw = deployed.hold(5 * DAY)
+
+    # What reads a secret: the caching clients of AWS also look for a newer version.
+    assert reader.get_secret_value(SecretId=stack.secret_arn)["SecretString"] == raw
+    assert reader.describe_secret(SecretId=stack.secret_arn)["ARN"] == stack.secret_arn
+
+    granted = permissions(Iam(stack).reader_statements())
+    used = {(use.action, use.resource) for use in relay.uses if use.key_id == key_id(session)}
+    assert used == granted
+    assert granted == {
+        ("secretsmanager:GetSecretValue", stack.secret_arn),
+        ("secretsmanager:DescribeSecret", stack.secret_arn),
+    }
+
+
+def test_the_schedule_may_run_this_function_and_only_the_scheduler_may_be_the_schedule(
+    deployed: Deployed, cloud: Cloud
+) -> None:
+    stack, iam = deployed.stack, Iam(deployed.stack)
+    function = stack.outputs["RefreshFunctionArn"]
+    account = function.split(":")[4]
+
+    assert permissions(iam.statements("ScheduleRole")) == {("lambda:InvokeFunction", function)}
+    assert iam.trust("ScheduleRole") == [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "scheduler.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+            "Condition": {
+                "StringEquals": {
+                    "aws:SourceAccount": account,
+                    "aws:SourceArn": f"arn:aws:scheduler:{REGION}:{account}:schedule-group/default",
+                }
+            },
+        }
+    ]
+    timer = cloud.scheduler.get_schedule(Name=stack.resources()["RefreshFunctionTimer"])
+    assert timer["GroupName"] == "default"
+    assert timer["Target"]["RoleArn"] == iam.role("ScheduleRole")["Arn"]
+
+
+def test_only_lambda_may_be_the_function(deployed: Deployed) -> None:
+    assert Iam(deployed.stack).trust("RefreshFunctionRole") == [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": "lambda.amazonaws.com"},
+            "Action": "sts:AssumeRole",
+        }
+    ]
+
+
+@pytest.mark.parametrize("logical_id", ["RefreshFunctionRole", "ScheduleRole", "ReaderPolicy"])
+def test_no_resource_is_wider_than_aws_makes_it(deployed: Deployed, logical_id: str) -> None:
+    iam = Iam(deployed.stack)
+    statements = (
+        iam.reader_statements() if logical_id == "ReaderPolicy" else iam.statements(logical_id)
+    )
+
+    wide = {permission for permission in permissions(statements) if "*" in "".join(permission)}
+
+    # A group's log streams have no names that could be known before: the end stands for them.
+    assert all(action in {"logs:CreateLogStream", "logs:PutLogEvents"} for action, _ in wide)
+    group = f":log-group:/aws/lambda/{deployed.stack.name}-refresh:*"
+    assert all(resource.endswith(group) and resource.count("*") == 1 for _, resource in wide)
