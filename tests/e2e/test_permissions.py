@@ -5,11 +5,9 @@ and in the runs here, which take every path to AWS there is. Granted is what the
 hold in the emulator's IAM, with every name and ARN resolved.
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
-from urllib.parse import unquote
 
 import boto3
 import botocore.session
@@ -18,7 +16,7 @@ import pytest
 from tests.e2e.conftest import Deployed
 from tests.localcloud import qwen as scenarios
 from tests.localcloud.aws import REGION, Cloud
-from tests.localcloud.stack import Stack
+from tests.localcloud.iam import Iam, Permission, permissions
 
 DAY = timedelta(days=1)
 
@@ -31,76 +29,9 @@ UNSEEN = {
     "lambda:InvokeFunction": "EventBridge Scheduler takes the role; the emulator's invokes as root",
 }
 
-type Permission = tuple[str, str]
-
-
-def as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def permissions(statements: list[Any]) -> set[Permission]:
-    return {
-        (action, resource)
-        for statement in statements
-        for action in as_list(statement["Action"])
-        for resource in as_list(statement["Resource"])
-    }
-
 
 def without_unseen(granted: set[Permission]) -> set[Permission]:
     return {(action, resource) for action, resource in granted if action not in UNSEEN}
-
-
-class Iam:
-    """A stack's roles and policies, as they were deployed."""
-
-    def __init__(self, stack: Stack) -> None:
-        self._client: Any = stack.cloud.session.client("iam", endpoint_url=stack.cloud.endpoint)
-        self._stack = stack
-
-    def role(self, logical_id: str) -> Any:
-        return self._client.get_role(RoleName=self._stack.resources()[logical_id])["Role"]
-
-    def trust(self, logical_id: str) -> list[Any]:
-        return list(_document(self.role(logical_id)["AssumeRolePolicyDocument"])["Statement"])
-
-    def statements(self, logical_id: str) -> list[Any]:
-        """Return all that a role allows, from wherever it has it."""
-        name = self.role(logical_id)["RoleName"]
-        attached = self._client.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
-        assert attached == [], "the template writes down itself what its roles may do"
-        return [
-            statement
-            for policy in self._client.list_role_policies(RoleName=name)["PolicyNames"]
-            for statement in _document(
-                self._client.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
-            )["Statement"]
-        ]
-
-    def reader_statements(self) -> list[Any]:
-        arn = self._stack.outputs["ReaderPolicyArn"]
-        version = self._client.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
-        found = self._client.get_policy_version(PolicyArn=arn, VersionId=version)
-        return list(_document(found["PolicyVersion"]["Document"])["Statement"])
-
-    def allowed(self, logical_id: str, actions: list[str], resource: str) -> set[Permission]:
-        """Return what IAM says that a role may do to ``resource``, of all ``actions``."""
-        results = self._client.simulate_principal_policy(
-            PolicySourceArn=self.role(logical_id)["Arn"],
-            ActionNames=actions,
-            ResourceArns=[resource],
-        )["EvaluationResults"]
-        assert len(results) == len(actions)
-        return {
-            (result["EvalActionName"], resource)
-            for result in results
-            if result["EvalDecision"] == "allowed"
-        }
-
-
-def _document(found: Any) -> Mapping[str, Any]:
-    document: Mapping[str, Any] = json.loads(unquote(found)) if isinstance(found, str) else found
-    return document
 
 
 def key_id(session: boto3.Session) -> str:
@@ -114,17 +45,15 @@ def key_id(session: boto3.Session) -> str:
 def _used(deployed: Deployed) -> set[Permission]:
     """Return what the function has done: in this session so far, and on each of its paths."""
     relay = deployed.stack.cloud.relay
-    earlier = set(relay.uses)
-    relay.uses.clear()
-    deployed.hold(5 * DAY)
-    assert deployed.stack.invoke().result is not None, "reads"
-    deployed.hold(2 * DAY)
-    assert deployed.stack.invoke().result is not None, "reads, stages and promotes"
-    deployed.hold(2 * DAY)
-    deployed.qwen.answer_with(scenarios.TOKEN_DEAD)
-    assert deployed.stack.invoke().error is not None, "looks for other versions, and publishes"
-    [function] = {use.key_id for use in relay.uses}
-    relay.uses |= earlier
+    with relay.watching() as uses:
+        deployed.hold(5 * DAY)
+        assert deployed.stack.invoke().result is not None, "reads"
+        deployed.hold(2 * DAY)
+        assert deployed.stack.invoke().result is not None, "reads, stages and promotes"
+        deployed.hold(2 * DAY)
+        deployed.qwen.answer_with(scenarios.TOKEN_DEAD)
+        assert deployed.stack.invoke().error is not None, "looks for other versions, and publishes"
+    [function] = {use.key_id for use in uses}
     return {(use.action, use.resource) for use in relay.uses if use.key_id == function}
 
 

@@ -97,6 +97,16 @@ class Relay:
                 thread.join()
 
     @contextmanager
+    def watching(self) -> Iterator[set[Use]]:
+        """Collect the permissions that calls take meanwhile."""
+        earlier, meanwhile = self.uses, set[Use]()
+        self.uses = meanwhile
+        try:
+            yield meanwhile
+        finally:
+            self.uses = earlier | meanwhile
+
+    @contextmanager
     def interfering(self, operation: str, how: Refusal | Loss) -> Iterator[None]:
         """Let every call of ``operation`` fail meanwhile."""
         self._interference[operation] = how

@@ -623,18 +623,12 @@ def test_the_topic_is_not_encrypted_with_a_key_that_keeps_alarms_out() -> None:
 
 def test_the_stacks_alarms_and_no_others_may_publish_to_the_topic() -> None:
     (statement,) = policies("AlertTopicPolicy")
-    alarm_arns = (
-        "arn:${AWS::Partition}:cloudwatch:${AWS::Region}:${AWS::AccountId}:alarm:${AWS::StackName}-"
-    )
 
     assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
     assert statement["Condition"] == {
         "StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}},
-        "ArnLike": {"aws:SourceArn": {"Fn::Sub": f"{alarm_arns}*"}},
+        "ArnEquals": {"aws:SourceArn": [{"Fn::GetAtt": [name, "Arn"]} for name in ALARMS]},
     }
-    for name in ALARMS:
-        alarm_name = RESOURCES[name]["Properties"]["AlarmName"]["Fn::Sub"]
-        assert re.fullmatch(r"\$\{AWS::StackName\}-[a-z-]+", alarm_name)
 
 
 def test_an_address_is_subscribed_only_when_given() -> None:
