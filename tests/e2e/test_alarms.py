@@ -1,4 +1,4 @@
-"""Each alarm goes off, and is over again; both reach the alert topic.
+"""What is emitted is what is watched. Each alarm goes off, and is over again, and says so.
 
 The emulator evaluates an alarm when metric data is put, over what is younger than the alarm's
 periods, and for all stacks together: it ignores dimensions. So a copy of the deployed alarm is
@@ -6,6 +6,7 @@ watched, which differs in name and namespace alone. What the alarm sees first is
 before the end of its periods, and has passed some seconds later.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import ARRIVAL, Deployed
+from tests.localcloud import qwen as scenarios
 from tests.localcloud.stack import Notification
 from tests.localcloud.waiting import wait_until
 
+DAY = timedelta(days=1)
 # What the emulator takes between the put and the look at it is less.
 UNTIL_PASSED = timedelta(seconds=3)
 
@@ -24,6 +27,80 @@ COPIED = (
     *("EvaluationPeriods", "DatapointsToAlarm", "Threshold", "ComparisonOperator"),
     "TreatMissingData",
 )
+
+
+type Metric = tuple[str, str, tuple[tuple[str, str], ...]]
+
+
+def emitted(deployed: Deployed) -> set[Metric]:
+    """Return the metrics in the function's log: namespace, name, dimensions."""
+    documents = [json.loads(line) for line in deployed.stack.log() if line.startswith("{")]
+    return {
+        (
+            declared["Namespace"],
+            metric["Name"],
+            tuple((dimension, document[dimension]) for dimension in dimensions),
+        )
+        for document in documents
+        for declared in document.get("_aws", {}).get("CloudWatchMetrics", ())
+        for metric in declared["Metrics"]
+        for dimensions in declared["Dimensions"]
+    }
+
+
+def watched_by_alarms(deployed: Deployed) -> set[Metric]:
+    described = deployed.stack.cloud.cloudwatch.describe_alarms(
+        AlarmNamePrefix=f"{deployed.stack.name}-"
+    )
+    return {
+        (
+            alarm["Namespace"],
+            alarm["MetricName"],
+            tuple((each["Name"], each["Value"]) for each in alarm["Dimensions"]),
+        )
+        for alarm in described["MetricAlarms"]
+    }
+
+
+def shown_on_the_dashboard(deployed: Deployed) -> set[Metric]:
+    name = deployed.stack.resources()["Dashboard"]
+    found = deployed.stack.cloud.cloudwatch.get_dashboard(DashboardName=name)
+    shown: set[Metric] = set()
+    for widget in json.loads(found["DashboardBody"])["widgets"]:
+        above: list[Any] = []
+        for row in widget["properties"].get("metrics", []):
+            if isinstance(row[0], str):
+                # A dot stands for what the row above has in its place.
+                above = [above[at] if cell == "." else cell for at, cell in enumerate(row)]
+                namespace, metric, dimension, value = above[:4]
+                shown.add((namespace, metric, ((dimension, value),)))
+    return shown
+
+
+def test_alarms_and_dashboard_watch_what_the_function_emits(deployed: Deployed) -> None:
+    for left, scenario in (
+        (5 * DAY, scenarios.MINTS_NEWER_CLAIMS),
+        (2 * DAY, scenarios.MINTS_NEWER_CLAIMS),
+        (2 * DAY, scenarios.TOKEN_DEAD),
+    ):
+        deployed.hold(left)
+        deployed.qwen.answer_with(scenario)
+        deployed.stack.invoke()
+    name = deployed.stack.outputs["RefreshFunctionName"]
+    by_lambda: set[Metric] = {
+        ("AWS/Lambda", metric, (("FunctionName", name),))
+        for metric in ("Duration", "Errors", "Throttles")
+    }
+
+    own = emitted(deployed)
+
+    assert shown_on_the_dashboard(deployed) == own | by_lambda
+    assert watched_by_alarms(deployed) <= own | by_lambda
+    assert {metric for _, metric, _ in watched_by_alarms(deployed)} == {
+        "Errors",
+        "RunSucceeded",
+        "TokenDaysRemaining",
+    }
 
 
 class Alarm:

@@ -12,11 +12,14 @@ from typing import Any
 import hypothesis
 import pytest
 import yaml
+from aws_lambda_powertools.shared import constants as powertools
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from qwen_token import settings
+import handler
+from qwen_token import ConfigError, settings
 from qwen_token.settings import Settings
+from tests.minting import NOW
 
 type Json = Any
 
@@ -472,6 +475,62 @@ def test_the_functions_environment_is_that_of_the_contract() -> None:
         "POWERTOOLS_METRICS_NAMESPACE": "QwenTokenRefresh",
         "POWERTOOLS_LOG_LEVEL": "INFO",
     }
+
+
+class Recorder(dict[str, str]):
+    """An empty environment that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return default
+
+    def __missing__(self, name: str) -> str:
+        self.asked.add(name)
+        raise KeyError(name)
+
+
+class Context:
+    function_name = "keeper"
+    aws_request_id = "request-1"
+
+
+def test_the_template_sets_what_the_code_reads_and_nothing_else() -> None:
+    environ = Recorder()
+
+    def not_reached(*_: object) -> Any:
+        pytest.fail("a run without its environment must not reach the outside")
+
+    edges = handler.Edges(environ, lambda: NOW, not_reached, not_reached, not_reached)
+    # With the decorator of the deployed handler, so that nothing counted is left for other tests.
+    counting = handler.metrics.log_metrics(
+        lambda event, context: handler.run(event, context, edges)
+    )
+    with pytest.raises(ConfigError):
+        counting({}, Context())
+
+    variables = RESOURCES["RefreshFunction"]["Properties"]["Environment"]["Variables"]
+    of_powertools = {name for name in variables if name.startswith("POWERTOOLS_")}
+    assert environ.asked == variables.keys() - of_powertools
+    known = list(vars(powertools).values())
+    assert all(name in known for name in of_powertools), "names that Powertools knows"
+
+
+def test_the_code_reads_the_environment_in_one_place() -> None:
+    # So that what the test above records is all there is. The command line is not deployed to run.
+    root = Path(__file__).parents[2]
+    shipped = [*root.glob("functions/*/*.py"), *root.glob("layers/*/*/*.py")]
+    reading = {
+        path.name: text.count("os.environ")
+        for path in shipped
+        if re.search(r"os\.(environ|getenv)", text := path.read_text(encoding="utf-8"))
+    }
+
+    assert shipped
+    assert {name: count for name, count in reading.items() if name != "cli.py"} == {"handler.py": 1}
 
 
 def test_a_failed_run_is_not_retried_by_lambda() -> None:
