@@ -84,7 +84,7 @@ unit: setup ## tests of single modules
 	$(PYTEST) tests/unit -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
 
 .PHONY: integration
-integration: setup ## tests of the edges, against real servers on loopback
+integration: setup .tools/checkov/ready ## tests of the edges, against real servers on loopback
 	$(PYTEST) tests/integration tests/localcloud -n 2 $(COVERAGE) $(ARGS)
 
 .PHONY: e2e
@@ -101,8 +101,8 @@ mutants: setup .tools/mutation/ready ## break the core in every known way: does 
 
 .PHONY: requirements
 requirements: $(UV) ## upgrade every pinned requirement
-	for name in layers/qwen_token/requirements requirements/dev requirements/sam requirements/cloud \
-		requirements/lambda requirements/mutation; do $(COMPILE) --python-version 3.13 $$name.in -o $$name.txt || exit 1; done
+	for name in layers/qwen_token/requirements $(filter-out %/uv,$(basename $(wildcard requirements/*.in))); do \
+		$(COMPILE) --python-version 3.13 $$name.in -o $$name.txt || exit 1; done
 	$(COMPILE) --python-version 3.9 requirements/uv.in -o requirements/uv.txt
 # No index's address: people have their own.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(CURDIR)/$(UV) pip compile --quiet --upgrade \
@@ -129,7 +129,7 @@ $(UV): requirements/uv.txt
 	@$(UV) venv --quiet --clear .venv
 	@$(PIP_SYNC) --python .venv/bin/python $< && touch $@
 
-# Each of the SAM CLI, MiniStack and the Lambda runtime pins a botocore of its own.
+# Each of the SAM CLI, MiniStack, checkov and the Lambda runtime pins a botocore of its own.
 .tools/%/ready: requirements/%.txt $(UV)
 	@echo '· $*, in .tools/$*'
 	@$(UV) venv --quiet --clear .tools/$*
