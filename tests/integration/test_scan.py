@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CHECKOV = ROOT / ".tools/checkov/bin/checkov"
-TRANSFORM: list[str | Path] = [ROOT / ".tools/cloud/bin/python", ROOT / "tests/transform.py"]
+TRANSFORM = [ROOT / ".tools/cloud/bin/python", ROOT / "tests/transform.py"]
 
 # Between them, every resource and every statement is there once.
 PARAMETERS = {
@@ -45,7 +45,7 @@ class Scan:
 def transformed(parameters: list[str]) -> Any:
     with (ROOT / "template.yaml").open() as template:
         done = subprocess.run(  # noqa: S603 - the project's own
-            [*TRANSFORM, *parameters], stdin=template, capture_output=True, check=True
+            [*map(str, TRANSFORM), *parameters], stdin=template, capture_output=True, check=True
         )
     return json.loads(done.stdout)
 
@@ -79,11 +79,16 @@ def _scan(tmp_path_factory: pytest.TempPathFactory) -> Scan:
         address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
         done = subprocess.run(  # noqa: S603 - a pinned tool
             [
-                *(CHECKOV, "--file", *files, "--framework", "cloudformation"),
+                *(str(CHECKOV), "--file", *files, "--framework", "cloudformation"),
                 *("--output", "json", "--soft-fail"),
                 *("--skip-download", "--download-external-modules", "false"),
             ],
-            env={**os.environ, "HTTP_PROXY": address, "HTTPS_PROXY": address, "NO_PROXY": ""},
+            env={
+                **{name: text for name, text in os.environ.items() if name.lower() != "no_proxy"},
+                **dict.fromkeys(
+                    ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address
+                ),
+            },
             cwd=directory,
             capture_output=True,
             text=True,

@@ -373,6 +373,27 @@ def test_a_parameter_refuses_nonsense_and_nothing_else(
     assert accepts(name, value) is accepted
 
 
+@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        pytest.param(" ", id="a space"),
+        pytest.param("${AWS::StackName}", id="an unresolved reference"),
+        pytest.param("$(id)", id="a shell's substitution"),
+        pytest.param("{{resolve:ssm:/x}}", id="a dynamic reference"),
+        pytest.param('"quoted"', id="quotes that a shell left on"),
+        pytest.param("*", id="everything"),
+        pytest.param("<html>", id="a tag"),
+        pytest.param("té", id="a letter beyond ASCII"),
+        pytest.param("a\x00b", id="a null character"),
+        pytest.param("eyJhbGciOiJIUzI1NiJ9.e30.c2ln", id="a token, which would be there to read"),
+        pytest.param("x" * 4097, id="far too long"),
+    ],
+)
+def test_no_parameter_takes_what_is_never_meant(name: str, nonsense: str) -> None:
+    assert not accepts(name, nonsense)
+
+
 @pytest.mark.parametrize(("unit", "most"), [("minute", 720), ("hour", 12)])
 def test_a_rate_is_at_most_twelve_hours_and_grammatical(unit: str, most: int) -> None:
     accepted = {
