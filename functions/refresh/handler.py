@@ -13,14 +13,22 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 from qwen_token.alerts import Alert, Failure, in_days, publish
+from qwen_token.changes import REFRESH_FAILED, REFRESHED, announce
 from qwen_token.errors import QwenTokenError, TokenMissingError, TokenShortLivedError
 from qwen_token.keeper import Keeper, Outcome, Report
 from qwen_token.policy import Severity, severity
-from qwen_token.settings import ALERT_TOPIC_ARN, SECRET_ID, RunOptions, Settings
+from qwen_token.settings import (
+    ALERT_TOPIC_ARN,
+    EVENT_BUS_NAME,
+    SECRET_ID,
+    RunOptions,
+    Settings,
+)
 from qwen_token.store import AWS_CONFIG, SecretStore
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
+    from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sns import SNSClient
 
@@ -43,6 +51,7 @@ class Edges:
     clock: Callable[[], datetime]
     secrets: Callable[[], "SecretsManagerClient"]
     sns: Callable[[], "SNSClient"]
+    events: Callable[[], "EventBridgeClient"]
     qwen: Callable[[str], "Client"]
 
 
@@ -60,6 +69,7 @@ def _edges() -> Edges:
         clock=lambda: datetime.now(UTC),
         secrets=cache(lambda: boto3.client("secretsmanager", config=AWS_CONFIG)),
         sns=cache(lambda: boto3.client("sns", config=AWS_CONFIG)),
+        events=cache(lambda: boto3.client("events", config=AWS_CONFIG)),
         qwen=qwen,
     )
 
@@ -95,13 +105,14 @@ def run(event: object, context: "LambdaContext", edges: Edges) -> dict[str, obje
         raise
     if report.outcome is Outcome.AWAITING_TOKEN and not options.dry_run:
         awaited = TokenMissingError("the secret has no token yet: nothing can be kept alive")
-        _alert(awaited, Severity.WARNING, context, edges)
-    return _report_success(report, settings.secret_id, edges.clock(), dry_run=options.dry_run)
+        _publish(_alert(awaited, Severity.WARNING, context, edges), edges)
+    return _report_success(report, settings.secret_id, edges, dry_run=options.dry_run)
 
 
 def _report_success(
-    report: Report, secret_id: str, now: datetime, *, dry_run: bool
+    report: Report, secret_id: str, edges: Edges, *, dry_run: bool
 ) -> dict[str, object]:
+    now = edges.clock()
     expires_at = None if report.held is None else report.held.token.expires_at
     result: dict[str, object] = {
         "outcome": report.outcome.value,
@@ -116,6 +127,8 @@ def _report_success(
     }
     _count(expires_at, now, secret_id=secret_id, failed=False, counted=counted)
     logger.info("run ended", extra=result)
+    if report.outcome is Outcome.REFRESHED:
+        _announce(REFRESHED, result, edges)
     return result
 
 
@@ -129,11 +142,12 @@ def _report_failure(
     secret_id = edges.environ.get(SECRET_ID)
     _count(error.expires_at, now, secret_id=secret_id, failed=True, counted=counted)
     logger.error("run failed", reason=error.reason, severity=level.value, detail=str(error))
-    _alert(error, level, context, edges)
+    alert = _alert(error, level, context, edges)
+    _publish(alert, edges)
+    _announce(REFRESH_FAILED, alert.document(), edges)
 
 
-def _alert(error: QwenTokenError, level: Severity, context: "LambdaContext", edges: Edges) -> None:
-    """Publish an alert; a failing publish is logged, and never hides what it should have told."""
+def _alert(error: QwenTokenError, level: Severity, context: "LambdaContext", edges: Edges) -> Alert:
     now = edges.clock()
     failure = Failure.of(
         error,
@@ -141,7 +155,11 @@ def _alert(error: QwenTokenError, level: Severity, context: "LambdaContext", edg
         function=context.function_name,
         now=now,
     )
-    alert = Alert(level, context.aws_request_id, now, (failure,))
+    return Alert(level, context.aws_request_id, now, (failure,))
+
+
+def _publish(alert: Alert, edges: Edges) -> None:
+    """Publish an alert; a failing publish is logged, and never hides what it should have told."""
     topic_arn = edges.environ.get(ALERT_TOPIC_ARN)
     if not topic_arn:
         logger.error("no alert could be published: the environment names no topic")
@@ -151,6 +169,24 @@ def _alert(error: QwenTokenError, level: Severity, context: "LambdaContext", edg
     except Exception:
         # Of whatever kind, botocore's own or not: the news is the failure that it should have told.
         logger.exception("the alert could not be published", topic_arn=topic_arn)
+
+
+def _announce(detail_type: str, detail: Mapping[str, object], edges: Edges) -> None:
+    """Put a change event on the bus, if there is one; that it fails makes no other run of this."""
+    bus_name = edges.environ.get(EVENT_BUS_NAME, "").strip()
+    if not bus_name:
+        return
+    try:
+        announce(
+            detail_type,
+            detail,
+            secret_id=edges.environ.get(SECRET_ID),
+            client=edges.events(),
+            bus_name=bus_name,
+        )
+    except Exception:
+        # As with an alert: the token is what it is, whoever heard of it.
+        logger.exception("the change event could not be sent", event_bus_name=bus_name)
 
 
 def _count(

@@ -34,6 +34,7 @@ ENVIRON = {
     "REFRESH_BEFORE_DAYS": "3",
     "CRITICAL_DAYS": "1",
     "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
+    "EVENT_BUS_NAME": "default",
 }
 
 
@@ -101,6 +102,24 @@ class FakeTopic:
 
 
 @dataclass
+class FakeBus:
+    """An EventBridge client that keeps what it is told to put, or refuses it, in its own way."""
+
+    refuses: bool = False
+    fails_with: Exception | None = None
+    put: list[dict[str, Any]] = field(default_factory=list)
+
+    def put_events(self, **request: Any) -> dict[str, Any]:
+        if self.fails_with is not None:
+            raise self.fails_with
+        if self.refuses:
+            entry = {"ErrorCode": "ThrottlingException", "ErrorMessage": "…"}
+            return {"FailedEntryCount": 1, "Entries": [entry]}
+        self.put += request["Entries"]
+        return {"FailedEntryCount": 0, "Entries": [{"EventId": "e"}]}
+
+
+@dataclass
 class FakeQwen:
     answer: Token | QwenTokenError
     given: list[timedelta] = field(default_factory=list)
@@ -124,6 +143,7 @@ class Run:
     metrics: dict[str, float]
     log: list[dict[str, Any]]
     alerts: list[dict[str, Any]]
+    events: list[dict[str, Any]]
     output: str
     patience: list[timedelta]
 
@@ -137,6 +157,7 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         event: object = None,
         environ: Mapping[str, str] = ENVIRON,
         topic: FakeTopic | None = None,
+        bus: FakeBus | None = None,
         overtaken_by: str | None = None,
         milliseconds_left: int = 120_000,
     ) -> Run:
@@ -144,6 +165,7 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         for log_handler in logging.getLogger("my-stack").handlers:
             monkeypatch.setattr(log_handler, "stream", sys.stdout)
         sns = topic or FakeTopic()
+        eventbridge = bus or FakeBus()
         secrets = FakeSecretsManager(value, overtaken_by=overtaken_by)
         qwen = FakeQwen(answer or UpstreamUnavailableError("not to be asked"))
         edges = handler.Edges(
@@ -151,6 +173,7 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             clock=lambda: NOW,
             secrets=lambda: secrets,  # type: ignore[arg-type,return-value]
             sns=lambda: sns,  # type: ignore[arg-type,return-value]
+            events=lambda: eventbridge,  # type: ignore[arg-type,return-value]
             qwen=lambda _: qwen,
         )
         result, error = None, None
@@ -176,6 +199,7 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             metrics={name: emf[name][0] for name in names},
             log=[line for line in lines if "_aws" not in line],
             alerts=sns.documents(),
+            events=eventbridge.put,
             output=output,
             patience=qwen.given,
         )
@@ -348,11 +372,81 @@ def test_a_failing_publish_does_not_hide_the_failure(invoke: Any, problem: Excep
     assert any("could not be published" in line["message"] for line in run.log)
 
 
+# --- change events --------------------------------------------------------------------------------
+
+
+def test_a_refresh_is_announced_with_its_result(invoke: Any) -> None:
+    run = invoke(token(left=DAY).raw, answer=token(left=7 * DAY))
+
+    [event] = run.events
+    assert json.loads(event.pop("Detail")) == run.result
+    assert event == {
+        "EventBusName": "default",
+        "Source": "qwen-token-refresh",
+        "DetailType": "Token Refreshed",
+        "Resources": [SECRET],
+    }
+
+
+def test_a_failed_refresh_is_announced_with_what_the_alert_says(invoke: Any) -> None:
+    run = invoke(token(left=DAY).raw, answer=TokenRejectedError("refused"))
+
+    [event] = run.events
+    assert event["DetailType"] == "Token Refresh Failed"
+    assert json.loads(event["Detail"]) == run.alerts[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "options"),
+    [
+        pytest.param(token(left=5 * DAY).raw, {}, id="a fresh token"),
+        pytest.param(token(left=DAY).raw, {"dry_run": True}, id="a dry run"),
+        pytest.param(None, {}, id="no token yet"),
+    ],
+)
+def test_where_nothing_changed_nothing_is_announced(
+    invoke: Any, value: str | None, options: dict[str, bool]
+) -> None:
+    assert invoke(value, event=options).events == []
+
+
+def test_a_bad_environment_is_announced_as_far_as_the_bus_is_known(invoke: Any) -> None:
+    [event] = invoke(environ={"EVENT_BUS_NAME": "default"}).events
+    assert event["Resources"] == []
+
+
+@pytest.mark.parametrize("bus_name", [None, "", "  "])
+def test_without_a_bus_nothing_is_announced(invoke: Any, bus_name: str | None) -> None:
+    environ = {name: value for name, value in ENVIRON.items() if name != "EVENT_BUS_NAME"}
+    if bus_name is not None:
+        environ["EVENT_BUS_NAME"] = bus_name
+    run = invoke(token(left=DAY).raw, answer=token(left=7 * DAY), environ=environ)
+    assert run.events == []
+    assert run.result["outcome"] == "refreshed"
+
+
+@pytest.mark.parametrize(
+    "bus",
+    [FakeBus(refuses=True), FakeBus(fails_with=NoRegionError())],
+    ids=["refused", "failing"],
+)
+def test_an_event_that_could_not_be_sent_is_logged_and_changes_nothing_else(
+    invoke: Any, bus: FakeBus
+) -> None:
+    run = invoke(token(left=DAY).raw, answer=token(left=7 * DAY), bus=bus)
+    assert run.result["outcome"] == "refreshed"
+    assert any("event could not be sent" in line["message"] for line in run.log)
+
+    run = invoke(token(left=DAY).raw, answer=TokenRejectedError("refused"), bus=bus)
+    assert isinstance(run.error, TokenRejectedError)
+    assert len(run.alerts) == 1
+
+
 def test_no_part_of_a_token_is_in_the_output(invoke: Any) -> None:
     held, successor = token(left=DAY), token(left=7 * DAY)
     for answer in (successor, held, TokenRejectedError("refused"), StoreError("failed")):
         run = invoke(held.raw, answer=answer)
-        shown = f"{run.output}{run.alerts}{run.error!r}"
+        shown = f"{run.output}{run.alerts}{run.events}{run.error!r}"
         pieces = {*held.raw.split("."), *successor.raw.split(".")}
         assert not any(piece in shown for piece in pieces)
 
@@ -372,7 +466,7 @@ def test_every_aws_client_has_the_timeouts_that_the_keeper_reckons_with(
     # Behind the cache: no client of another test, and none left to one.
     edges = handler._edges.__wrapped__()
     wanted: Any = AWS_CONFIG  # its options are not in botocore's types
-    for client in (edges.secrets(), edges.sns()):
+    for client in (edges.secrets(), edges.sns(), edges.events()):
         config: Any = client.meta.config
         assert config.connect_timeout == wanted.connect_timeout
         assert config.read_timeout == wanted.read_timeout
