@@ -19,7 +19,7 @@ from qwen_token.keeper import Keeper, Outcome, Report
 from qwen_token.policy import Severity, severity
 from qwen_token.settings import (
     ALERT_TOPIC_ARN,
-    EVENT_BUS_NAME,
+    EVENT_BUS_ARN,
     SECRET_ID,
     RunOptions,
     Settings,
@@ -173,8 +173,8 @@ def _publish(alert: Alert, edges: Edges) -> None:
 
 def _announce(detail_type: str, detail: Mapping[str, object], edges: Edges) -> None:
     """Put a change event on the bus, if there is one; that it fails makes no other run of this."""
-    bus_name = edges.environ.get(EVENT_BUS_NAME, "").strip()
-    if not bus_name:
+    bus_arn = edges.environ.get(EVENT_BUS_ARN, "").strip()
+    if not bus_arn:
         return
     try:
         announce(
@@ -182,11 +182,11 @@ def _announce(detail_type: str, detail: Mapping[str, object], edges: Edges) -> N
             detail,
             secret_id=edges.environ.get(SECRET_ID),
             client=edges.events(),
-            bus_name=bus_name,
+            bus_arn=bus_arn,
         )
     except Exception:
         # As with an alert: the token is what it is, whoever heard of it.
-        logger.exception("the change event could not be sent", event_bus_name=bus_name)
+        logger.exception("the change event could not be sent", event_bus_arn=bus_arn)
 
 
 def _count(

@@ -81,7 +81,7 @@ class Result:
             "CPU time": self.cpu.ratio <= _CPU_LIMIT,
             "peak memory": self.peak_memory.ratio <= _MEMORY_LIMIT,
             "calls of a run on a fresh token": len(self.fresh.aws) == 1 and self.fresh.qwen == 0,
-            "calls of a refresh": len(self.refresh.aws) == 3 and self.refresh.qwen == 2,
+            "calls of a refresh": len(self.refresh.aws) == 4 and self.refresh.qwen == 2,
             "package": self.package <= _PACKAGE_LIMIT,
         }
         return [name for name, is_kept in kept.items() if not is_kept]
@@ -107,6 +107,7 @@ class Bench:
             "REFRESH_BEFORE_DAYS": "3",
             "CRITICAL_DAYS": "1",
             "ALERT_TOPIC_ARN": "arn:aws:sns:us-east-1:000000000000:benchmark",
+            "EVENT_BUS_ARN": "arn:aws:events:us-east-1:000000000000:event-bus/default",
             "POWERTOOLS_SERVICE_NAME": "benchmark",
             "POWERTOOLS_METRICS_NAMESPACE": "QwenTokenRefresh",
             "POWERTOOLS_LOG_LEVEL": "INFO",

@@ -70,6 +70,7 @@ def test_the_function_may_do_nothing_else_to_anything(deployed: Deployed) -> Non
     stack = deployed.stack
     log_group = f"arn:aws:logs:{REGION}:000000000000:log-group:/aws/lambda/{stack.name}-refresh"
     log_stream = f"{log_group}:log-stream:one"
+    bus = f"arn:aws:events:{REGION}:000000000000:event-bus/default"
     own = {
         stack.secret_arn: {
             "secretsmanager:DescribeSecret",
@@ -78,6 +79,7 @@ def test_the_function_may_do_nothing_else_to_anything(deployed: Deployed) -> Non
             "secretsmanager:UpdateSecretVersionStage",
         },
         stack.outputs["AlertTopicArn"]: {"sns:Publish"},
+        bus: {"events:PutEvents"},
         log_stream: {"logs:CreateLogStream", "logs:PutLogEvents"},
     }
     others = [
@@ -86,10 +88,13 @@ def test_the_function_may_do_nothing_else_to_anything(deployed: Deployed) -> Non
         f"{stack.secret_arn}x",
         f"{stack.outputs['AlertTopicArn']}x",
         f"{log_group}-other:log-stream:one",
+        f"{bus}x",
         f"arn:aws:kms:{REGION}:000000000000:key/any",
         "*",
     ]
-    actions = list(all_actions("secretsmanager", "sns", "logs", "kms", "lambda", "iam", "sts"))
+    actions = list(
+        all_actions("secretsmanager", "sns", "events", "logs", "kms", "lambda", "iam", "sts")
+    )
     iam = Iam(stack)
 
     allowed = {

@@ -21,6 +21,7 @@ DAY = timedelta(days=1)
 READ = "secretsmanager:GetSecretValue"
 STAGE = "secretsmanager:PutSecretValue"
 PROMOTE = "secretsmanager:UpdateSecretVersionStage"
+ANNOUNCE = "events:PutEvents"
 
 
 def test_a_fresh_run_makes_one_call_to_aws_and_none_to_qwen(deployed: Deployed) -> None:
@@ -40,14 +41,14 @@ def test_a_fresh_run_makes_one_call_to_aws_and_none_to_qwen(deployed: Deployed) 
     assert deployed.stack.notifications() == []
 
 
-def test_a_refresh_makes_one_read_two_calls_to_qwen_one_stage_and_one_promote(
+def test_a_refresh_makes_one_read_two_calls_to_qwen_one_stage_one_promote_and_one_event(
     deployed: Deployed,
 ) -> None:
     old = deployed.hold(2 * DAY)
 
     run, aws, qwen = deployed.calls()
 
-    assert (aws, qwen) == ([READ, STAGE, PROMOTE], 2)
+    assert (aws, qwen) == ([READ, STAGE, PROMOTE, ANNOUNCE], 2)
     assert run.result is not None
     assert run.result["outcome"] == "refreshed"
     assert run.result["days_remaining"] == 7.0

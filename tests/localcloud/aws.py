@@ -35,6 +35,7 @@ from .waiting import wait_until
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_cloudwatch import CloudWatchClient
+    from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
@@ -249,6 +250,11 @@ class Cloud:
     def cloudwatch(self) -> "CloudWatchClient":
         """A client of the root user."""
         return self.session.client("cloudwatch", endpoint_url=self.endpoint)
+
+    @cached_property
+    def events(self) -> "EventBridgeClient":
+        """A client of the root user."""
+        return self.session.client("events", endpoint_url=self.endpoint)
 
     @cached_property
     def functions(self) -> "LambdaClient":

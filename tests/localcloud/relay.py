@@ -20,7 +20,7 @@ _SIGNED_FOR: Final = re.compile(
     r"Credential=(?P<key_id>[^/]+)/\d{8}/[^/]+/(?P<service>[^/]+)/aws4_request"
 )
 # What the calls of each service name their resource with.
-_RESOURCE_FIELDS: Final = ("SecretId", "TopicArn")
+_RESOURCE_FIELDS: Final = ("SecretId", "TopicArn", "EventBusName")
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 _TIMEOUT: Final = 60.0
 
@@ -192,7 +192,9 @@ def _use(call: _Call) -> Use:
         fields = json.loads(call.body)
     else:
         fields = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
-    resource = next((fields[name] for name in _RESOURCE_FIELDS if name in fields), "*")
+    # Events name their bus one by one.
+    named = fields | (fields["Entries"][0] if "Entries" in fields else {})
+    resource = next((named[name] for name in _RESOURCE_FIELDS if name in named), "*")
     return Use(signed_for["key_id"] if signed_for else "unsigned", call.operation, resource)
 
 

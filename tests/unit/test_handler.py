@@ -28,13 +28,14 @@ from tests.minting import NOW, token
 
 DAY = timedelta(days=1)
 SECRET = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1b2c3"
+BUS = "arn:aws:events:eu-west-1:111122223333:event-bus/default"
 ENVIRON = {
     "SECRET_ID": SECRET,
     "API_BASE_URL": "https://chat.qwen.ai",
     "REFRESH_BEFORE_DAYS": "3",
     "CRITICAL_DAYS": "1",
     "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
-    "EVENT_BUS_NAME": "default",
+    "EVENT_BUS_ARN": BUS,
 }
 
 
@@ -381,7 +382,7 @@ def test_a_refresh_is_announced_with_its_result(invoke: Any) -> None:
     [event] = run.events
     assert json.loads(event.pop("Detail")) == run.result
     assert event == {
-        "EventBusName": "default",
+        "EventBusName": BUS,
         "Source": "qwen-token-refresh",
         "DetailType": "Token Refreshed",
         "Resources": [SECRET],
@@ -411,15 +412,15 @@ def test_where_nothing_changed_nothing_is_announced(
 
 
 def test_a_bad_environment_is_announced_as_far_as_the_bus_is_known(invoke: Any) -> None:
-    [event] = invoke(environ={"EVENT_BUS_NAME": "default"}).events
+    [event] = invoke(environ={"EVENT_BUS_ARN": BUS}).events
     assert event["Resources"] == []
 
 
-@pytest.mark.parametrize("bus_name", [None, "", "  "])
-def test_without_a_bus_nothing_is_announced(invoke: Any, bus_name: str | None) -> None:
-    environ = {name: value for name, value in ENVIRON.items() if name != "EVENT_BUS_NAME"}
-    if bus_name is not None:
-        environ["EVENT_BUS_NAME"] = bus_name
+@pytest.mark.parametrize("bus_arn", [None, "", "  "])
+def test_without_a_bus_nothing_is_announced(invoke: Any, bus_arn: str | None) -> None:
+    environ = {name: value for name, value in ENVIRON.items() if name != "EVENT_BUS_ARN"}
+    if bus_arn is not None:
+        environ["EVENT_BUS_ARN"] = bus_arn
     run = invoke(token(left=DAY).raw, answer=token(left=7 * DAY), environ=environ)
     assert run.events == []
     assert run.result["outcome"] == "refreshed"

@@ -60,6 +60,7 @@ DEFAULTS = {
     "CriticalDays": "1",
     "Schedule": "rate(6 hours)",
     "AlertEmail": "",
+    "ChangeEvents": "true",
     "LogRetentionDays": 30,
     "Architecture": "arm64",
     "Fleet": "false",
@@ -79,6 +80,9 @@ ALARMS = ("RefreshFailedAlarm", "TokenExpiringAlarm", "KeeperSilentAlarm")
 
 THE_SECRET = {"Fn::If": ["CreateSecret", {"Fn::GetAtt": ["Secret", "Id"]}, {"Ref": "SecretArn"}]}
 THE_TOPIC = {"Ref": "AlertTopic"}
+THE_BUS = {
+    "Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default"
+}
 THE_KEY = {"Ref": "SecretKmsKeyArn"}
 NOTHING = {"Ref": "AWS::NoValue"}
 
@@ -225,6 +229,13 @@ VALUES: dict[str, dict[str, tuple[object, bool]]] = {
         "for ever, which would never end": (0, False),
         "between two that there are": (31, False),
         "less than nothing": (-1, False),
+    },
+    "ChangeEvents": {
+        "yes": ("true", True),
+        "no": ("false", True),
+        "yes, in capitals": ("True", False),
+        "a number": ("1", False),
+        "nothing": ("", False),
     },
     "Architecture": {
         "arm64": ("arm64", True),
@@ -492,6 +503,7 @@ def test_the_functions_environment_is_that_of_the_contract() -> None:
         settings.REFRESH_BEFORE_DAYS: {"Ref": "RefreshBeforeDays"},
         settings.CRITICAL_DAYS: {"Ref": "CriticalDays"},
         settings.ALERT_TOPIC_ARN: THE_TOPIC,
+        settings.EVENT_BUS_ARN: {"Fn::If": ["HasChangeEvents", THE_BUS, ""]},
         "POWERTOOLS_SERVICE_NAME": {"Ref": "AWS::StackName"},
         "POWERTOOLS_METRICS_NAMESPACE": "QwenTokenRefresh",
         "POWERTOOLS_LOG_LEVEL": "INFO",
@@ -525,7 +537,7 @@ def test_the_template_sets_what_the_code_reads_and_nothing_else() -> None:
     def not_reached(*_: object) -> Any:
         pytest.fail("a run without its environment must not reach the outside")
 
-    edges = handler.Edges(environ, lambda: NOW, not_reached, not_reached, not_reached)
+    edges = handler.Edges(environ, lambda: NOW, not_reached, not_reached, not_reached, not_reached)
     # With the decorator of the deployed handler, so that nothing counted is left for other tests.
     counting = handler.metrics.log_metrics(
         lambda event, context: handler.run(event, context, edges)
@@ -599,6 +611,7 @@ def test_the_schedule_asks_for_nothing_special_under_a_name_and_role_of_its_own(
                     THE_SECRET,
                 ),
                 ({"sns:Publish"}, THE_TOPIC),
+                ({"events:PutEvents"}, THE_BUS),
                 (
                     {"logs:CreateLogStream", "logs:PutLogEvents"},
                     {"Fn::GetAtt": ["RefreshFunctionLogGroup", "Arn"]},
@@ -664,17 +677,22 @@ def test_a_customer_key_opens_this_secret_only_and_through_secrets_manager(logic
     ]
 
 
-@pytest.mark.parametrize("logical_id", ["RefreshFunctionRole", "ReaderPolicy"])
-def test_without_a_customer_key_no_key_is_mentioned(logical_id: str) -> None:
+@pytest.mark.parametrize(
+    ("logical_id", "conditions"),
+    [
+        ("RefreshFunctionRole", {"HasCustomerKey": THE_KEY, "HasChangeEvents": THE_BUS}),
+        ("ReaderPolicy", {"HasCustomerKey": THE_KEY}),
+    ],
+)
+def test_what_is_not_wanted_is_not_allowed(logical_id: str, conditions: dict[str, Json]) -> None:
     optional = [
         each["Fn::If"]
         for each in dicts(RESOURCES[logical_id]["Properties"])
         if "Fn::If" in each and each != THE_SECRET
     ]
 
-    assert [(condition, otherwise) for condition, _, otherwise in optional] == [
-        ("HasCustomerKey", NOTHING)
-    ]
+    assert {condition: then["Resource"] for condition, then, _ in optional} == conditions
+    assert all(otherwise == NOTHING for _, _, otherwise in optional)
 
 
 def test_only_schedules_of_this_account_region_and_group_may_take_the_schedules_role() -> None:

@@ -25,7 +25,7 @@ def announce(
     *,
     secret_id: str | None,
     client: "EventBridgeClient",
-    bus_name: str,
+    bus_arn: str,
 ) -> None:
     """Put one event about the secret on the bus. Raises whatever boto3 raises.
 
@@ -35,7 +35,7 @@ def announce(
     answer = client.put_events(
         Entries=[
             {
-                "EventBusName": bus_name,
+                "EventBusName": bus_arn,
                 "Source": SOURCE,
                 "DetailType": detail_type,
                 "Detail": json.dumps(detail),

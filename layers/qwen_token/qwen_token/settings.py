@@ -17,7 +17,7 @@ REFRESH_BEFORE_DAYS: Final = "REFRESH_BEFORE_DAYS"
 CRITICAL_DAYS: Final = "CRITICAL_DAYS"
 ALERT_TOPIC_ARN: Final = "ALERT_TOPIC_ARN"
 # The one that may be empty: no change events then.
-EVENT_BUS_NAME: Final = "EVENT_BUS_NAME"
+EVENT_BUS_ARN: Final = "EVENT_BUS_ARN"
 
 # Far beyond any token's life, and small enough to calculate with.
 _MOST_DAYS: Final = 36_500
