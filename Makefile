@@ -5,6 +5,7 @@
 STACK ?= qwen-token-refresh
 EVENT ?= events/refresh.json
 ARGS ?=
+SBOM ?= build/sbom.cdx.json
 
 # Any Python 3 with venv makes the first environment; uv then finds, or downloads, the right one.
 BOOTSTRAP ?= python3
@@ -72,7 +73,7 @@ build: setup ## build the function and the layer
 	$(SAM) build
 
 .PHONY: lint
-lint: setup ## ruff, mypy, cfn-lint and sam validate
+lint: setup secrets ## ruff, mypy, cfn-lint, sam validate, and a look for tokens and keys
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
@@ -84,8 +85,8 @@ unit: setup ## tests of single modules
 	$(PYTEST) tests/unit -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
 
 .PHONY: integration
-integration: setup .tools/checkov/ready ## tests of the edges, against real servers on loopback
-	$(PYTEST) tests/integration tests/localcloud -n 2 $(COVERAGE) $(ARGS)
+integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges, on real servers, and of the scanners
+	$(PYTEST) tests/integration tests/localcloud tests/gates -n 2 $(COVERAGE) $(ARGS)
 
 .PHONY: e2e
 e2e: setup ## tests of the deployed stack, on the embedded AWS
@@ -99,10 +100,36 @@ bench: setup build .tools/lambda/ready ## cold start, calls and size, against a 
 mutants: setup .tools/mutation/ready ## break the core in every known way: does a test notice? (ARGS=keeper)
 	@.venv/bin/python -m tests.mutation $(ARGS)
 
+.PHONY: secrets
+secrets: .tools/checkov/ready ## look for tokens and keys in all that git has, or would take
+	@if [ -e .git ]; then git ls-files -z --cached --others --exclude-standard | \
+		xargs -0 -r $(DETECT_SECRETS); else echo 'No git here: nothing to look through.'; fi
+# Nothing is verified over the network. Of high entropy are hashes here, of the keyword "secret" are
+# ARNs. Files of pins are looked through by a test of their own, line by line.
+DETECT_SECRETS = .tools/checkov/bin/detect-secrets-hook --no-verify \
+	$(addprefix --disable-plugin ,Base64HighEntropyString HexHighEntropyString KeywordDetector) \
+	--exclude-files '(^|/)requirements(/[a-z]+)?\.txt$$'
+
+.PHONY: audit
+audit: .tools/audit/ready ## ask PyPI's database for known vulnerabilities of what is pinned
+	@for file in $(PINNED) requirements/uv; do \
+		echo "· $$file.txt"; \
+		.tools/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+			--requirement $$file.txt $(ARGS) || failed=1; \
+	done; exit $${failed:-0}
+
+.PHONY: sbom
+sbom: $(SBOM) ## list what ships, as CycloneDX, in build/sbom.cdx.json
+$(SBOM): layers/qwen_token/requirements.txt .tools/audit/ready
+	@mkdir -p $(@D)
+	.tools/audit/bin/cyclonedx-py requirements $< --output-reproducible --validate --output-file $@
+
+# What ships comes first; every other file is for this machine and for CI.
+PINNED = layers/qwen_token/requirements $(filter-out %/uv,$(basename $(wildcard requirements/*.in)))
+
 .PHONY: requirements
 requirements: $(UV) ## upgrade every pinned requirement
-	for name in layers/qwen_token/requirements $(filter-out %/uv,$(basename $(wildcard requirements/*.in))); do \
-		$(COMPILE) --python-version 3.13 $$name.in -o $$name.txt || exit 1; done
+	for name in $(PINNED); do $(COMPILE) --python-version 3.13 $$name.in -o $$name.txt || exit 1; done
 	$(COMPILE) --python-version 3.9 requirements/uv.in -o requirements/uv.txt
 # No index's address: people have their own.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(CURDIR)/$(UV) pip compile --quiet --upgrade \
@@ -110,7 +137,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(CURDIR)/$(UV) pip comp
 
 .PHONY: clean
 clean: ## remove what was built or installed here
-	rm -rf .aws-sam .mutation .tools .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .aws-sam .mutation .tools .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 
 .PHONY: setup
 setup: .venv/ready .tools/sam/ready .tools/cloud/ready

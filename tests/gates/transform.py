@@ -1,6 +1,6 @@
 """Print the template as CloudFormation gets to see it, for scanners that know no SAM.
 
-    .tools/cloud/bin/python tests/transform.py SecretArn=… AlertEmail=… < template.yaml > plain.json
+    .tools/cloud/bin/python tests/gates/transform.py AlertEmail=… < template.yaml > plain.json
 
 SAM's own translator does it. Then the conditions are decided, for the parameters' defaults or the
 values given: a scanner looks past a policy that has an Fn::If in it.

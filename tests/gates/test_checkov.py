@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CHECKOV = ROOT / ".tools/checkov/bin/checkov"
-TRANSFORM = [ROOT / ".tools/cloud/bin/python", ROOT / "tests/transform.py"]
+TRANSFORM = [ROOT / ".tools/cloud/bin/python", ROOT / "tests/gates/transform.py"]
 
 # Between them, every resource and every statement is there once.
 PARAMETERS = {

@@ -1,0 +1,84 @@
+"""What is pinned: nothing but names, versions and hashes, and the list of what ships."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAYER = ROOT / "layers/qwen_token/requirements.txt"
+FILES = sorted([*ROOT.glob("requirements/*.txt"), LAYER])
+
+PIN = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(\[[a-z,]+\])?==(?P<version>[A-Za-z0-9.+!]+)")
+MARKER = r"( ; [a-z_A-Z0-9 '.<>=!()]+)?"
+HASH = r"    --hash=sha256:[0-9a-f]{64}"
+LINE = re.compile(rf"{PIN.pattern}{MARKER} \\|{HASH}( \\)?| *#.*")
+
+
+def pins(file: Path) -> dict[str, str]:
+    found = map(PIN.match, file.read_text().splitlines())
+    return {pin["name"]: pin["version"] for pin in found if pin}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_of_pins_holds_nothing_else(file: Path) -> None:
+    # No address, no option, no version without a hash: pip then refuses whatever is not listed.
+    lines = file.read_text().splitlines()
+
+    assert pins(file)
+    assert [line for line in lines if not LINE.fullmatch(line)] == []
+    assert not any("://" in line for line in lines)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_of_pins_belongs_to_one_of_reasons(file: Path) -> None:
+    wanted = file.with_suffix(".in").read_text().splitlines()
+    names = [re.split(r"[\[ #]", line)[0].lower() for line in wanted if re.match(r"[A-Za-z]", line)]
+
+    assert names
+    assert set(names) <= pins(file).keys()
+
+
+def test_what_is_tested_is_what_ships() -> None:
+    assert pins(LAYER).items() <= pins(ROOT / "requirements/dev.txt").items()
+
+
+def test_every_file_of_pins_is_audited_and_kept_up_to_date() -> None:
+    printed = make("--dry-run", "audit", "requirements")
+
+    for file in FILES:
+        name = str(file.relative_to(ROOT).with_suffix(""))
+        assert len(re.findall(rf"{name}\b", printed)) >= 2, name
+
+
+def make(*arguments: str) -> str:
+    done = subprocess.run(  # noqa: S603 - the project's own targets
+        ["make", *arguments],  # noqa: S607 - the user's make
+        cwd=ROOT,
+        # Not the settings of a make that this may be running under.
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_the_bill_of_materials_lists_what_ships_the_same_each_time(tmp_path: Path) -> None:
+    # The tool validates it against CycloneDX's schema before it writes it.
+    files = [tmp_path / "one/sbom.cdx.json", tmp_path / "two/sbom.cdx.json"]
+    for file in files:
+        make("--silent", "sbom", f"SBOM={file}")
+    one, two = (file.read_text() for file in files)
+
+    assert one == two
+    document = json.loads(one)
+    assert document["bomFormat"] == "CycloneDX"
+    assert {each["name"]: each["version"] for each in document["components"]} == pins(LAYER)
+    for each in document["components"]:
+        assert each["purl"] == f"pkg:pypi/{each['name']}@{each['version']}"
+        hashes = each["externalReferences"][0]["hashes"]
+        assert {each["alg"] for each in hashes} == {"SHA-256"}
