@@ -1,0 +1,94 @@
+"""Over TLS, the token goes to the server that the URL names, and to no other."""
+
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import trustme
+
+from qwen_token import UpstreamError, UpstreamUnavailableError
+from qwen_token.client import QwenClient
+from tests.minting import token
+
+HELD = token(left=timedelta(days=2), now=datetime.now(UTC))
+# Too short for many attempts.
+BRIEF = timedelta(seconds=2)
+DAY = timedelta(days=1)
+
+
+@contextmanager
+def server(certificate: trustme.LeafCert) -> Iterator[tuple[str, list[str]]]:
+    """Serve with this certificate; yield the address, and what tokens came."""
+    tokens: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            tokens.append(self.headers["Authorization"])
+            self.send_error(503)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+            """Stay silent."""
+
+    class Quiet(HTTPServer):
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Expect that the client breaks off."""
+
+    with Quiet(("127.0.0.1", 0), Handler) as listening:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        listening.socket = context.wrap_socket(listening.socket, server_side=True)
+        thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"https://localhost:{listening.server_port}", tokens
+        finally:
+            listening.shutdown()
+            thread.join()
+
+
+@pytest.fixture(name="authority")
+def _authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    """Return an authority that this process trusts."""
+    authority = trustme.CA()
+    bundle = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    return authority
+
+
+def test_a_server_with_a_certificate_of_its_own_gets_the_token(authority: trustme.CA) -> None:
+    with server(authority.issue_cert("localhost")) as (url, tokens), pytest.raises(UpstreamError):
+        QwenClient(url).refresh(HELD, within=BRIEF)
+
+    assert set(tokens) == {f"Bearer {HELD.raw}"}
+
+
+@pytest.mark.usefixtures("authority")
+def test_a_server_that_nobody_vouches_for_gets_no_token() -> None:
+    refuse_to_talk_to(trustme.CA().issue_cert("localhost"))
+
+
+def test_a_server_with_anothers_certificate_gets_no_token(authority: trustme.CA) -> None:
+    refuse_to_talk_to(authority.issue_cert("elsewhere.example"))
+
+
+def test_a_server_whose_certificate_is_over_gets_no_token(authority: trustme.CA) -> None:
+    now = datetime.now(UTC)
+    refuse_to_talk_to(
+        authority.issue_cert("localhost", not_before=now - 2 * DAY, not_after=now - DAY)
+    )
+
+
+def refuse_to_talk_to(certificate: trustme.LeafCert) -> None:
+    with (
+        server(certificate) as (url, tokens),
+        pytest.raises(UpstreamUnavailableError),
+    ):
+        QwenClient(url).refresh(HELD, within=BRIEF)
+
+    assert tokens == []
