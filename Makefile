@@ -122,7 +122,7 @@ audit: .tools/audit/ready ## ask PyPI's database for known vulnerabilities of wh
 sbom: $(SBOM) ## list what ships, as CycloneDX, in build/sbom.cdx.json
 $(SBOM): layers/qwen_token/requirements.txt .tools/audit/ready
 	@mkdir -p $(@D)
-	.tools/audit/bin/cyclonedx-py requirements $< --output-reproducible --validate --output-file $@
+	.tools/audit/bin/cyclonedx-py requirements $< --output-reproducible --validate --output-file $@ $(ARGS)
 
 # What ships comes first; every other file is for this machine and for CI.
 PINNED = layers/qwen_token/requirements $(filter-out %/uv,$(basename $(wildcard requirements/*.in)))

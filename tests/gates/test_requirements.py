@@ -68,10 +68,10 @@ def make(*arguments: str) -> str:
 
 
 def test_the_bill_of_materials_lists_what_ships_the_same_each_time(tmp_path: Path) -> None:
-    # The tool validates it against CycloneDX's schema before it writes it.
+    # The tool validates it against CycloneDX's schema before it writes it; slowly, so once.
     files = [tmp_path / "one/sbom.cdx.json", tmp_path / "two/sbom.cdx.json"]
-    for file in files:
-        make("--silent", "sbom", f"SBOM={file}")
+    make("--silent", "sbom", f"SBOM={files[0]}")
+    make("--silent", "sbom", f"SBOM={files[1]}", "ARGS=--no-validate")
     one, two = (file.read_text() for file in files)
 
     assert one == two
