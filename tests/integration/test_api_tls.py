@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from qwen_token import UpstreamError, UpstreamUnavailableError
-from qwen_token.client import QwenClient
+from qwen_token.api import QwenApi
 from tests.minting import token
 
 HELD = token(left=timedelta(days=2), now=datetime.now(UTC))
@@ -63,7 +63,7 @@ def _authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
 
 def test_a_server_with_a_certificate_of_its_own_gets_the_token(authority: trustme.CA) -> None:
     with server(authority.issue_cert("localhost")) as (url, tokens), pytest.raises(UpstreamError):
-        QwenClient(url).refresh(HELD, within=BRIEF)
+        QwenApi(url).refresh(HELD, within=BRIEF)
 
     assert set(tokens) == {f"Bearer {HELD.raw}"}
 
@@ -89,6 +89,6 @@ def refuse_to_talk_to(certificate: trustme.LeafCert) -> None:
         server(certificate) as (url, tokens),
         pytest.raises(UpstreamUnavailableError),
     ):
-        QwenClient(url).refresh(HELD, within=BRIEF)
+        QwenApi(url).refresh(HELD, within=BRIEF)
 
     assert tokens == []
