@@ -30,41 +30,49 @@ test: lint unit integration e2e ## everything that CI checks
 	@.venv/bin/coverage report --fail-under=95
 
 .PHONY: invoke
-invoke: build ## run the function here in Docker, against your AWS account (EVENT=events/….json)
-	$(SAM) local invoke RefreshFunction --event $(EVENT) $(ARGS)
+invoke: build ## run the function here in Docker, on your stack's secret (EVENT=events/….json)
+	@$(CLI) environ $(OF_STACK) > .aws-sam/environ.json
+	$(SAM) local invoke RefreshFunction --event $(EVENT) --env-vars .aws-sam/environ.json $(IN_REGION) $(ARGS)
 
-##@ Your AWS account (STACK=name where it is not qwen-token-refresh)
+##@ Your AWS account (STACK=name where it is not qwen-token-refresh; REGION=… where it is not the deployment's)
 
 # The answers of a stack's first, guided deployment: this machine's own.
 CONFIG = samconfig.$(STACK).toml
 $(CONFIG):
 	@echo 'The first deployment asks its questions, and keeps the answers in $@.'
 	cp samconfig.toml $@
-	$(SAM) deploy --guided --stack-name $(STACK) --config-file $(CURDIR)/$@
+	$(SAM) deploy --guided --stack-name $(STACK) --config-file '$(CURDIR)/$@'
+
+# The region that was answered there. Without such a file, it is what the AWS configuration says.
+REGION = $(if $(wildcard $(CONFIG)),$(shell .venv/bin/python -c 'import sys, tomllib; \
+	config = tomllib.load(open(sys.argv[1], "rb")).get("default", {}); \
+	print(config.get("deploy", {}).get("parameters", {}).get("region", ""))' $(CONFIG)))
+IN_REGION = $(addprefix --region ,$(REGION))
+OF_STACK = --stack $(STACK) $(IN_REGION)
 
 .PHONY: deploy
 deploy: build ## build and deploy the stack; guided the first time
-	$(if $(wildcard $(CONFIG)),$(SAM) deploy --config-file $(CURDIR)/$(CONFIG),@$(MAKE) -s $(CONFIG))
+	$(if $(wildcard $(CONFIG)),$(SAM) deploy --config-file '$(CURDIR)/$(CONFIG)',@$(MAKE) -s $(CONFIG))
 
 .PHONY: put-token
 put-token: .venv/ready ## store a token: asks at a hidden prompt, or reads standard input
-	@$(CLI) put --stack $(STACK) $(ARGS)
+	@$(CLI) put $(OF_STACK) $(ARGS)
 
 .PHONY: status
 status: .venv/ready ## show the token, its time left, the schedule and the alarms
-	@$(CLI) status --stack $(STACK) $(ARGS)
+	@$(CLI) status $(OF_STACK) $(ARGS)
 
 .PHONY: refresh
 refresh: .venv/ready ## run the deployed function now (ARGS=--force, ARGS=--dry-run)
-	@$(CLI) refresh --stack $(STACK) $(ARGS)
+	@$(CLI) refresh $(OF_STACK) $(ARGS)
 
 .PHONY: logs
-logs: .tools/sam/ready ## follow the function's log
-	$(SAM) logs --stack-name $(STACK) --name RefreshFunction --tail
+logs: .venv/ready .tools/sam/ready ## follow the function's log
+	$(SAM) logs --stack-name $(STACK) --name RefreshFunction --tail $(IN_REGION)
 
 .PHONY: destroy
-destroy: .tools/sam/ready ## delete the stack; the secret stays
-	$(SAM) delete --stack-name $(STACK)
+destroy: .venv/ready .tools/sam/ready ## delete the stack; the secret stays
+	$(SAM) delete --stack-name $(STACK) $(IN_REGION)
 
 ##@ Develop
 

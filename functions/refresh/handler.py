@@ -12,7 +12,7 @@ import boto3
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from qwen_token.alerts import Alert, Failure, in_days, publish
+from qwen_token.alerts import Alert, Failure, Origin, in_days, publish
 from qwen_token.changes import REFRESH_FAILED, REFRESHED, announce
 from qwen_token.errors import QwenTokenError, TokenMissingError, TokenShortLivedError
 from qwen_token.keeper import Keeper, Outcome, Report
@@ -152,7 +152,12 @@ def _alert(error: QwenTokenError, level: Severity, context: "LambdaContext", edg
     failure = Failure.of(
         error,
         secret_id=edges.environ.get(SECRET_ID),
-        function=context.function_name,
+        origin=Origin(
+            # Powertools' service is the stack's name.
+            stack=logger.service,
+            function=context.function_name,
+            region=context.invoked_function_arn.split(":")[3],
+        ),
         now=now,
     )
     return Alert(level, context.aws_request_id, now, (failure,))

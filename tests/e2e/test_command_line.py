@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -154,6 +155,70 @@ def test_status_for_scripts_has_the_same_and_a_code_of_its_own_for_trouble(
         "TokenExpiringAlarm",
         "KeeperSilentAlarm",
     }
+
+
+@pytest.mark.parametrize(
+    ("action", "part"),
+    [
+        ("scheduler:GetSchedule", "Schedule"),
+        ("cloudwatch:DescribeAlarms", "Alarm RefreshFailedAlarm"),
+        ("cloudformation:ListStackResources", "Alarm states"),
+        ("secretsmanager:GetSecretValue", "Problem"),
+    ],
+)
+def test_status_shows_the_rest_where_a_part_may_not_be_read(
+    deployed: Deployed, action: str, part: str
+) -> None:
+    deployed.hold(5 * DAY)
+    cloud = deployed.stack.cloud
+    allowed = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    denied = {"Effect": "Deny", "Action": action, "Resource": "*"}
+    policy = cloud.session.client("iam", endpoint_url=cloud.endpoint).create_policy(
+        PolicyName=action.replace(":", "-"),
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allowed, denied]}),
+    )
+    session = cloud.session_of_role_with(policy["Policy"]["Arn"])
+
+    done = deployed.stack.command_line("status", session=session)
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    rows = {line.strip().partition("  ")[0]: line for line in done.stdout.splitlines()}
+    assert "AccessDenied" in rows[part]
+    told = {name for name, row in rows.items() if "AccessDenied" not in row}
+    assert told >= {"Secret"}
+    assert told & {"Account", "Alarm KeeperSilentAlarm"}
+
+
+def test_a_schedule_that_is_off_needs_a_person(deployed: Deployed) -> None:
+    deployed.hold(5 * DAY)
+    scheduler = deployed.stack.cloud.scheduler
+    name = next(
+        physical_id
+        for logical_id, physical_id in deployed.stack.resources().items()
+        if logical_id == "RefreshFunctionTimer"
+    )
+    found = scheduler.get_schedule(Name=name)
+    same: Any = {
+        key: found[key] for key in ("Name", "ScheduleExpression", "FlexibleTimeWindow", "Target")
+    }
+    scheduler.update_schedule(**same, State="DISABLED")
+    try:
+        done = deployed.stack.command_line("status")
+    finally:
+        scheduler.update_schedule(**same, State="ENABLED")
+
+    assert done.returncode == 3
+    assert "rate(6 hours) is DISABLED" in done.stdout
+
+
+def test_environ_is_what_sam_local_invoke_needs(deployed: Deployed) -> None:
+    done = deployed.stack.command_line("environ")
+
+    assert done.returncode == 0, done.stderr
+    environ = json.loads(done.stdout)["RefreshFunction"]
+    assert environ["SECRET_ID"] == deployed.stack.secret_arn
+    assert environ["ALERT_TOPIC_ARN"] == deployed.stack.outputs["AlertTopicArn"]
+    assert environ["API_BASE_URL"] == deployed.qwen.base_url
 
 
 @pytest.mark.parametrize("value", ["hunter2", " "])

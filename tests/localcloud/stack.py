@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .waiting import wait_until
 
 if TYPE_CHECKING:
+    import boto3
     from mypy_boto3_cloudwatch.type_defs import MetricDatumTypeDef
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
@@ -221,17 +222,41 @@ class Stack:
     # --- the project's own command line -----------------------------------------------------------
 
     def command_line(
-        self, *arguments: str, typed: str = "", encoding: str = "utf-8"
+        self,
+        *arguments: str,
+        typed: str = "",
+        encoding: str = "utf-8",
+        session: "boto3.Session | None" = None,
     ) -> "subprocess.CompletedProcess[str]":
-        """Run ``python -m qwen_token``, with ``typed`` on its standard input."""
+        """Run ``python -m qwen_token``, with ``typed`` on its standard input.
+
+        It has the root user's credentials, or those of ``session``.
+        """
         return subprocess.run(  # noqa: S603 - the project's own command
             [sys.executable, "-m", "qwen_token", *arguments, "--stack", self.name],
             input=typed,
-            env={**self.cloud.environ(), "PYTHONIOENCODING": encoding},
+            env={
+                **self.cloud.environ(),
+                **({} if session is None else _credentials(session)),
+                "PYTHONIOENCODING": encoding,
+            },
             capture_output=True,
             encoding=encoding,
             check=False,
         )
+
+
+def _credentials(session: "boto3.Session") -> dict[str, str]:
+    found = session.get_credentials()
+    assert found is not None
+    keys = found.get_frozen_credentials()
+    assert keys.access_key is not None
+    assert keys.secret_key is not None
+    return {
+        "AWS_ACCESS_KEY_ID": keys.access_key,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_key,
+        "AWS_SESSION_TOKEN": keys.token or "",
+    }
 
 
 def _subscribe(cloud: "Cloud", topic_arn: str) -> str:

@@ -10,20 +10,22 @@ from qwen_token import (
     ConfigError,
     QwenTokenError,
     TokenRejectedError,
+    TokenShortLivedError,
     UpstreamUnavailableError,
     WrongAccountError,
 )
-from qwen_token.alerts import Alert, Failure, publish
+from qwen_token.alerts import Alert, Failure, Origin, publish
 from qwen_token.policy import Severity
 from tests.minting import NOW
 
 DAY = timedelta(days=1)
+ORIGIN = Origin(stack="my-stack", function="keeper", region="eu-west-1")
 SECRET = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1b2c3"
 
 
 def alert(error: QwenTokenError, *, left: timedelta | None, level: Severity) -> Alert:
     error.expires_at = None if left is None else NOW + left
-    failure = Failure.of(error, secret_id=SECRET, function="keeper", now=NOW)
+    failure = Failure.of(error, secret_id=SECRET, origin=ORIGIN, now=NOW)
     return Alert(level, "request-1", NOW, (failure,))
 
 
@@ -73,8 +75,36 @@ def test_people_read_what_happened_how_long_is_left_and_what_to_do() -> None:
     assert "refused" in text
     assert "5.0 days left; the token itself expires on 2026-11-29 12:00 UTC" in text
     assert WrongAccountError.advice in text
-    assert f"make put-token ARGS='--secret-id {SECRET}'" in text
     assert "request-1" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "command"),
+    [
+        (TokenRejectedError("dead"), "make put-token STACK=my-stack REGION=eu-west-1"),
+        (
+            UpstreamUnavailableError("down"),
+            "aws lambda invoke --function-name keeper --region eu-west-1 /dev/stdout",
+        ),
+        (
+            ConfigError("off"),
+            "aws lambda get-function-configuration --function-name keeper --region eu-west-1",
+        ),
+    ],
+    ids=lambda value: value.reason if isinstance(value, QwenTokenError) else "",
+)
+def test_the_command_names_the_stack_or_the_function_and_the_region(
+    error: QwenTokenError, command: str
+) -> None:
+    text = alert(error, left=DAY, level=Severity.CRITICAL).text()
+    assert f"Command:        {command}\n" in text
+
+
+def test_of_a_new_token_that_will_not_last_it_is_not_said_that_there_is_none() -> None:
+    text = alert(TokenShortLivedError("short"), left=DAY / 4, level=Severity.CRITICAL).text()
+    assert text.startswith(
+        "CRITICAL: the Qwen token was refreshed, but the new one does not live long enough."
+    )
 
 
 def test_a_token_that_the_api_calls_dead_has_no_days_left_whatever_its_expiry_says() -> None:

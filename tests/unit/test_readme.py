@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_token import QwenTokenError, errors
+from qwen_token import QwenTokenError, cli, errors
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -46,6 +46,11 @@ def test_every_target_exists(target: str) -> None:
 
 
 def test_every_command_and_exit_code_is_named() -> None:
-    assert "`python -m qwen_token put|status|refresh`" in README
-    for code in ("0 done", "1 failed", "2 the command line is off", "3 `status` found"):
-        assert code in " ".join(README.split())
+    assert "`python -m qwen_token put|status|refresh|environ`" in README
+    assert {int(code) for code in table("code")} == {
+        cli.OK,
+        cli.FAILED,
+        2,
+        cli.ATTENTION,
+        cli.INTERRUPTED,
+    }

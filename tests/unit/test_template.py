@@ -530,6 +530,7 @@ class Recorder(dict[str, str]):
 
 class Context:
     function_name = "keeper"
+    invoked_function_arn = "arn:aws:lambda:eu-west-1:111122223333:function:keeper"
     aws_request_id = "request-1"
 
 

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
-from .errors import QwenTokenError, StoreError, TokenError, TokenRejectedError, UpstreamError
+from .errors import (
+    QwenTokenError,
+    StoreError,
+    TokenError,
+    TokenRejectedError,
+    TokenShortLivedError,
+    UpstreamError,
+)
 from .policy import Severity
 
 if TYPE_CHECKING:
@@ -15,6 +22,15 @@ SOURCE: Final = "qwen-token-refresh"
 _EVENT: Final = "refresh_failed"
 # SNS refuses a longer subject.
 _SUBJECT_LIMIT: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a run happened: what a command has to name. ``function`` is a Lambda function's."""
+
+    stack: str
+    function: str
+    region: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +47,15 @@ class Failure:
 
     @classmethod
     def of(
-        cls, error: QwenTokenError, *, secret_id: str | None, function: str, now: datetime
+        cls, error: QwenTokenError, *, secret_id: str | None, origin: Origin, now: datetime
     ) -> Self:
-        """Describe ``error``; ``function`` is the name of the Lambda function that met it."""
+        """Describe ``error``, which a run at ``origin`` met."""
         return cls(
             secret_id=secret_id,
             reason=error.reason,
             message=str(error),
             advice=error.advice,
-            command=_command(error, secret_id=secret_id, function=function),
+            command=_command(error, origin),
             expires_at=error.expires_at,
             remaining=None if error.expires_at is None else error.expires_at - now,
         )
@@ -101,7 +117,10 @@ class Alert:
             )
             for failure in self.failures
         ]
-        head = f"{self.severity.upper()}: the Qwen token was not refreshed."
+        happened = "was not refreshed"
+        if self.failures[0].reason == TokenShortLivedError.reason:
+            happened = "was refreshed, but the new one does not live long enough"
+        head = f"{self.severity.upper()}: the Qwen token {happened}."
         tail = f"Run {self.request_id}, {_date(self.occurred_at)}."
         return "\n\n".join((head, *sections, tail)) + "\n"
 
@@ -128,12 +147,14 @@ def in_days(duration: timedelta) -> float:
     return round(duration / timedelta(days=1), 2)
 
 
-def _command(error: QwenTokenError, *, secret_id: str | None, function: str) -> str:
-    if isinstance(error, TokenError) and secret_id is not None:
-        return f"make put-token ARGS='--secret-id {secret_id}'"
+def _command(error: QwenTokenError, origin: Origin) -> str:
+    if isinstance(error, TokenError):
+        return f"make put-token STACK={origin.stack} REGION={origin.region}"
+    # These need no copy of the project.
+    function = f"--function-name {origin.function} --region {origin.region}"
     if isinstance(error, UpstreamError | StoreError):
-        return f"aws lambda invoke --function-name {function} /dev/stdout"
-    return f"aws lambda get-function-configuration --function-name {function}"
+        return f"aws lambda invoke {function} /dev/stdout"
+    return f"aws lambda get-function-configuration {function}"
 
 
 def _time_left(failure: Failure) -> str:

@@ -1,15 +1,18 @@
 """The command line, for the people who own a token: put it in, look at it, have it refreshed."""
 
 import argparse
+import codecs
 import getpass
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import boto3
 from botocore.config import Config
@@ -17,8 +20,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from . import errors
 from .alerts import in_days
-from .errors import ConfigError, QwenTokenError, TokenMissingError, TokenRejectedError
+from .errors import (
+    ConfigError,
+    QwenTokenError,
+    StoreError,
+    TokenMalformedError,
+    TokenMissingError,
+    TokenRejectedError,
+    UpstreamError,
+)
+from .keeper import Outcome
 from .policy import TokenState, assess
+from .settings import SAFE_URL, is_safe_url
 from .store import AWS_CONFIG, SecretStore
 from .tokens import Token, decode_token
 
@@ -38,8 +51,10 @@ _EXIT_CODES: Final = """\
 exit codes:
   0    done, and all is well
   1    failed: the message says what is wrong, with what, and what to do
+       (status: something could not be read)
   2    the command line is off
-  3    status only: something needs a person (no usable token, or an alarm is on)
+  3    something needs a person (status: no usable token, an alarm is on, or the
+       schedule is off; refresh: the secret has no token yet)
   130  interrupted
 """
 
@@ -49,9 +64,32 @@ _INVOKE_CONFIG: Final = Config(
 )
 _CHECK_TIME: Final = timedelta(seconds=30)
 
+# Raised by a class whose advice is for those who run the function, not for those who type commands.
+_ADVICE: Final[Mapping[type[QwenTokenError], str]] = {
+    ConfigError: "Fix what the message names, and try again.",
+    StoreError: "Check that the secret is in this region, and that you may use it.",
+    UpstreamError: (
+        "Nothing was stored. Try again, or store the token without asking the API about it "
+        "(--no-check)."
+    ),
+}
+
+# What argparse may say without repeating what it was given.
+_HARMLESS: Final = re.compile(
+    r"(argument [^:]+: )?(unrecognized arguments|invalid choice|ignored explicit argument"
+    r"|expected one argument|the following arguments are required: \w+)"
+)
+
+_SECRET_ARN: Final = re.compile(r"arn:[^:]+:secretsmanager:(?P<region>[^:]+):[^:]*:secret:.+")
+
 # What a token of an unknown age is drawn against.
 _USUAL_LIFE: Final = timedelta(days=7)
 _BAR_WIDTH: Final = 24
+
+# States of what could not be read, and of what is not there.
+_UNKNOWN: Final = "unknown"
+_NONE: Final = "none"
+_NOT_FOUND: Final = "ResourceNotFoundException"
 
 _RATE: Final = re.compile(r"rate\((\d+) (minute|hour|day)s?\)")
 
@@ -59,6 +97,17 @@ _RATE: Final = re.compile(r"rate\((\d+) (minute|hour|day)s?\)")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
+    try:
+        code = _run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output had enough; Python would complain once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A letter that the terminal cannot show must not fail a command that has done its work.
         sys.stdout.reconfigure(errors="replace")
@@ -66,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except QwenTokenError as error:
-        _complain(options, error.reason, str(error), error.advice)
+        advice = next((_ADVICE[kind] for kind in type(error).mro() if kind in _ADVICE), None)
+        _complain(options, error.reason, str(error), advice or error.advice)
     except (BotoCoreError, ClientError) as error:
         _complain(options, "aws_failed", str(error), "Check credentials, region and permissions.")
     except KeyboardInterrupt:
@@ -74,8 +124,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return FAILED
 
 
+class _Parser(argparse.ArgumentParser):
+    """Does not repeat what it was given: somebody may have given it a token."""
+
+    def error(self, message: str) -> NoReturn:
+        harmless = _HARMLESS.match(message)
+        said = harmless[0] if harmless else "not understood"
+        self.print_usage(sys.stderr)
+        self.exit(
+            2,
+            f"{self.prog}: error: {said}\n"
+            "A token is never an argument: put asks for it, or reads it from standard input.\n",
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(
         "--stack",
         default=DEFAULT_STACK,
@@ -85,11 +149,12 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--region", help="AWS region (default: as boto3 finds it)")
     common.add_argument("--json", action="store_true", help="print one JSON document, for scripts")
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m qwen_token",
         description="Keep a chat.qwen.ai token alive on AWS: the commands for people.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -101,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=_EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         added.set_defaults(command=command)
         return added
@@ -121,6 +187,8 @@ def _parser() -> argparse.ArgumentParser:
     refresh = add("refresh", "run the deployed function now and show what it did", _refresh)
     refresh.add_argument("--force", action="store_true", help="refresh even a fresh token")
     refresh.add_argument("--dry-run", action="store_true", help="decide only: change nothing")
+
+    add("environ", "print the function's environment, for `sam local invoke --env-vars`", _environ)
     return parser
 
 
@@ -141,7 +209,7 @@ class _Stack:
     @classmethod
     def find(cls, session: boto3.Session, name: str) -> "_Stack":
         try:
-            described = session.client("cloudformation").describe_stacks(StackName=name)
+            described = _client(session, "cloudformation").describe_stacks(StackName=name)
         except ClientError as error:
             # CloudFormation has no code of its own for a stack that does not exist.
             if error.response.get("Error", {}).get("Code") != "ValidationError":
@@ -167,14 +235,20 @@ def _session(options: argparse.Namespace) -> boto3.Session:
     return boto3.Session(region_name=options.region)
 
 
+def _client(session: Any, service: str, **options: Any) -> Any:
+    try:
+        return session.client(service, **options)
+    except ValueError as error:
+        # An AWS_ENDPOINT_URL that is none, for instance.
+        raise ConfigError(f"no client for {service} can be made: {error}") from error
+
+
 # --- put ------------------------------------------------------------------------------------------
 
 
 def _put(options: argparse.Namespace) -> int:
-    text = _ask_for_token()
-    if not text.strip():
-        raise TokenMissingError("nothing was given: paste the token, or pipe it in")
-    token = decode_token(text)
+    console = _console(options)
+    token = decode_token(_ask_for_token())
     now = datetime.now(UTC)
     if token.remaining(now) <= timedelta(0):
         raise TokenRejectedError(f"this token expired on {_date(token.expires_at)} already")
@@ -185,12 +259,15 @@ def _put(options: argparse.Namespace) -> int:
         stack = _Stack.find(session, options.stack)
         secret_id, api_base_url = stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"]
     api_base_url = options.api_base_url or api_base_url
+    if not is_safe_url(api_base_url):
+        raise ConfigError(f"--api-base-url should be {SAFE_URL}")
+    store = SecretStore(_secrets_manager(session, secret_id), secret_id)
     if not options.no_check:
         from .api import QwenApi  # noqa: PLC0415 - requests is slow to import
 
         QwenApi(api_base_url).verify(token, within=_CHECK_TIME)
 
-    held = SecretStore(_secrets_manager(session, secret_id), secret_id).put(token)
+    held = store.put(token)
     document = {
         "secret_id": secret_id,
         "version_id": held.version_id,
@@ -199,11 +276,11 @@ def _put(options: argparse.Namespace) -> int:
         "days_remaining": in_days(token.remaining(now)),
         "checked": not options.no_check,
     }
-    if options.json:
+    if console is None:
         print(json.dumps(document))
         return OK
     _print_rows(
-        _console(),
+        console,
         "Token stored",
         {
             "Secret": secret_id,
@@ -218,20 +295,52 @@ def _put(options: argparse.Namespace) -> int:
 
 
 def _ask_for_token() -> str:
-    return getpass.getpass("Token (hidden): ") if sys.stdin.isatty() else sys.stdin.read()
+    """Return what was typed at a hidden prompt, or what came on standard input."""
+    if sys.stdin is None:
+        raise TokenMissingError("there is no standard input to read a token from")
+    if sys.stdin.isatty():
+        try:
+            text = getpass.getpass("Token (hidden): ")
+        except EOFError:
+            text = ""
+    else:
+        text = _decode(sys.stdin.buffer.read())
+    if not text.strip():
+        raise TokenMissingError("nothing was given: paste the token, or pipe it in")
+    return text
+
+
+def _decode(piped: bytes) -> str:
+    # With a mark in front, Windows PowerShell's way to pipe and to write files.
+    utf16 = piped.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    with suppress(UnicodeDecodeError):
+        return piped.decode("utf-16" if utf16 else "utf-8-sig")
+    # Raised out here: the decoder's exception holds all that was read.
+    raise TokenMalformedError("standard input is no text: neither UTF-8, nor marked as UTF-16")
 
 
 def _secrets_manager(session: boto3.Session, secret_id: str) -> "SecretsManagerClient":
     """Return a client for the region that an ARN names, or else for the session's."""
-    arn = secret_id.split(":")
-    region = arn[3] if arn[0] == "arn" else None
-    return session.client("secretsmanager", region_name=region, config=AWS_CONFIG)
+    region = None
+    if secret_id.startswith("arn:"):
+        arn = _SECRET_ARN.fullmatch(secret_id)
+        if arn is None:
+            raise ConfigError(
+                "--secret-id should be a secret's name, or its ARN: "
+                "arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME-XXXXXX"
+            )
+        region = arn["region"]
+    client: SecretsManagerClient = _client(
+        session, "secretsmanager", region_name=region, config=AWS_CONFIG
+    )
+    return client
 
 
 # --- status ---------------------------------------------------------------------------------------
 
 
 def _status(options: argparse.Namespace) -> int:
+    console = _console(options)
     session = _session(options)
     stack = _Stack.find(session, options.stack)
     now = datetime.now(UTC)
@@ -240,7 +349,8 @@ def _status(options: argparse.Namespace) -> int:
     refresh_before = timedelta(days=float(stack.parameters["RefreshBeforeDays"]))
     critical_before = timedelta(days=float(stack.parameters["CriticalDays"]))
 
-    token, version, problem = None, None, None
+    # Whatever may not be read, the rest is shown.
+    token, version, problem, unread = None, None, None, False
     try:
         held = SecretStore(client, secret_id).read()
         if held is None:
@@ -250,8 +360,12 @@ def _status(options: argparse.Namespace) -> int:
             version = client.get_secret_value(SecretId=secret_id, VersionId=held.version_id)
     except errors.TokenError as error:
         problem = f"{error} ({error.reason})"
-
+    except StoreError as error:
+        problem, unread = f"{error} ({error.reason})", True
+    except (BotoCoreError, ClientError) as error:
+        problem, unread = f"the version's age is {_unknown(error)}", True
     schedule, alarms = _schedule_and_alarms(session, stack, now)
+
     state = None if token is None else assess(token, now=now, refresh_before=refresh_before)
     written_at = None if version is None else version["CreatedDate"].astimezone(UTC)
     document = {
@@ -268,11 +382,11 @@ def _status(options: argparse.Namespace) -> int:
         "schedule": schedule,
         "alarms": alarms,
     }
-    if options.json:
+    if console is None:
         print(json.dumps(document))
     else:
         _print_rows(
-            _console(),
+            console,
             f"Stack {stack.name}",
             {
                 "Secret": secret_id,
@@ -291,33 +405,63 @@ def _status(options: argparse.Namespace) -> int:
                 **{f"Alarm {name}": _coloured(alarm) for name, alarm in alarms.items()},
             },
         )
-    critical = token is None or token.remaining(now) < critical_before
-    return ATTENTION if critical or "ALARM" in alarms.values() else OK
+    no_token = not unread and (token is None or token.remaining(now) < critical_before)
+    if no_token or "ALARM" in alarms.values() or schedule["state"] in {_NONE, "DISABLED"}:
+        return ATTENTION
+    states = [schedule["state"], *alarms.values()]
+    return FAILED if unread or any(state.startswith(_UNKNOWN) for state in states) else OK
 
 
 def _schedule_and_alarms(
     session: boto3.Session, stack: _Stack, now: datetime
-) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    pages = session.client("cloudformation").get_paginator("list_stack_resources")
-    schedule = None
-    alarm_names: dict[str, str] = {}
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the schedule and the alarms' states; a state says where one could not be read."""
+    schedule: dict[str, Any] = {"expression": None, "state": _NONE, "next_at": None}
+    try:
+        resources = _resources(session, stack)
+    except (BotoCoreError, ClientError) as error:
+        return {**schedule, "state": _unknown(error)}, {"states": _unknown(error)}
+    for name in resources.get("AWS::Scheduler::Schedule", {}):
+        try:
+            schedule = _read_schedule(session, name, now)
+        except (BotoCoreError, ClientError) as error:
+            schedule["state"] = _NONE if _code(error) == _NOT_FOUND else _unknown(error)
+    alarms = resources.get("AWS::CloudWatch::Alarm", {})
+    if not alarms:
+        return schedule, {}
+    try:
+        described = _client(session, "cloudwatch").describe_alarms(AlarmNames=list(alarms))
+    except (BotoCoreError, ClientError) as error:
+        return schedule, dict.fromkeys(alarms.values(), _unknown(error))
+    states = {alarm["AlarmName"]: alarm["StateValue"] for alarm in described["MetricAlarms"]}
+    return schedule, {alarms[name]: states.get(name, _NONE) for name in alarms}
+
+
+def _resources(session: boto3.Session, stack: _Stack) -> dict[str, dict[str, str]]:
+    """Return the stack's resources by type: logical ids by physical ones, where there is one."""
+    pages = _client(session, "cloudformation").get_paginator("list_stack_resources")
+    found: dict[str, dict[str, str]] = {}
     for page in pages.paginate(StackName=stack.name):
         for resource in page["StackResourceSummaries"]:
-            physical_id = resource.get("PhysicalResourceId", "")
-            if resource["ResourceType"] == "AWS::Scheduler::Schedule":
-                schedule = _read_schedule(session, physical_id, now)
-            elif resource["ResourceType"] == "AWS::CloudWatch::Alarm":
-                alarm_names[physical_id] = resource["LogicalResourceId"]
-    if not alarm_names:
-        return schedule, {}
-    described = session.client("cloudwatch").describe_alarms(AlarmNames=list(alarm_names))
-    return schedule, {
-        alarm_names[alarm["AlarmName"]]: alarm["StateValue"] for alarm in described["MetricAlarms"]
-    }
+            # Empty, or absent, while it could not be made.
+            if physical_id := resource.get("PhysicalResourceId"):
+                ids = found.setdefault(resource["ResourceType"], {})
+                ids[physical_id] = resource["LogicalResourceId"]
+    return found
+
+
+def _code(error: Exception) -> str:
+    if isinstance(error, ClientError):
+        return error.response.get("Error", {}).get("Code", "no code")
+    return type(error).__name__
+
+
+def _unknown(error: Exception) -> str:
+    return f"{_UNKNOWN} ({_code(error)})"
 
 
 def _read_schedule(session: boto3.Session, name: str, now: datetime) -> dict[str, Any]:
-    found = session.client("scheduler").get_schedule(Name=name)
+    found = _client(session, "scheduler").get_schedule(Name=name)
     expression = found["ScheduleExpression"]
     next_at = None
     if found["State"] == "ENABLED" and (rate := _RATE.fullmatch(expression)):
@@ -332,11 +476,11 @@ def _read_schedule(session: boto3.Session, name: str, now: datetime) -> dict[str
     }
 
 
-def _describe_schedule(schedule: Mapping[str, Any] | None) -> str:
-    if schedule is None:
-        return _Markup("[red]none[/red]")
+def _describe_schedule(schedule: Mapping[str, Any]) -> str:
     if schedule["state"] != "ENABLED":
-        return _Markup(f"[red]{schedule['expression']} is {schedule['state']}[/red]")
+        expression = f"{schedule['expression']} is " if schedule["expression"] else ""
+        colour = "yellow" if schedule["state"].startswith(_UNKNOWN) else "red"
+        return _Markup(f"[{colour}]{expression}{schedule['state']}[/{colour}]")
     if schedule["next_at"] is None:
         return str(schedule["expression"])
     next_at = _date(datetime.fromisoformat(schedule["next_at"]))
@@ -344,7 +488,7 @@ def _describe_schedule(schedule: Mapping[str, Any] | None) -> str:
 
 
 def _coloured(alarm_state: str) -> _Markup:
-    colour = {"OK": "green", "ALARM": "red"}.get(alarm_state, "yellow")
+    colour = {"OK": "green", "ALARM": "red", _NONE: "red"}.get(alarm_state, "yellow")
     return _Markup(f"[{colour}]{alarm_state}[/{colour}]")
 
 
@@ -352,6 +496,7 @@ def _coloured(alarm_state: str) -> _Markup:
 
 
 def _refresh(options: argparse.Namespace) -> int:
+    console = _console(options)
     session = _session(options)
     stack = _Stack.find(session, options.stack)
     event = {
@@ -359,7 +504,7 @@ def _refresh(options: argparse.Namespace) -> int:
         for key, wanted in (("force", options.force), ("dry_run", options.dry_run))
         if wanted
     }
-    response = session.client("lambda", config=_INVOKE_CONFIG).invoke(
+    response = _client(session, "lambda", config=_INVOKE_CONFIG).invoke(
         FunctionName=stack.outputs["RefreshFunctionName"], Payload=json.dumps(event)
     )
     result = json.loads(response["Payload"].read())
@@ -370,9 +515,10 @@ def _refresh(options: argparse.Namespace) -> int:
         advice = getattr(failure, "advice", "Look at the function's log (make logs).")
         _complain(options, reason, result.get("errorMessage", name), advice)
         return FAILED
-    if options.json:
+    code = ATTENTION if result["outcome"] == Outcome.AWAITING_TOKEN else OK
+    if console is None:
         print(json.dumps(result))
-        return OK
+        return code
     labels = {
         "outcome": "Outcome",
         "secret_id": "Secret",
@@ -381,17 +527,34 @@ def _refresh(options: argparse.Namespace) -> int:
         "days_remaining": "Days left",
     }
     _print_rows(
-        _console(),
+        console,
         "Run of the refresh function",
         {label: result[key] for key, label in labels.items()},
     )
+    return code
+
+
+# --- environ --------------------------------------------------------------------------------------
+
+
+def _environ(options: argparse.Namespace) -> int:
+    session = _session(options)
+    stack = _Stack.find(session, options.stack)
+    found = _client(session, "lambda").get_function_configuration(
+        FunctionName=stack.outputs["RefreshFunctionName"]
+    )
+    # By the logical id, as sam wants it.
+    print(json.dumps({"RefreshFunction": found["Environment"]["Variables"]}, indent=2))
     return OK
 
 
 # --- what people see ------------------------------------------------------------------------------
 
 
-def _console() -> "Console":
+def _console(options: argparse.Namespace) -> "Console | None":
+    """Return where to print, or None where JSON is wanted: before the deed, as this may fail."""
+    if options.json:
+        return None
     try:
         from rich.console import Console  # noqa: PLC0415 - only people need it
     except ImportError as error:

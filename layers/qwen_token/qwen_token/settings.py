@@ -19,6 +19,10 @@ ALERT_TOPIC_ARN: Final = "ALERT_TOPIC_ARN"
 # The one that may be empty: no change events then.
 EVENT_BUS_ARN: Final = "EVENT_BUS_ARN"
 
+SAFE_URL: Final = (
+    "an https:// URL without user, query or fragment (http:// on a loopback address only)"
+)
+
 # Far beyond any token's life, and small enough to calculate with.
 _MOST_DAYS: Final = 36_500
 # A key that is none of these may be a value pasted into the wrong place: it is not repeated.
@@ -65,11 +69,8 @@ class Settings:
             critical_before=days(CRITICAL_DAYS),
             alert_topic_arn=text(ALERT_TOPIC_ARN, "the ARN of an SNS topic", start="arn:"),
         )
-        if not _is_safe_url(settings.api_base_url):
-            problems.append(
-                f"{API_BASE_URL} should be an https:// URL without user, query or fragment "
-                "(http:// on a loopback address only)"
-            )
+        if not is_safe_url(settings.api_base_url):
+            problems.append(f"{API_BASE_URL} should be {SAFE_URL}")
         if settings.critical_before > settings.refresh_before > timedelta():
             problems.append(f"{CRITICAL_DAYS} should not be more than {REFRESH_BEFORE_DAYS}")
         if problems:
@@ -123,7 +124,7 @@ def _positive_days(text: str) -> timedelta | None:
     return timedelta(days=days) if math.isfinite(days) and 0 < days <= _MOST_DAYS else None
 
 
-def _is_safe_url(url: str) -> bool:
+def is_safe_url(url: str) -> bool:
     """Say whether a token may be sent there: https, or http that never leaves the machine."""
     try:
         parts = urlsplit(url)
