@@ -8,10 +8,11 @@ import http.client
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 from urllib.parse import parse_qs
@@ -58,22 +59,41 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class Call:
+    """A call to AWS, named as in an IAM policy: ``sns:Publish``."""
+
     operation: str
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What AWS answers."""
+
+    status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
 
 
-class Relay:
-    """The relay of one cloud. ``calls`` are named as in an IAM policy: ``sns:Publish``.
+CarryOut = Callable[[], Answer | None]
 
-    ``uses`` are the permissions that these calls took, each once.
+
+class Relay:
+    """A relay to one cloud. ``calls`` are named as in an IAM policy: ``sns:Publish``.
+
+    ``uses`` are the permissions that these calls took, each once. Every call comes to the ``gate``,
+    with the means to have it carried out; what the gate returns is the answer, and without one the
+    connection is broken off.
     """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.uses: set[Use] = set()
         self.emails: list[Email] = []
+        self.gate: Callable[[Call, CarryOut], Answer | None] = lambda _call, carry_out: carry_out()
         self._interference: dict[str, Refusal | Loss] = {}
         self._port = 0
         self.url = ""
@@ -115,33 +135,33 @@ class Relay:
         finally:
             del self._interference[operation]
 
-    def answer(self, call: _Call, send: "_Handler") -> None:
-        """Remember the call; pass it on, or do to it what was asked for."""
+    def answer(self, call: Call) -> Answer | None:
+        """Remember the call and return its answer; None breaks the connection off."""
         self.calls.append(call.operation)
         self.uses.add(_use(call))
+        return self.gate(call, lambda: self._carry_out(call))
+
+    def _carry_out(self, call: Call) -> Answer | None:
+        """Pass the call on, or do to it what was asked for."""
         how = self._interference.get(call.operation)
         if isinstance(how, Refusal):
-            send.reply(how.status, *_refuse(call, how))
-            return
-        if call.operation == "sns:Publish":
+            return refuse(call, how)
+        answer = self._pass_on(call)
+        if call.operation == "sns:Publish" and answer.status == HTTPStatus.OK:
             self._keep_email(call)
-        status, headers, body = self._pass_on(send.command, send.path, call)
-        if how is Loss.OF_THE_ANSWER:
-            send.close_connection = True
-        else:
-            send.reply(status, headers, body)
+        return None if how is Loss.OF_THE_ANSWER else answer
 
-    def _pass_on(self, method: str, path: str, call: _Call) -> tuple[int, Mapping[str, str], bytes]:
+    def _pass_on(self, call: Call) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_TIMEOUT)
         try:
             # The headers go unchanged, the host's name among them: they are signed.
-            connection.request(method, path, call.body, dict(call.headers))
+            connection.request(call.method, call.path, call.body, dict(call.headers))
             response = connection.getresponse()
-            return response.status, dict(response.getheaders()), response.read()
+            return Answer(response.status, dict(response.getheaders()), response.read())
         finally:
             connection.close()
 
-    def _keep_email(self, call: _Call) -> None:
+    def _keep_email(self, call: Call) -> None:
         fields = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
         message = fields["Message"]
         if fields.get("MessageStructure") == "json":
@@ -154,23 +174,29 @@ class _Handler(BaseHTTPRequestHandler):
     relay: Relay
     protocol_version = "HTTP/1.1"
     timeout = _TIMEOUT
+    # Head and body go out in two pieces: the second would wait for the first one's receipt.
+    disable_nagle_algorithm = True
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = {name: value for name, value in self.headers.items() if name != "Connection"}
-        self.relay.answer(_Call(_operation(headers, body, self.path), headers, body), self)
+        operation = _operation(headers, body, self.path)
+        answer = self.relay.answer(Call(operation, self.command, self.path, headers, body))
+        if answer is None:
+            self.close_connection = True
+        else:
+            self._reply(answer)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = _serve  # noqa: N815 - named by http.server
 
-    def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Send one whole answer."""
-        self.send_response_only(status)
-        for name, value in headers.items():
+    def _reply(self, answer: Answer) -> None:
+        self.send_response_only(answer.status)
+        for name, value in answer.headers.items():
             if name.lower() not in _HOP_BY_HOP:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(answer.body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
         """Stay silent: calls are remembered, not printed."""
@@ -186,7 +212,7 @@ def _operation(headers: Mapping[str, str], body: bytes, path: str) -> str:
     return f"{service}:{path}"
 
 
-def _use(call: _Call) -> Use:
+def _use(call: Call) -> Use:
     signed_for = _SIGNED_FOR.search(call.headers.get("Authorization", ""))
     if "X-Amz-Target" in call.headers:
         fields = json.loads(call.body)
@@ -198,13 +224,14 @@ def _use(call: _Call) -> Use:
     return Use(signed_for["key_id"] if signed_for else "unsigned", call.operation, resource)
 
 
-def _refuse(call: _Call, refusal: Refusal) -> tuple[Mapping[str, str], bytes]:
+def refuse(call: Call, refusal: Refusal) -> Answer:
+    """Say no to ``call``, in its service's own way."""
     message = "refused by the test"
     if "X-Amz-Target" in call.headers:
         body = json.dumps({"__type": refusal.code, "message": message})
-        return {"Content-Type": "application/x-amz-json-1.1"}, body.encode()
+        return Answer(refusal.status, {"Content-Type": "application/x-amz-json-1.1"}, body.encode())
     body = (
         f"<ErrorResponse><Error><Type>Sender</Type><Code>{refusal.code}</Code>"
         f"<Message>{message}</Message></Error></ErrorResponse>"
     )
-    return {"Content-Type": "text/xml"}, body.encode()
+    return Answer(refusal.status, {"Content-Type": "text/xml"}, body.encode())

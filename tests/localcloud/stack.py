@@ -98,19 +98,7 @@ class Stack:
 
     def versions(self) -> list[Version]:
         """Return all versions of the secret, the oldest first."""
-        client = self.cloud.secretsmanager
-        listed = client.list_secret_version_ids(SecretId=self.secret_arn, IncludeDeprecated=True)
-        return [
-            Version(
-                version_id=entry["VersionId"],
-                labels=frozenset(entry.get("VersionStages", ())),
-                created_at=entry["CreatedDate"].astimezone(UTC),
-                text=client.get_secret_value(
-                    SecretId=self.secret_arn, VersionId=entry["VersionId"]
-                ).get("SecretString", ""),
-            )
-            for entry in sorted(listed["Versions"], key=lambda entry: entry["CreatedDate"])
-        ]
+        return versions_of(self.secret_arn, self.cloud.secretsmanager)
 
     def labels(self) -> Mapping[str, list[str]]:
         """Return the labels of each version that has any, by the version's id."""
@@ -257,6 +245,22 @@ def _credentials(session: "boto3.Session") -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": keys.secret_key,
         "AWS_SESSION_TOKEN": keys.token or "",
     }
+
+
+def versions_of(secret_id: str, client: "SecretsManagerClient") -> list[Version]:
+    """Return all versions of a secret, the oldest first."""
+    listed = client.list_secret_version_ids(SecretId=secret_id, IncludeDeprecated=True)
+    return [
+        Version(
+            version_id=entry["VersionId"],
+            labels=frozenset(entry.get("VersionStages", ())),
+            created_at=entry["CreatedDate"].astimezone(UTC),
+            text=client.get_secret_value(SecretId=secret_id, VersionId=entry["VersionId"]).get(
+                "SecretString", ""
+            ),
+        )
+        for entry in sorted(listed["Versions"], key=lambda entry: entry["CreatedDate"])
+    ]
 
 
 def _subscribe(cloud: "Cloud", topic_arn: str) -> str:
