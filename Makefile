@@ -26,7 +26,7 @@ run: setup ## deploy into an embedded AWS and show the keeper at work (KEEP=1, Q
 
 .PHONY: test
 test: COVERAGE = --cov --cov-append --cov-report=
-test: lint unit integration e2e ## everything that CI checks
+test: lint unit integration e2e trust ## everything that CI checks
 	@.venv/bin/coverage report --fail-under=95
 
 .PHONY: invoke
@@ -99,6 +99,14 @@ integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges
 .PHONY: e2e
 e2e: setup ## tests of the deployed stack, on the embedded AWS
 	$(PYTEST) tests/e2e $(COVERAGE) $(ARGS)
+
+.PHONY: trust
+trust: setup ## proofs: every crash point, races, readers that never stop (ARGS=-rP shows the counts)
+	$(PYTEST) tests/trust $(COVERAGE) $(ARGS)
+
+.PHONY: crash-points
+crash-points: setup ## try every fault at every call of a run, and write the table into docs/trust.md
+	@PYTHONPATH=layers/qwen_token:functions/refresh .venv/bin/python -m tests.trust
 
 .PHONY: bench
 bench: setup build .tools/lambda/ready ## cold start, calls and size, against a bare boto3 handler
