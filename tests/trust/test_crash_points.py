@@ -51,9 +51,6 @@ def test_the_documented_table_is_what_was_found(results: Sequence[Result]) -> No
     assert table.documented() == table.markdown(results), "run make crash-points"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a staged version is promoted with the notes it was born with"
-)
 def test_a_recovery_keeps_what_a_person_wrote_beside_the_token_since(worlds: Worlds) -> None:
     with worlds.world(left=2 * DAY) as world:
         world.stage(world.mint(left=WEEK))

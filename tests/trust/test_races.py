@@ -9,8 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-import pytest
-
 from tests.localcloud.qwen import FakeQwen, Reply, Request, Scenario
 from tests.localcloud.relay import Answer, Call
 from tests.localcloud.stack import CURRENT, PREVIOUS, Version
@@ -151,9 +149,6 @@ def test_one_run_wins_and_no_put_is_lost(worlds: Worlds) -> None:
     assert tally["superseded"] > ROUNDS, "hardly a race"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a run whose token is refused does not look whether it is still current"
-)
 def test_a_person_who_changes_the_password_meanwhile_alarms_nobody(worlds: Worlds) -> None:
     with worlds.world(left=2 * DAY) as world:
 

@@ -16,7 +16,7 @@ from botocore.config import Config
 
 from qwen_token.store import AWS_CONFIG, PENDING, SecretStore
 from qwen_token.tokens import decode_token
-from tests.localcloud.aws import ROOT, Cloud
+from tests.localcloud.aws import REGION, ROOT, Cloud
 from tests.localcloud.qwen import FakeQwen, Reply, Request, Scenario
 from tests.localcloud.relay import Relay
 from tests.localcloud.stack import CURRENT, Version, versions_of
@@ -166,6 +166,7 @@ class Worlds:
             "REFRESH_BEFORE_DAYS": "3",
             "CRITICAL_DAYS": "1",
             "ALERT_TOPIC_ARN": self._topic,
+            "EVENT_BUS_ARN": f"arn:aws:events:{REGION}:000000000000:event-bus/default",
         }
 
     @contextmanager
