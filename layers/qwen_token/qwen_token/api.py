@@ -4,9 +4,7 @@ Two things are never mixed up here: *dead* (the API itself refused the token) an
 answer, or one that did not come from the API).
 """
 
-import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -23,6 +21,7 @@ from urllib3 import BaseHTTPResponse, Retry
 from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ResponseError
 
+from .answers import STATUS_HEADER, UNAUTHORIZED, actual_status, failure_code, json_object
 from .errors import (
     RateLimitedError,
     TokenMalformedError,
@@ -45,8 +44,6 @@ _AUTHS_PATH: Final = "/api/v1/auths/"
 # A real answer has about 5 kB.
 _MAX_BODY: Final = 1024 * 1024
 _CHUNK: Final = 64 * 1024
-
-_STATUS_SHAPE: Final = re.compile(r"[1-5][0-9][0-9]", re.ASCII)
 
 _CONNECT_TIMEOUT: Final = 3.0
 _READ_TIMEOUT: Final = 10.0
@@ -255,19 +252,11 @@ def _send(url: str, token: Token, deadline: float) -> _Reply:
             stream=True,
         ) as response:
             return _Reply(
-                status=_actual_status(response),
+                status=actual_status(response.status_code, response.headers.get(STATUS_HEADER, "")),
                 media_type=response.headers.get("Content-Type", "").partition(";")[0].strip(),
                 location=response.headers.get("Location", ""),
                 body=_read_body(response, deadline),
             )
-
-
-def _actual_status(response: requests.Response) -> int:
-    """Return the status: the site may say 200, and put what it means into a header of its own."""
-    said = response.headers.get("x-actual-status-code", "")
-    if response.status_code == HTTPStatus.OK and _STATUS_SHAPE.fullmatch(said):
-        return int(said)
-    return response.status_code
 
 
 def _read_body(response: requests.Response, deadline: float) -> bytes:
@@ -287,17 +276,17 @@ def _read_answer(reply: _Reply) -> Mapping[str, object]:
 
     Whatever is not recognisably the API's own word is unknown, never a dead token.
     """
-    document = _json_object(reply.body)
+    document = json_object(reply.body)
     seen = f"HTTP {reply.status} with {_describe(reply.body, document)}"
     if _is_challenge(reply, document):
         raise UpstreamBlockedError(f"a firewall's challenge came in place of the API: {seen}")
-    code = _failure_code(document)
+    code = failure_code(document)
     has_detail = _has_detail(reply, document)
     if code == "RateLimited" or reply.status == HTTPStatus.TOO_MANY_REQUESTS:
         raise RateLimitedError(f"the API asks to be called less often: {seen}")
     # A 403 with a code is about what the code says; with a mere text it is about the token.
     if (
-        code == "unauthorized"
+        code == UNAUTHORIZED
         or (code is not None and reply.status == HTTPStatus.UNAUTHORIZED)
         or (has_detail and reply.status in _REFUSED)
     ):
@@ -309,24 +298,6 @@ def _read_answer(reply: _Reply) -> Mapping[str, object]:
     if reply.status != HTTPStatus.OK or code is not None or not document:
         raise UpstreamUnexpectedError(f"not an answer of the API as it is known: {seen}")
     return document
-
-
-def _json_object(body: bytes) -> Mapping[str, object]:
-    """Return the JSON object in ``body``, an empty one where there is none."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _failure_code(document: Mapping[str, object]) -> str | None:
-    """Return the code of the API's failure envelope: empty if it has none, None if it is none."""
-    if document.get("success") is not False:
-        return None
-    data = document.get("data")
-    code = data.get("code") if isinstance(data, dict) else None
-    return code if isinstance(code, str) else ""
 
 
 def _has_detail(reply: _Reply, document: Mapping[str, object]) -> bool:

@@ -59,7 +59,7 @@ class TokenMalformedError(TokenError):
 
 
 class TokenRejectedError(TokenError):
-    """The API itself says that the token is dead."""
+    """The API itself says that the token is dead; to a reader also the token's own expiry does."""
 
     reason = "token_rejected"
     advice = (
@@ -134,14 +134,23 @@ class UpstreamUnexpectedError(UpstreamError):
 
 
 class StoreError(QwenTokenError):
-    """Secrets Manager refused or failed."""
+    """Secrets Manager refused or failed.
+
+    ``may_pass`` says that it gave no answer, or failed itself: a later try may do.
+    """
 
     reason = "store_failed"
-    advice = "Check the function's permissions, that the secret exists, and the AWS status page."
+    advice = (
+        "Check that the secret exists in this region, that the role may use it (a service reads it "
+        "by the stack's ReaderPolicyArn), the network path, and the AWS status page."
+    )
+    may_pass: bool = False
 
 
 class ConfigError(QwenTokenError):
     """The environment or the event is off."""
 
     reason = "config_invalid"
-    advice = "Fix what the message names, then run the function once by hand."
+    advice = (
+        "Fix what the message names, and try again (the refresh function: run it once by hand)."
+    )

@@ -6,10 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,  # noqa: A004 - botocore's own, no subclass of the builtin
+    CredentialRetrievalError,
+    HTTPClientError,
+)
 
 from .errors import StoreError, TokenMalformedError, TokenMissingError
 from .tokens import Token, decode_token
@@ -32,6 +39,11 @@ AWS_CONFIG: Final = Config(
 # With one address to connect to, that is: each further one that is silent costs two seconds more
 # in each attempt, and nothing bounds a name look-up.
 AWS_CALL_LIMIT: Final = timedelta(seconds=15)
+
+# Answers, or the lack of them, that say nothing about the secret or the caller's permissions; with
+# the server errors (5xx) and these codes of other statuses.
+_PASSING: Final = (HTTPClientError, ConnectionError, CredentialRetrievalError)
+_PASSING_CODES: Final = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsException"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ class SecretStore:
             TokenMissingError: the secret had a value, but holds no token now.
             TokenMalformedError: what it holds is none.
         """
-        with _translated("read the secret"):
+        with _translated(f"read the secret {self.secret_id}"):
             try:
                 response = self._client.get_secret_value(
                     SecretId=self.secret_id, VersionStage=CURRENT
@@ -213,9 +225,13 @@ def _translated(step: str) -> Iterator[None]:
 
 def _store_error(step: str, error: BotoCoreError | ClientError) -> StoreError:
     """Name the step and AWS's code; AWS's message stays in the cause."""
-    code = (
-        error.response.get("Error", {}).get("Code", "unknown")
-        if isinstance(error, ClientError)
-        else type(error).__name__
-    )
-    return StoreError(f"Secrets Manager could not {step}: {code}")
+    if isinstance(error, ClientError):
+        code = error.response.get("Error", {}).get("Code", "unknown")
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        may_pass = code in _PASSING_CODES or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    else:
+        code = type(error).__name__
+        may_pass = isinstance(error, _PASSING)
+    translated = StoreError(f"Secrets Manager could not {step}: {code}")
+    translated.may_pass = may_pass
+    return translated
