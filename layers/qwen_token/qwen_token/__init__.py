@@ -1,4 +1,11 @@
-"""Keep a chat.qwen.ai token alive, and read it where it is needed."""
+"""Keep a chat.qwen.ai token alive, and read it where it is needed.
+
+What has a heavy import behind it is imported when it is first asked for: the errors cost nothing,
+``SharedToken`` imports boto3 with its first read, ``QwenAuth`` imports requests.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from .errors import (
     ConfigError,
@@ -17,12 +24,26 @@ from .errors import (
     UpstreamUnexpectedError,
     WrongAccountError,
 )
-from .tokens import Token, decode_token
+
+if TYPE_CHECKING:
+    from .auth import QwenAuth
+    from .source import SharedToken
+    from .tokens import Token, decode_token
+
+# Where each name lives that is imported when it is first asked for.
+_MODULES: Final = {
+    "QwenAuth": ".auth",
+    "SharedToken": ".source",
+    "Token": ".tokens",
+    "decode_token": ".tokens",
+}
 
 __all__ = [
     "ConfigError",
+    "QwenAuth",
     "QwenTokenError",
     "RateLimitedError",
+    "SharedToken",
     "StoreError",
     "Token",
     "TokenError",
@@ -38,3 +59,15 @@ __all__ = [
     "WrongAccountError",
     "decode_token",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

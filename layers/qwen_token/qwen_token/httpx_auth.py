@@ -1,0 +1,186 @@
+"""The token on the requests of an ``httpx`` client, with or without asyncio; needs httpx."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from functools import partial
+from typing import Any, Self, Unpack
+
+import anyio.to_thread
+import httpx
+
+from .answers import STATUS_HEADER
+from .bearer import BASE_URL, ENVELOPE_LIMIT, Origin, Source, bearer, header, is_refusal, refuses
+from .source import SharedToken, SourceOptions
+
+# What is to be done next: send a request, look at an answer's body, or ask the source.
+type _Step = httpx.Request | httpx.Response | Callable[[], str]
+
+
+class QwenHttpxAuth(httpx.Auth):
+    """Puts the token of ``source`` on requests to one origin, and renews it when it is refused.
+
+    ::
+
+        auth = QwenHttpxAuth.from_secret("qwen/token")
+        httpx.get("https://chat.qwen.ai/api/v2/chats/", auth=auth)
+
+    As ``QwenAuth`` for requests, but that only a body in memory (``content=b"…"``, ``data``,
+    ``json``) is sent again; after a streamed or multipart one the refusal is returned. With an
+    ``AsyncClient`` the source runs in a worker thread, so that the event loop goes on.
+    """
+
+    def __init__(self, source: Source, *, base_url: str = BASE_URL) -> None:
+        """Take tokens from ``source``, for the origin of ``base_url`` only.
+
+        Raises:
+            ConfigError: ``base_url`` is no URL that a token may be sent to.
+        """
+        self._source = source
+        self._origin = Origin(base_url)
+
+    @classmethod
+    def from_secret(
+        cls, secret_id: str, *, base_url: str = BASE_URL, **options: Unpack[SourceOptions]
+    ) -> Self:
+        """Take tokens from the process's shared source for this secret (``SharedToken.of``)."""
+        return cls(SharedToken.of(secret_id, **options), base_url=base_url)
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        """Send the request with the token, and once more with another one if that is refused."""
+        steps = self._steps(request)
+        done: Any = None
+        while True:
+            try:
+                step = steps.send(done)
+            except StopIteration:
+                return
+            if isinstance(step, httpx.Request):
+                done = yield step
+            elif isinstance(step, httpx.Response):
+                done = _peek(step)
+            else:
+                done = step()
+
+    async def async_auth_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Do as ``sync_auth_flow``."""
+        steps = self._steps(request)
+        done: Any = None
+        while True:
+            try:
+                step = steps.send(done)
+            except StopIteration:
+                return
+            if isinstance(step, httpx.Request):
+                done = yield step
+            elif isinstance(step, httpx.Response):
+                done = await _apeek(step)
+            else:
+                # Cancelled, the request does not wait for Secrets Manager.
+                done = await anyio.to_thread.run_sync(step, abandon_on_cancel=True)
+
+    def _steps(self, request: httpx.Request) -> Generator[_Step, Any]:
+        if not self._origin.holds(str(request.url)):
+            yield request
+            return
+        raw = yield self._source.current
+        request.headers["Authorization"] = header(raw)
+        response = yield request
+        # After a redirect this may be the answer of anybody. Nobody else's is one to act on.
+        if not self._origin.holds(str(response.url)) or (
+            bearer(response.request.headers.get("Authorization", "")) != raw
+        ):
+            return
+        refused = refuses(
+            status=response.status_code,
+            said=response.headers.get(STATUS_HEADER, ""),
+            content_type=response.headers.get("Content-Type", ""),
+        )
+        if refused is None:
+            body = b"" if _length(response) > ENVELOPE_LIMIT else (yield response)
+            refused = is_refusal(body)
+        elif refused and not 0 <= _length(response) <= ENVELOPE_LIMIT:
+            # httpx reads a refused answer to its end before it goes on, however long it is.
+            response.stream = _Replayed(response.stream, b"", None)
+        if not refused:
+            return
+        raw = yield partial(self._source.renew, rejected=raw)
+        if isinstance(request.stream, httpx.ByteStream):
+            request.headers["Authorization"] = header(raw)
+            yield request
+
+    def __repr__(self) -> str:
+        return f"QwenHttpxAuth({self._origin}, token=[redacted])"
+
+
+class _Replayed(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """The stream of an answer that was begun to be read, with its beginning put back."""
+
+    def __init__(
+        self,
+        original: httpx.SyncByteStream | httpx.AsyncByteStream,
+        head: bytes,
+        rest: Iterator[bytes] | AsyncIterator[bytes] | None,
+    ) -> None:
+        self._original = original
+        self._head = head
+        self._rest = rest
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+        if isinstance(self._rest, Iterator):
+            yield from self._rest
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._head
+        if isinstance(self._rest, AsyncIterator):
+            async for chunk in self._rest:
+                yield chunk
+
+    def close(self) -> None:
+        if isinstance(self._original, httpx.SyncByteStream):
+            self._original.close()
+
+    async def aclose(self) -> None:
+        if isinstance(self._original, httpx.AsyncByteStream):
+            await self._original.aclose()
+
+
+def _peek(response: httpx.Response) -> bytes:
+    """Return the body, or nothing of a long one, and put back what was read."""
+    original = response.stream
+    assert isinstance(original, httpx.SyncByteStream)  # noqa: S101 - a client makes no other
+    rest = iter(original)
+    head = bytearray()
+    while len(head) <= ENVELOPE_LIMIT and (chunk := next(rest, None)) is not None:
+        head += chunk
+    response.stream = _Replayed(original, bytes(head), rest)
+    return _decoded(response, bytes(head))
+
+
+async def _apeek(response: httpx.Response) -> bytes:
+    original = response.stream
+    assert isinstance(original, httpx.AsyncByteStream)  # noqa: S101 - a client makes no other
+    rest = aiter(original)
+    head = bytearray()
+    while len(head) <= ENVELOPE_LIMIT and (chunk := await anext(rest, None)) is not None:
+        head += chunk
+    response.stream = _Replayed(original, bytes(head), rest)
+    return _decoded(response, bytes(head))
+
+
+def _decoded(response: httpx.Response, head: bytes) -> bytes:
+    if len(head) > ENVELOPE_LIMIT:
+        return b""
+    encoding = {"Content-Encoding": response.headers.get("Content-Encoding", "identity")}
+    try:
+        return httpx.Response(response.status_code, headers=encoding, content=head).content
+    except httpx.DecodingError:
+        # The reader's to meet.
+        return b""
+
+
+def _length(response: httpx.Response) -> int:
+    """Return the declared length of the body, or -1 where there is none."""
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else -1
