@@ -21,8 +21,8 @@ import requests
 from qwen_token import ConfigError, QwenAuth, SharedToken, TokenRejectedError
 from qwen_token.bearer import Origin
 from qwen_token.httpx_auth import QwenHttpxAuth
+from tests.fakes import Clock, Secrets
 from tests.minting import token
-from tests.unit.test_source import Clock, Secrets
 
 OLD = token(left=timedelta(days=2)).raw
 NEW = token(left=timedelta(days=7)).raw

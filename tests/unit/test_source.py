@@ -25,8 +25,9 @@ from qwen_token import (
     TokenMissingError,
     TokenRejectedError,
 )
+from tests.fakes import Clock, Secrets
 from tests.localcloud.waiting import wait_until
-from tests.minting import NOW, token
+from tests.minting import token
 from tests.wire import reply, wire
 
 OLD = token(left=timedelta(days=2))
@@ -54,51 +55,6 @@ REFUSALS = [
     pytest.param(refusal("DecryptionFailure"), "Decryption", id="a key that may not be used"),
     pytest.param(NoCredentialsError(), "NoCredentials", id="no credentials"),
 ]
-
-
-class Clock:
-    """The wall clock; ``sleep`` is what happens while nobody looks."""
-
-    def __init__(self) -> None:
-        self.now = NOW.timestamp()
-        self.looks: list[float] = []
-
-    def __call__(self) -> float:
-        self.looks.append(self.now)
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-class Secrets:
-    """Secrets Manager with one secret, which may fail, or answer only when it is let."""
-
-    class exceptions:  # noqa: N801 - boto3's name
-        class ResourceNotFoundException(ClientError):  # noqa: N818 - the same
-            pass
-
-    def __init__(self, value: str | None) -> None:
-        self.value = value
-        self.fails_with: Exception | None = None
-        self.calls: list[str] = []
-        self.is_asked = threading.Event()
-        self.may_answer = threading.Event()
-        self.may_answer.set()
-
-    def get_secret_value(self, **_: str) -> dict[str, str]:
-        self.calls.append("GetSecretValue")
-        self.is_asked.set()
-        assert self.may_answer.wait(SOON)
-        if self.fails_with is not None:
-            raise self.fails_with
-        if self.value is None:
-            raise self.exceptions.ResourceNotFoundException({"Error": {}}, "GetSecretValue")
-        return {"SecretString": self.value, "VersionId": "v1"}
-
-    def describe_secret(self, **_: str) -> dict[str, Any]:
-        self.calls.append("DescribeSecret")
-        return {"VersionIdsToStages": {}}
 
 
 class Functions:
@@ -636,7 +592,8 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 FORK = """
 import os, sys, threading
-from tests.unit.test_source import Clock, NEW, OLD, Secrets
+from tests.fakes import Clock, Secrets
+from tests.unit.test_source import NEW, OLD
 from qwen_token import SharedToken
 
 secrets, clock = Secrets(OLD.raw), Clock()
@@ -669,7 +626,7 @@ def test_a_child_that_was_forked_during_a_read_reads_for_itself() -> None:
 
 FORK_CONNECTED = """
 import os
-from tests.unit.test_source import Clock
+from tests.fakes import Clock
 from qwen_token import SharedToken
 
 clock = Clock()
