@@ -183,3 +183,8 @@ help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+bench: bench-readers
+.PHONY: bench-readers
+bench-readers: setup ## what reading the token costs a service, against other caches
+	@PYTHONPATH=layers/qwen_token .venv/bin/python -m tests.bench.readers
