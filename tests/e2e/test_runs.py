@@ -154,7 +154,8 @@ def test_a_reader_may_read_and_nothing_else(deployed: Deployed, cloud: Cloud) ->
 
 def test_the_readmes_snippet_reads_the_token(deployed: Deployed, cloud: Cloud) -> None:
     raw = deployed.hold(5 * DAY)
-    [snippet] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [snippet] = [each for each in snippets if "import boto3" in each]
 
     done = subprocess.run(  # noqa: S603 - the README's own
         [sys.executable, "-c", f"{snippet}\nprint(token())"],

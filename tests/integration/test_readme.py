@@ -1,0 +1,55 @@
+"""The README's snippets for services, run as they stand against the embedded AWS and Qwen."""
+
+import re
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.localcloud.aws import ROOT, Cloud
+from tests.localcloud.qwen import FakeQwen
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+SNIPPETS = [
+    snippet
+    for snippet in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    if "from qwen_token" in snippet
+]
+
+
+def run(snippet: str, cloud: Cloud, secret_id: str, base_url: str) -> str:
+    """Run a snippet in a Python of its own, with the names of here; return what it printed."""
+    text = snippet.replace(
+        'from_secret("qwen/token")', f'from_secret("qwen/token", base_url="{base_url}")'
+    )
+    text = text.replace('"qwen/token"', repr(secret_id)).replace("https://chat.qwen.ai", base_url)
+    done = subprocess.run(  # noqa: S603 - our own README
+        [sys.executable, "-W", "error", "-c", text],
+        env=cloud.environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["requests", "httpx", "the token itself"])
+def test_a_snippet_sends_the_token_that_the_secret_holds(
+    cloud: Cloud, secrets: "SecretsManagerClient", snippet: str
+) -> None:
+    with FakeQwen() as qwen:
+        raw = qwen.mint()
+        secret_id = f"test/{uuid.uuid4()}"
+        secrets.create_secret(Name=secret_id, SecretString=raw)
+        if "chat.qwen.ai" in snippet:
+            run(snippet, cloud, secret_id, qwen.base_url)
+            assert [request.raw for request in qwen.requests] == [raw]
+        else:
+            snippet = f"{snippet}\nprint(headers['Authorization'])"
+            assert run(snippet, cloud, secret_id, qwen.base_url) == f"Bearer {raw}\n"
