@@ -42,6 +42,7 @@ class Seen:
     path: str
     authorization: str | None
     body: bytes
+    cookie: str | None
 
     @property
     def raw(self) -> str | None:
@@ -90,7 +91,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def serve(self) -> None:
         reply = self.api.answer(
-            Seen(self.command, self.path, self.headers["Authorization"], self._read())
+            Seen(
+                self.command,
+                self.path,
+                self.headers["Authorization"],
+                self._read(),
+                self.headers["Cookie"],
+            )
         )
         self.send_response(reply.status)
         for name, value in reply.headers.items():
@@ -100,12 +107,15 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(reply.body)
             return
-        self.send_header("Transfer-Encoding", "chunked")
+        is_chunked = "Content-Length" not in reply.headers
+        if is_chunked:
+            self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         try:
             for chunk in reply.chunks:
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-            self.wfile.write(b"0\r\n\r\n")
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if is_chunked else chunk)
+            if is_chunked:
+                self.wfile.write(b"0\r\n\r\n")
         except ConnectionError:
             self.close_connection = True  # the client had enough, which is its right
 
@@ -448,6 +458,30 @@ def test_a_stream_stays_a_stream(http: Requests, api: Api, kind: str, first: byt
     assert answer.body == first + b"the end"
 
 
+def test_a_streamed_body_that_says_it_is_long_is_not_even_begun(http: Requests, api: Api) -> None:
+    release = threading.Event()
+    headers = {**JSON, "Content-Length": str(LIMIT + 1)}
+    chunks = held_back(b"{", b" " * LIMIT, release)
+    api.welcome = lambda _seen: Reply(200, headers, chunks=chunks)
+    answer = http.send(Tokens(NEW), api.base_url, streams=True, before_reading=release.set)
+    assert len(answer.body) == LIMIT + 1
+
+
+def test_a_refusal_that_does_not_end_is_not_waited_for(
+    http: Requests, api: Api, tokens: Tokens
+) -> None:
+    release = threading.Event()
+    chunks = held_back(b"never mind", b"", release)
+    api.refusal = lambda: Reply(401, chunks=chunks)
+
+    def welcome(_seen: Seen) -> Reply:
+        release.set()
+        return Reply(200, JSON, WELCOME)
+
+    api.welcome = welcome
+    assert http.send(tokens, api.base_url, streams=True).body == WELCOME
+
+
 def test_a_long_streamed_body_is_not_looked_at(http: Requests, api: Api) -> None:
     body = ENVELOPE + b" " * LIMIT
     api.welcome = lambda _seen: Reply(200, JSON, body)
@@ -566,8 +600,41 @@ def test_requests_keeps_the_refusal_in_the_history_and_its_cookies(
         response = session.get(api.base_url, timeout=SOON)
         assert [each.status_code for each in response.history] == [401]
         assert session.cookies.get_dict() == {"from": "refusal"}
+        assert [seen.cookie for seen in api.requests] == [None, "from=refusal"]
         assert response.request.headers["Authorization"] == f"Bearer {NEW}"
         assert session.get(api.base_url, timeout=SOON).history == []
+
+
+def test_a_session_that_keeps_the_header_over_redirects_gets_no_other_token_there(
+    api: Api, elsewhere: Api, tokens: Tokens
+) -> None:
+    class Careless(requests.Session):
+        def should_strip_auth(self, old_url: str, new_url: str) -> bool:
+            return False
+
+    api.live, api.welcome = OLD, lambda _seen: Reply(302, {"Location": elsewhere.base_url})
+    auth = QwenAuth(tokens, base_url=api.base_url)
+    with Careless() as session:
+        assert session.get(api.base_url, auth=auth, timeout=SOON).status_code == 401
+    assert elsewhere.tokens == [OLD]
+    assert tokens.rejected == []
+
+
+def test_httpx_that_keeps_the_header_to_https_gets_no_other_token_there(tokens: Tokens) -> None:
+    seen: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(f"{request.url} {request.headers['Authorization']}")
+        if request.url.scheme == "http":
+            return httpx.Response(301, headers={"Location": "https://localhost/"})
+        return httpx.Response(401)
+
+    auth = QwenHttpxAuth(tokens, base_url="http://localhost")
+    transport = httpx.MockTransport(answer)
+    with httpx.Client(transport=transport, follow_redirects=True) as client:
+        assert client.get("http://localhost/", auth=auth).status_code == 401
+    assert seen == [f"http://localhost/ Bearer {OLD}", f"https://localhost/ Bearer {OLD}"]
+    assert tokens.rejected == []
 
 
 def test_requests_raw_body_can_be_read_after_it_was_looked_at(api: Api) -> None:
@@ -594,25 +661,60 @@ def test_requests_meets_a_broken_stream_where_it_reads_it(api: Api) -> None:
             next(pieces)
 
 
-def test_httpx_under_asyncio_lets_the_loop_go_on_while_the_source_reads(api: Api) -> None:
-    is_asked, may_answer = threading.Event(), threading.Event()
+class Slow(Tokens):
+    """A source that takes its time: it reads the secret."""
 
-    class Slow(Tokens):
-        def current(self) -> str:
-            is_asked.set()
-            assert may_answer.wait(SOON), "the event loop stood still"
-            return NEW
+    def __init__(self) -> None:
+        super().__init__(NEW)
+        self.is_asked = threading.Event()
+        self.may_answer = threading.Event()
+
+    def current(self) -> str:
+        self.is_asked.set()
+        assert self.may_answer.wait(SOON), "nobody let it answer"
+        return super().current()
+
+
+def test_httpx_under_asyncio_lets_the_loop_go_on_while_the_source_reads(api: Api) -> None:
+    source = Slow()
 
     async def main() -> int:
-        auth = QwenHttpxAuth(Slow(), base_url=api.base_url)
-        async with httpx.AsyncClient(auth=auth, timeout=SOON, trust_env=False) as client:
-            sending = asyncio.create_task(client.get(api.base_url))
-            while not is_asked.is_set():  # noqa: ASYNC110 - it is set in another thread
-                await asyncio.sleep(0.01)
-            may_answer.set()
+        async with client_for(api, source) as client:
+            sending = await begin(client, api, source)
+            source.may_answer.set()
             return (await sending).status_code
 
     assert asyncio.run(main()) == 200
+
+
+def test_httpx_under_asyncio_does_not_wait_for_the_source_once_cancelled(api: Api) -> None:
+    source = Slow()
+
+    async def main() -> None:
+        async with client_for(api, source) as client:
+            sending = await begin(client, api, source)
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            source.may_answer.set()
+
+    asyncio.run(main())
+    assert api.requests == []
+
+
+def client_for(api: Api, source: Slow) -> httpx.AsyncClient:
+    auth = QwenHttpxAuth(source, base_url=api.base_url)
+    return httpx.AsyncClient(auth=auth, timeout=SOON, trust_env=False)
+
+
+async def begin(
+    client: httpx.AsyncClient, api: Api, source: Slow
+) -> "asyncio.Task[httpx.Response]":
+    """Begin a request, and go on when the source was asked for the token."""
+    sending = asyncio.create_task(client.get(api.base_url))
+    while not source.is_asked.is_set():  # noqa: ASYNC110 - it is set in another thread
+        await asyncio.sleep(0.01)
+    return sending
 
 
 def test_httpx_leaves_a_body_alone_that_cannot_be_decoded(api: Api) -> None:
