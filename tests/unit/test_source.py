@@ -28,7 +28,7 @@ from qwen_token import (
 from tests.fakes import Clock, Secrets
 from tests.localcloud.waiting import wait_until
 from tests.minting import token
-from tests.wire import reply, wire
+from tests.wire import Script, raw, reply, wire
 
 OLD = token(left=timedelta(days=2))
 NEW = token(left=timedelta(days=7))
@@ -431,10 +431,10 @@ def test_the_refresh_function_is_run_once_in_fifteen_minutes_whatever_is_rejecte
 
     shared, functions = with_function(secrets, clock, refresh)
     second = shared.renew(rejected=OLD.raw)
-    with pytest.raises(TokenRejectedError, match="less than 15 minutes ago"):
+    with pytest.raises(TokenRejectedError, match="asked less than 15 minutes ago"):
         shared.renew(rejected=second)
     clock.sleep(899)
-    with pytest.raises(TokenRejectedError, match="less than 15 minutes ago"):
+    with pytest.raises(TokenRejectedError, match="asked less than 15 minutes ago"):
         shared.renew(rejected=second)
     assert len(functions.invocations) == 1
     clock.sleep(5)
@@ -526,20 +526,78 @@ def test_without_a_region_the_error_says_what_to_set(monkeypatch: pytest.MonkeyP
         SharedToken(SECRET).current()
 
 
-def test_a_secret_named_by_its_arn_is_read_in_the_arns_region(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("region", ["not a region", "", "x" * 70])
+def test_an_arn_that_is_none_is_an_error_of_the_tree(
+    monkeypatch: pytest.MonkeyPatch, region: str
 ) -> None:
-    value = json.dumps({"SecretString": token(left=timedelta(days=9000)).raw, "VersionId": "v1"})
-    with wire(reply("200 OK", value.encode(), "Content-Type: application/x-amz-json-1.1")) as aws:
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    with pytest.raises(ConfigError, match=r"no client|no AWS region"):
+        SharedToken(f"arn:aws:secretsmanager:{region}:111122223333:secret:qwen/token").current()
+    with pytest.raises(ConfigError, match="no AWS region"):
+        SharedToken("arn:").current()
+
+
+def answer(document: object) -> Script:
+    """Answer as Secrets Manager, and as a function that ran well."""
+    body = json.dumps(document).encode()
+    return reply("200 OK", body, "Content-Type: application/x-amz-json-1.1")
+
+
+@pytest.fixture(name="environment")
+def _environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return what makes clients without arguments talk to an endpoint."""
+
+    def point(endpoint: str) -> None:
         for name, text in {
-            "AWS_ENDPOINT_URL": aws.base_url,
+            "AWS_ENDPOINT_URL": endpoint,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": "/dev/null",
         }.items():
             monkeypatch.setenv(name, text)
-        SharedToken("arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token").current()
+
+    return point
+
+
+ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token"
+FUNCTION_ARN = "arn:aws:lambda:eu-central-1:111122223333:function:keeper"
+HELD = {"SecretString": OLD.raw, "VersionId": "v1"}
+RENEWED = {"SecretString": NEW.raw, "VersionId": "v2"}
+
+
+def test_a_secret_named_by_its_arn_is_read_in_the_arns_region(
+    environment: Callable[[str], None], clock: Clock
+) -> None:
+    with wire(answer(HELD)) as aws:
+        environment(aws.base_url)
+        assert SharedToken(ARN, clock=clock).current() == OLD.raw
     assert b"/eu-west-1/secretsmanager/aws4_request" in aws.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "region"), [("keeper", b"/eu-west-1/lambda"), (FUNCTION_ARN, b"/eu-central-1/")]
+)
+def test_the_refresh_function_is_run_in_its_own_region_or_the_secrets(
+    environment: Callable[[str], None], clock: Clock, function: str, region: bytes
+) -> None:
+    with wire(answer(HELD), answer({}), answer(RENEWED)) as aws:
+        environment(aws.base_url)
+        shared = SharedToken(ARN, refresh_function=function, clock=clock)
+        assert shared.renew(rejected=OLD.raw) == NEW.raw
+    assert region in aws.requests[1]
+
+
+def test_a_refresh_function_that_cannot_be_reached_is_asked_once(
+    environment: Callable[[str], None], clock: Clock
+) -> None:
+    with wire(answer(HELD), raw(b""), answer(HELD)) as aws:
+        environment(aws.base_url)
+        shared = SharedToken(ARN, refresh_function="keeper", clock=clock)
+        with pytest.raises(TokenRejectedError, match="could not be run: ConnectionClosedError"):
+            shared.renew(rejected=OLD.raw)
+    assert len(aws.requests) == 3
 
 
 def test_the_process_has_one_source_for_the_same_arguments() -> None:

@@ -301,7 +301,7 @@ class SharedToken:
         if self._refreshed_at is not None and (
             self._refreshed_at <= now < self._refreshed_at + _REFRESH_PAUSE
         ):
-            return "the refresh function was run less than 15 minutes ago"
+            return "the refresh function was asked less than 15 minutes ago"
         self._refreshed_at = now
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
@@ -358,7 +358,8 @@ def _new_client(
     import boto3  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError, NoRegionError  # noqa: PLC0415
 
-    region = name_or_arn.split(":")[3] if name_or_arn.startswith("arn:") else None
+    parts = name_or_arn.split(":")
+    region = parts[3] if parts[0] == "arn" and len(parts) > 3 else None  # noqa: PLR2004 - an ARN's
     try:
         # A session of its own: boto3's default one is not safe to make clients in several threads.
         return boto3.Session().client(service, region_name=region or None, config=config)
