@@ -26,7 +26,7 @@ _PYTHON: Final = str(_ROOT / ".tools/mutation/bin/python")
 _WORK: Final = _ROOT / ".mutation"
 _EXPLAINED: Final = Path(__file__).with_name("survivors.toml")
 
-_MODULES: Final = ("policy", "tokens", "keeper", "store", "api")
+_MODULES: Final = ("policy", "tokens", "keeper", "store", "api", "answers")
 # Those that need nothing started: each mutant is a run of its own.
 _TESTS: Final = (
     "tests/unit/test_policy.py",
@@ -35,6 +35,7 @@ _TESTS: Final = (
     "tests/unit/test_handler.py",
     "tests/integration/test_api.py",
     "tests/integration/test_api_wire.py",
+    "tests/integration/test_api_words.py",
     "tests/integration/test_store_answers.py",
 )
 _PROGRESS: Final = re.compile(r"(\d+)/(\d+)  ")
@@ -154,10 +155,11 @@ def _results() -> Iterator[Mutant]:
 
 
 def _broken_line(mutant: Mutant) -> str:
-    """Return the line as the mutant has it."""
+    """Return the line as the mutant has it, or the line that it took away, after a minus."""
     diff = _mutmut("show", mutant.name).splitlines()
-    added = [line[1:].strip() for line in diff if line.startswith("+") and line[:3] != "+++"]
-    return " ".join(added)
+    changed = [line for line in diff if line[:1] in {"+", "-"} and line[:3] not in {"+++", "---"}]
+    added = " ".join(line[1:].strip() for line in changed if line.startswith("+"))
+    return added or "- " + " ".join(line[1:].strip() for line in changed)
 
 
 def _mutmut(*arguments: str) -> str:

@@ -1,0 +1,153 @@
+"""What is sent to the API, to the byte, and what each of its answers is called, to the word."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qwen_token import QwenTokenError, Token
+from qwen_token.api import QwenApi
+from tests.minting import ACCOUNT, token
+from tests.wire import Script, raw, reply, wire
+
+BRIEF = timedelta(seconds=1.4)
+HELD = token(left=timedelta(days=2), now=datetime.now(UTC))
+SUCCESSOR = token(left=timedelta(days=7), now=datetime.now(UTC))
+SESSION = {"id": ACCOUNT, "role": "user", "token": SUCCESSOR.raw}
+
+
+def body(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+def ask(base_url: str, *, within: timedelta = BRIEF) -> Token:
+    return QwenApi(base_url).refresh(HELD, within=within)
+
+
+@pytest.mark.parametrize("slash", ["", "/", "//"])
+def test_the_request_is_this_and_nothing_else(slash: str) -> None:
+    with wire(reply("200 OK", body(SESSION))) as server:
+        ask(server.base_url + slash)
+
+    [head] = server.requests
+    line, *headers = head.decode().strip().split("\r\n")
+    named = dict(header.split(": ", 1) for header in headers)
+    agent = named.pop("User-Agent")
+    assert line == "GET /api/v1/auths/ HTTP/1.1"
+    assert agent.startswith("python-requests/")
+    assert named == {
+        "Host": server.base_url.removeprefix("http://"),
+        "Accept": "application/json",
+        # A bomb that is not asked for may still come: see the tests of the wire.
+        "Accept-Encoding": "identity",
+        "Connection": "keep-alive",
+        "Authorization": f"Bearer {HELD.raw}",
+    }
+
+
+def test_a_base_url_may_have_a_path() -> None:
+    with wire(reply("200 OK", body(SESSION))) as server:
+        ask(f"{server.base_url}/XX/")
+    assert server.requests[0].startswith(b"GET /XX/api/v1/auths/ HTTP/1.1\r\n")
+
+
+PROBLEM = {"success": False, "data": {"code": "FeatureDisabled"}}
+LIMITED = {"success": False, "data": {"code": "RateLimited"}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        pytest.param(answer, said, id=said[:60])
+        for answer, said in [
+            (
+                reply("401 No", b'{"detail": "401"}'),
+                "the API refused the token: HTTP 401 with a JSON object (17 bytes)",
+            ),
+            (
+                reply("200 OK", body(LIMITED)),
+                "the API asks to be called less often: HTTP 200 with a JSON object (51 bytes)",
+            ),
+            (
+                reply("503 Closed", b"<html>"),
+                "the API failed: HTTP 503 with a page (6 bytes)",
+            ),
+            (
+                reply("403 No", b"  <html>"),
+                "something in front of the API refused the request: HTTP 403 with a page (8 bytes)",
+            ),
+            (
+                reply("200 OK", b"<meta name=aliyun_waf_aa>"),
+                "a firewall's challenge came in place of the API: HTTP 200 with a page (25 bytes)",
+            ),
+            (
+                reply("200 OK", body(PROBLEM)),
+                "not an answer of the API as it is known: HTTP 200 with a JSON object (55 bytes)",
+            ),
+            (
+                reply("200 OK", b" "),
+                "not an answer of the API as it is known: HTTP 200 with an empty body (1 bytes)",
+            ),
+            (
+                reply("200 OK", b"[1]"),
+                (
+                    "not an answer of the API as it is known: HTTP 200 with a text that is no JSON "
+                    "object (3 bytes)"
+                ),
+            ),
+            (
+                reply("200 OK", body(SESSION | {"role": "guest"})),
+                "the API sees a guest behind this token: it is not signed in",
+            ),
+            (
+                reply("200 OK", body(SESSION | {"id": "mallory"})),
+                "the API sees another account behind this token",
+            ),
+            (
+                reply("200 OK", body(SESSION | {"id": 7})),
+                "the API's answer is no session: it has no 'id' or no 'token'",
+            ),
+            (
+                reply("200 OK", body(SESSION | {"token": "a.b"})),
+                (
+                    "the token in the API's answer: the value is not a JWT: 3 characters in 2 "
+                    "dot-separated part(s)"
+                ),
+            ),
+            (
+                reply("200 OK", b"{" + b" " * 1024 * 1024),
+                "the API's answer is longer than 1048576 bytes",
+            ),
+            (
+                raw(b""),
+                "the API could not be reached, or broke off: ConnectionError",
+            ),
+        ]
+    ],
+)
+def test_what_came_is_said_in_these_words(answer: Script, said: str) -> None:
+    with wire(answer) as server, pytest.raises(QwenTokenError) as caught:
+        ask(server.base_url)
+    assert str(caught.value) == said
+
+
+def test_a_body_of_the_longest_length_is_read() -> None:
+    text = body(SESSION)
+    padded = text + b" " * (1024 * 1024 - len(text))
+    with wire(reply("200 OK", padded)) as server:
+        assert ask(server.base_url, within=timedelta(seconds=10)) == SUCCESSOR
+
+
+def test_a_call_without_time_says_so() -> None:
+    with pytest.raises(QwenTokenError) as caught:
+        ask("http://127.0.0.1:1", within=timedelta(seconds=0.9))
+    assert str(caught.value) == "no time was left to call the API"
+
+
+def test_a_media_types_parameters_and_case_do_not_make_a_gateways_problem_the_apis_own() -> None:
+    answer = reply(
+        "401 No", b'{"detail": "No."}', "content-type: Application/Problem+JSON ; a=b; c=d"
+    )
+    with wire(answer) as server, pytest.raises(QwenTokenError) as caught:
+        ask(server.base_url)
+    assert caught.value.reason == "upstream_unexpected"
