@@ -26,7 +26,7 @@ run: setup ## deploy into an embedded AWS and show the keeper at work (KEEP=1, Q
 
 .PHONY: test
 test: COVERAGE = --cov --cov-append --cov-report=
-test: lint unit integration e2e trust ## everything that CI checks
+test: lint unit integration e2e ## everything that CI checks
 	@.venv/bin/coverage report --fail-under=95
 
 .PHONY: invoke
@@ -97,12 +97,12 @@ integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges
 	$(PYTEST) tests/integration tests/localcloud tests/gates -n 2 $(COVERAGE) $(ARGS)
 
 .PHONY: e2e
-e2e: setup ## tests of the deployed stack, on the embedded AWS
-	$(PYTEST) tests/e2e $(COVERAGE) $(ARGS)
+e2e: setup ## tests of the deployed stack on the embedded AWS, and at the same time the proofs of trust
+	$(PYTEST) tests/e2e tests/trust -n 2 --dist loadgroup $(COVERAGE) $(ARGS)
 
 .PHONY: trust
 trust: setup ## proofs: every crash point, races, readers that never stop (ARGS=-rP shows the counts)
-	$(PYTEST) tests/trust $(COVERAGE) $(ARGS)
+	$(PYTEST) tests/trust $(ARGS)
 
 .PHONY: crash-points
 crash-points: setup ## try every fault at every call of a run, and write the table into docs/trust.md

@@ -1,7 +1,8 @@
 """What several kinds of tests share: one embedded AWS a test process, started when first needed."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -10,6 +11,20 @@ from tests.localcloud.aws import Cloud, local_cloud
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
+
+
+_TESTS: Final = Path(__file__).parent
+# Each of these has one stack, or set of secrets, that its tests use one after the other.
+_ON_ONE_WORKER: Final = frozenset({"e2e", "trust"})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep such a folder's tests on one worker, and in their order, where there are several."""
+    for item in items:
+        folder = item.path.relative_to(_TESTS).parts[0]
+        if folder in _ON_ONE_WORKER:
+            item.add_marker(pytest.mark.xdist_group(folder))
 
 
 @pytest.fixture(scope="session", name="cloud")
