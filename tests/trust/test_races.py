@@ -16,6 +16,7 @@ from tests.trust.worker import End
 from tests.trust.world import DAY, PERSON, RENEWS, WEEK, World, Worlds, token_in
 
 ROUNDS = 50
+RECOVERIES = 5
 RUNS = 8
 # A round is mostly waiting.
 SIDE_BY_SIDE = 3
@@ -147,6 +148,24 @@ def test_one_run_wins_and_no_put_is_lost(worlds: Worlds) -> None:
 
     print(f"{ROUNDS} rounds of {RUNS} runs, seed {seed}: {dict(tally)}")  # noqa: T201 - with -rP
     assert tally["superseded"] > ROUNDS, "hardly a race"
+
+
+def test_runs_that_recover_at_once_end_well_with_the_staged_token(worlds: Worlds) -> None:
+    seed = secrets.randbits(32)
+    for number in range(RECOVERIES):
+        with worlds.world(left=2 * DAY) as world:
+            world.qwen.retire(token_in(world.current()))
+            staged = world.stage(world.mint(left=WEEK))
+            turmoil = Crowd(random.Random(f"{seed}-{number}"), together=True)  # noqa: S311 - no secret
+            world.relay.gate = turmoil.to_aws
+            world.qwen.answer_with(Scenario("shuffles", "answers when it likes", turmoil.to_qwen))
+
+            ends = run_all(worlds, world)
+
+            # All of them promote the same version: who came second finds it done.
+            assert {end.word for end in ends} <= {"refreshed", "superseded"}, seed
+            assert world.alerts == 0, seed
+            assert labelled(CURRENT, world.versions()).version_id == staged, seed
 
 
 def test_a_person_who_changes_the_password_meanwhile_alarms_nobody(worlds: Worlds) -> None:
