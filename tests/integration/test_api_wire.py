@@ -354,16 +354,18 @@ def test_dead_is_said_only_where_the_api_itself_said_so(
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        ({"id": "mallory", "token": SUCCESSOR.raw}, WrongAccountError),
-        ({"id": None, "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
-        ({"id": "", "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
-        ({"id": 7, "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
-        ({"token": SUCCESSOR.raw}, UpstreamUnexpectedError),
-        ({"id": "error-1", "message": "come back later"}, UpstreamUnexpectedError),
-        ({"id": ACCOUNT, "token": None}, UpstreamUnexpectedError),
-        ({"role": "guest", "id": None}, WrongAccountError),
+        pytest.param(answer, kind, id=name)
+        for name, answer, kind in [
+            ("another's id", {"id": "mallory", "token": SUCCESSOR.raw}, WrongAccountError),
+            ("a null id", {"id": None, "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+            ("an empty id", {"id": "", "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+            ("a number for an id", {"id": 7, "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+            ("no id", {"token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+            ("another thing's id", {"id": "error-1", "message": "…"}, UpstreamUnexpectedError),
+            ("a null token", {"id": ACCOUNT, "token": None}, UpstreamUnexpectedError),
+            ("a guest without an id", {"role": "guest", "id": None}, WrongAccountError),
+        ]
     ],
-    ids=lambda value: json.dumps(list(value.items())[:1]) if isinstance(value, dict) else "",
 )
 def test_only_a_session_says_whose_the_token_is(
     ask: str, answer: dict[str, object], kind: type[QwenTokenError]
