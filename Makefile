@@ -93,8 +93,8 @@ unit: setup ## tests of single modules
 	$(PYTEST) tests/unit -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
 
 .PHONY: integration
-integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges, on real servers, and of the scanners
-	$(PYTEST) tests/integration tests/localcloud tests/gates -n 2 $(COVERAGE) $(ARGS)
+integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges, on real servers, of the scanners, and a short simulation
+	$(PYTEST) tests/integration tests/localcloud tests/gates tests/simulation -n 2 $(COVERAGE) $(ARGS)
 
 .PHONY: e2e
 e2e: setup ## tests of the deployed stack on the embedded AWS, and at the same time the proofs of trust
@@ -107,6 +107,10 @@ trust: setup ## proofs: every crash point, races, readers that never stop (ARGS=
 .PHONY: crash-points
 crash-points: setup ## try every fault at every call of a run, and write the table into docs/trust.md
 	@PYTHONPATH=layers/qwen_token:functions/refresh .venv/bin/python -m tests.trust
+
+.PHONY: simulate
+simulate: setup ## thousands of years of a token's life, at random (ARGS='--years 10000 --seed 1')
+	@PYTHONPATH=layers/qwen_token:functions/refresh .venv/bin/python -m tests.simulation $(ARGS)
 
 .PHONY: bench
 bench: setup build .tools/lambda/ready ## cold start, calls and size, against a bare boto3 handler
