@@ -33,6 +33,7 @@ class Mode(Enum):
     RETIRES_THE_OLD = "retires the old token as it issues a new one"
     ECHOES = "echoes"
     MINTS_SHORT_LIVED = "mints tokens of 900 s"
+    MINTS_FOR_ANOTHER = "mints tokens of another account"
 
 
 class Outage(Enum):
@@ -96,7 +97,8 @@ class SimulatedQwen:
         if self.mode is Mode.ECHOES:
             return token
         short = self.mode is Mode.MINTS_SHORT_LIVED
-        successor = self.log_in(token.account, lifetime=SHORT_LIFE if short else None)
+        account = "stranger" if self.mode is Mode.MINTS_FOR_ANOTHER else token.account
+        successor = self.log_in(account, lifetime=SHORT_LIFE if short else None)
         self.parents[successor.raw] = token.raw
         if self.mode is Mode.RETIRES_THE_OLD:
             self.retired.add(token.raw)

@@ -92,7 +92,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(at=CALLS)
     def a_person_comes_between(self, at: int) -> None:
-        self.world.run_with(self.the_owner_logs_in, at=at)
+        self.world.run_beside_a_login(at=at)
 
     @precondition(lambda self: self.world.needs_a_person)
     @rule(after=st.timedeltas(min_value=timedelta(0), max_value=5 * DAY))

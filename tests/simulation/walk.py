@@ -77,7 +77,7 @@ def run_in_trouble(world: World, rng: random.Random) -> None:
 
 def run_beside_a_person(world: World, rng: random.Random) -> None:
     """Run, and let a person put a token in meanwhile."""
-    world.run_with(lambda: log_in(world, rng), at=rng.randint(1, MOST_CALLS))
+    world.run_beside_a_login(at=rng.randint(1, MOST_CALLS))
 
 
 # How often each happens, beside the passing of time.

@@ -215,15 +215,27 @@ class World:
         )
         self._persons[version] = self._token_of(version)
 
-    def run_with(self, trouble: "Trouble | Callable[[], None]", *, at: int) -> None:
-        """Run once, and let something happen at the call with this number."""
-        name = trouble.value if isinstance(trouble, Trouble) else "a person comes between"
-        self._note(f"a run, at whose call {at}: {name}")
+    def run_with(self, trouble: Trouble, *, at: int) -> None:
+        """Run once, and let something go wrong at the call with this number."""
+        self._note(f"a run, at whose call {at}: {trouble.value}")
         self._trouble = {at: trouble}
         try:
             self.run(disturbed=True)
         finally:
             self._trouble = {}
+
+    def run_beside_a_login(self, *, at: int) -> None:
+        """Run once, and let a person put a new token in just before the call with this number."""
+        self._note(f"a run, and before its call {at} a login")
+        alerts, puts = len(self.alerts), self.tally.counts["people's puts"]
+        readable = self.current() is not None
+        self._trouble = {at: lambda: self.put(self.qwen.log_in(ACCOUNT).raw)}
+        try:
+            self.run(disturbed=True)
+        finally:
+            self._trouble = {}
+        if readable and self.tally.counts["people's puts"] > puts:
+            self._check(len(self.alerts) == alerts, "a login during a run alarms nobody")
 
     # --- a run ------------------------------------------------------------------------------------
 
@@ -358,9 +370,7 @@ class World:
             self._check(not told, "no alert is sent when all is well")
             after = self.current()
             self._check(
-                after is not None
-                and self.qwen.accepts(after)
-                and after.remaining(self.now) > REFRESH_BEFORE,
+                after is not None and self.qwen.accepts(after) and self._is_fresh(),
                 "a token never expires where a refresh was possible in time",
             )
 
