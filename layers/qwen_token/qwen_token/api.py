@@ -5,9 +5,11 @@ answer, or one that did not come from the API).
 """
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http import HTTPStatus
@@ -49,6 +51,8 @@ _CONNECT_TIMEOUT: Final = 3.0
 _READ_TIMEOUT: Final = 10.0
 # An attempt that has less than this is not worth starting.
 _SHORTEST_ATTEMPT: Final = 1.0
+# What is cut off ends at once, but for a name look-up and the parsing of what was already read.
+_CUT_OFF_TIME: Final = 0.5
 
 _RETRIES: Final = 3
 _RETRIED_STATUS: Final = (429, 500, 502, 503, 504)
@@ -190,31 +194,89 @@ class _RetryUntil(Retry):
         return successor
 
 
+class _Line:
+    """The socket in use, one after another, to be cut off by a thread that waits no longer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._cut = False
+
+    def hold(self, connected: socket.socket) -> socket.socket:
+        with self._lock:
+            self._release()
+            if self._cut:
+                connected.close()
+                raise TimeoutError("the time was over before the connection stood")
+            # A handle of its own: TLS takes the socket itself away from whoever has it.
+            self._socket = connected.dup()
+        return connected
+
+    def cut(self) -> None:
+        """End what is being read and written, and let nothing begin again."""
+        with self._lock:
+            self._cut = True
+            if self._socket is not None:
+                with suppress(OSError):  # the other side may have closed it
+                    self._socket.shutdown(socket.SHUT_RDWR)
+            self._release()
+
+    def _release(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class _Adapter(HTTPAdapter):
+    """Puts every connection on the line, before the first byte goes to a proxy or into TLS."""
+
+    def __init__(self, line: _Line, *, max_retries: Retry) -> None:
+        self._line = line
+        super().__init__(max_retries=max_retries)
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        line, kind = self._line, pool.ConnectionCls
+
+        class Connection(kind):  # type: ignore[misc,valid-type] # plain or TLS
+            def _new_conn(self) -> socket.socket:
+                return line.hold(super()._new_conn())
+
+        pool.ConnectionCls = Connection
+        return pool
+
+
 def _exchange(url: str, token: Token, *, seconds: float) -> _Reply:
     """Send one request, with its retries, and return the reply, in at most ``seconds``.
 
-    A socket's timeout bounds the wait for the next byte only, and nothing bounds a name look-up:
-    a server that drips, or a resolver that hangs, is cut off by not waiting for it any longer.
+    A socket's timeout bounds the wait for the next byte only, and nothing bounds a name look-up.
+    So a thread does it, which is cut off when time is up: it would live, and work, for as long as
+    a server goes on dripping, run after run.
     """
     if seconds < _SHORTEST_ATTEMPT:
         raise UpstreamUnavailableError("no time was left to call the API")
     deadline = time.monotonic() + seconds
+    line = _Line()
     replies: list[_Reply] = []
     failures: list[BaseException] = []
 
     def send() -> None:
         try:
-            replies.append(_send(url, token, deadline))
+            replies.append(_send(url, token, deadline, line))
         except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
             failures.append(error)
+        finally:
+            line.cut()
 
     sender = threading.Thread(target=send, name="qwen-token-exchange", daemon=True)
     sender.start()
     sender.join(seconds)
+    if sender.is_alive():
+        line.cut()
+        sender.join(_CUT_OFF_TIME)
+        raise UpstreamUnavailableError(f"the API gave no complete answer within {seconds:.0f} s")
     if replies:
         return replies[0]
-    if not failures:
-        raise UpstreamUnavailableError(f"the API gave no complete answer within {seconds:.0f} s")
     error = failures[0]
     # Translated without its cause: that one quotes what the server sent, and so perhaps a token.
     if isinstance(error, requests.Timeout):
@@ -226,7 +288,7 @@ def _exchange(url: str, token: Token, *, seconds: float) -> _Reply:
     raise error
 
 
-def _send(url: str, token: Token, deadline: float) -> _Reply:
+def _send(url: str, token: Token, deadline: float, line: _Line) -> _Reply:
     retry = _RetryUntil(
         total=_RETRIES,
         status_forcelist=_RETRIED_STATUS,
@@ -242,7 +304,7 @@ def _send(url: str, token: Token, deadline: float) -> _Reply:
     seconds = deadline - time.monotonic()
     with _Session() as session:
         for scheme in ("https://", "http://"):
-            session.mount(scheme, HTTPAdapter(max_retries=retry))
+            session.mount(scheme, _Adapter(line, max_retries=retry))
         with session.get(
             url,
             auth=_Bearer(token),
@@ -255,19 +317,16 @@ def _send(url: str, token: Token, deadline: float) -> _Reply:
                 status=actual_status(response.status_code, response.headers.get(STATUS_HEADER, "")),
                 media_type=response.headers.get("Content-Type", "").partition(";")[0].strip(),
                 location=response.headers.get("Location", ""),
-                body=_read_body(response, deadline),
+                body=_read_body(response),
             )
 
 
-def _read_body(response: requests.Response, deadline: float) -> bytes:
+def _read_body(response: requests.Response) -> bytes:
     body = bytearray()
-    # read1 returns with what is there, so that a dripping body is looked at drop by drop.
     while chunk := response.raw.read1(_CHUNK, decode_content=True):
         body += chunk
         if len(body) > _MAX_BODY:
             raise UpstreamUnexpectedError(f"the API's answer is longer than {_MAX_BODY} bytes")
-        if time.monotonic() > deadline:
-            raise UpstreamUnavailableError("the API's answer did not end in time")
     return bytes(body)
 
 
