@@ -23,3 +23,21 @@ def token(
 ) -> Token:
     """Return an account's token with so much time left at ``now``; more claims make it another."""
     return decode_token(mint({"id": account, "exp": int((now + left).timestamp()), **claims}))
+
+
+def pieces(raw: str) -> set[str]:
+    """Return every piece of twelve characters: so much of a token is never shown."""
+    return {raw[start : start + 12] for start in range(len(raw) - 11)}
+
+
+def all_said(error: BaseException) -> str:
+    """Return everything that an exception says, and those that it hangs on to, to the last."""
+    said, queue, seen = [], [error], set[int]()
+    while queue:
+        each = queue.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        said += [str(each), repr(each), repr(each.args), repr(getattr(each, "__notes__", []))]
+        queue += [other for other in (each.__cause__, each.__context__) if other is not None]
+    return "\n".join(said)
