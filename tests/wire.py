@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,3 +80,27 @@ def reply(status: str, body: bytes = b"", *headers: str) -> Script:
 def raw(data: bytes) -> Script:
     """Answer with these bytes, and close."""
     return lambda connection: connection.sendall(data)
+
+
+def flood(head: bytes, piece: bytes) -> Script:
+    """Send the same piece for ever, as fast as it is read."""
+
+    def send(connection: socket.socket) -> None:
+        connection.sendall(head)
+        while True:
+            connection.sendall(piece)
+
+    return send
+
+
+def drip(head: bytes, piece: bytes) -> Script:
+    """Send the same piece for ever, a byte at a time: no wait for the next is long."""
+
+    def send(connection: socket.socket) -> None:
+        connection.sendall(head)
+        while True:
+            for byte in piece:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.01)
+
+    return send

@@ -32,7 +32,7 @@ from qwen_token.api import QwenApi
 from qwen_token.store import AWS_CALL_LIMIT
 from tests.localcloud.qwen import FakeQwen
 from tests.minting import ACCOUNT, all_said, pieces, token
-from tests.wire import Script, raw, reply, wire
+from tests.wire import Script, drip, flood, raw, reply, wire
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -54,30 +54,6 @@ EMPTY_DEFLATE_BLOCK = b"\x00\x00\x00\xff\xff"
 
 # Each is a failure of the wire, or an answer that is none: nothing here speaks of the token.
 UNAVAILABLE, UNEXPECTED = UpstreamUnavailableError, UpstreamUnexpectedError
-
-
-def flood(head: bytes, piece: bytes) -> Script:
-    """Send the same piece for ever, as fast as it is read."""
-
-    def send(connection: socket.socket) -> None:
-        connection.sendall(head)
-        while True:
-            connection.sendall(piece)
-
-    return send
-
-
-def drip(head: bytes, piece: bytes) -> Script:
-    """Send the same piece for ever, a byte at a time: no wait for the next is long."""
-
-    def send(connection: socket.socket) -> None:
-        connection.sendall(head)
-        while True:
-            for byte in piece:
-                connection.sendall(bytes([byte]))
-                time.sleep(0.01)
-
-    return send
 
 
 def deflate(data: bytes, *, window: int) -> bytes:

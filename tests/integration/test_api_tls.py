@@ -1,8 +1,11 @@
 """Over TLS, the token goes to the server that the URL names, and to no other."""
 
+import select
+import socket
 import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,7 +16,8 @@ import trustme
 
 from qwen_token import UpstreamError, UpstreamUnavailableError
 from qwen_token.api import QwenApi
-from tests.minting import token
+from tests.minting import pieces, token
+from tests.wire import Script, drip, flood, raw, reply, wire
 
 HELD = token(left=timedelta(days=2), now=datetime.now(UTC))
 # Too short for many attempts.
@@ -92,3 +96,62 @@ def refuse_to_talk_to(certificate: trustme.LeafCert) -> None:
         QwenApi(url).refresh(HELD, within=BRIEF)
 
     assert tokens == []
+
+
+@pytest.fixture(name="via")
+def _via(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return what makes this process send https through a proxy, loopback addresses included."""
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    return lambda proxy: monkeypatch.setenv("HTTPS_PROXY", proxy.replace("//", "//me:secret@"))
+
+
+def test_a_proxy_carries_the_token_and_does_not_see_it(
+    authority: trustme.CA, via: Callable[[str], None]
+) -> None:
+    carried = bytearray()
+    with server(authority.issue_cert("localhost")) as (url, tokens):
+
+        def tunnel(client: socket.socket) -> None:
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as there:
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                for end in iter(lambda: select.select([client, there], [], [])[0][0], None):
+                    data = end.recv(65_536)
+                    if not data:
+                        return
+                    carried.extend(data)
+                    (there if end is client else client).sendall(data)
+
+        with wire(tunnel) as proxy:
+            via(proxy.base_url)
+            with pytest.raises(UpstreamError):
+                QwenApi(url).refresh(HELD, within=BRIEF)
+
+    assert set(tokens) == {f"Bearer {HELD.raw}"}
+    assert proxy.requests[0].startswith(b"CONNECT localhost:")
+    seen = b"".join(proxy.requests) + carried
+    assert not any(piece.encode() in seen for piece in pieces(HELD.raw))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(reply("407 Who are you"), id="refuses"),
+        pytest.param(raw(b"HTTP/1.1 200 OK\r\n\r\nno TLS"), id="speaks for itself"),
+        pytest.param(raw(b""), id="hangs up"),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\nX: ", b"y"), id="drips"),
+        pytest.param(flood(b"HTTP/1.1 200 OK\r\n\r\n", b"\x16\x03\x03\x00\x04" * 999), id="floods"),
+    ],
+)
+@pytest.mark.usefixtures("authority")
+def test_a_proxy_that_misbehaves_is_no_answer_and_gets_no_token(
+    script: Script, via: Callable[[str], None]
+) -> None:
+    with wire(script) as proxy:
+        via(proxy.base_url)
+        started = time.monotonic()
+        with pytest.raises(UpstreamUnavailableError):
+            QwenApi("https://localhost").refresh(HELD, within=BRIEF)
+
+    assert time.monotonic() - started < BRIEF.total_seconds() + 3
+    assert not any(piece.encode() in b"".join(proxy.requests) for piece in pieces(HELD.raw))

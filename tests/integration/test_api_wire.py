@@ -62,6 +62,19 @@ def test_credentials_in_netrc_do_not_replace_the_token(
     assert f"Authorization: Bearer {HELD.raw}\r\n".encode() in server.requests[0]
 
 
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+def test_a_token_goes_to_a_loopback_address_without_a_proxy_on_the_way(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with wire(GOOD) as proxy, wire(GOOD) as server:
+        monkeypatch.setenv(variable, proxy.base_url)
+        assert refresh(server.base_url) == SUCCESSOR
+
+    assert proxy.requests == []
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(status: int) -> None:
     with wire(GOOD) as elsewhere:

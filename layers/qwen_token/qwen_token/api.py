@@ -309,6 +309,9 @@ def _send(url: str, token: Token, deadline: float, line: _Line) -> _Reply:
             url,
             auth=_Bearer(token),
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            # Of plain http there is only this machine's own, and a proxy would see the token. To
+            # https, a proxy of the environment is a tunnel.
+            proxies={"http": ""},
             timeout=(min(_CONNECT_TIMEOUT, seconds), min(_READ_TIMEOUT, seconds)),
             allow_redirects=False,
             stream=True,
