@@ -6,6 +6,7 @@ import socket
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -200,6 +201,35 @@ def test_a_broken_reply_is_classed(data: bytes) -> None:
     failure(raw(data), within=timedelta(seconds=1.5))
 
 
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_status_that_may_pass_is_tried_again(status: int) -> None:
+    with wire(reply(f"{status} Status"), GOOD) as server:
+        assert refresh(server.base_url) == SUCCESSOR
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 501, 505])
+def test_a_status_that_stays_is_not_tried_again(status: int) -> None:
+    with wire(reply(f"{status} Status"), GOOD) as server, pytest.raises(QwenTokenError):
+        refresh(server.base_url)
+    assert len(server.requests) == 1
+
+
+def test_each_wait_for_another_attempt_is_longer_than_the_one_before() -> None:
+    arrivals: list[float] = []
+
+    def busy(connection: socket.socket) -> None:
+        arrivals.append(time.monotonic())
+        reply("503 Busy")(connection)
+
+    failure(busy)
+
+    waits = [later - earlier for earlier, later in pairwise(arrivals)]
+    # Half a second, doubled each time from the second on, and up to half a second at random.
+    for wait, least in zip(waits, [0.0, 1.0, 2.0], strict=True):
+        assert least <= wait < least + 0.5 + 1
+
+
 def test_a_failure_that_passes_is_outlived() -> None:
     with wire(reply("503 Busy"), raw(b""), GOOD) as server:
         assert refresh(server.base_url) == SUCCESSOR
@@ -228,6 +258,13 @@ def test_a_wait_beyond_the_runs_time_is_not_begun_and_the_reason_is_kept(retry_a
 
     assert time.monotonic() - started < 4
     assert len(server.requests) == 1
+
+
+def test_an_hours_wait_that_the_server_asks_for_is_not_slept_even_with_an_hours_time() -> None:
+    with wire(reply("429 Slow", b"", "Retry-After: 3600"), GOOD) as server:
+        started = time.monotonic()
+        assert refresh(server.base_url, within=timedelta(hours=2)) == SUCCESSOR
+    assert 10 <= time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize(
@@ -277,6 +314,34 @@ PROBLEM_JSON = "Content-Type: application/problem+json; charset=utf-8"
             ("the API's 401", 401, DETAIL, "", TokenRejectedError),
             ("the API's 403", 403, b'{"detail": "Not authenticated"}', "", TokenRejectedError),
             ("code unauthorized on 200", 200, envelope("unauthorized"), "", TokenRejectedError),
+            (
+                "a session on an actual 500",
+                200,
+                GOOD_BODY,
+                "x-actual-status-code: 500",
+                UpstreamUnavailableError,
+            ),
+            (
+                "a session on an actual 429",
+                200,
+                GOOD_BODY,
+                "x-actual-status-code: 429",
+                RateLimitedError,
+            ),
+            (
+                "a session on an actual 403",
+                200,
+                GOOD_BODY,
+                "x-actual-status-code: 403",
+                UpstreamBlockedError,
+            ),
+            (
+                "nothing on an actual 401",
+                200,
+                b"",
+                "x-actual-status-code: 401",
+                UpstreamUnexpectedError,
+            ),
             ("code unauthorized on 403", 403, envelope("unauthorized"), "", TokenRejectedError),
             ("an unknown code on 401", 401, envelope("Expired"), "", TokenRejectedError),
             ("no code on 401", 401, envelope(None), "", TokenRejectedError),
