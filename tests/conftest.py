@@ -1,5 +1,6 @@
 """What several kinds of tests share: one embedded AWS a test process, started when first needed."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,10 @@ from tests.localcloud.aws import Cloud, local_cloud
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
+
+# Powertools reads its own environment when the handler is imported: it has to be there by then.
+os.environ["POWERTOOLS_SERVICE_NAME"] = "my-stack"
+os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "QwenTokenRefresh"
 
 _TESTS: Final = Path(__file__).parent
 # Each of these has one stack, or set of secrets, that its tests use one after the other.
