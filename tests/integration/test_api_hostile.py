@@ -513,7 +513,7 @@ def test_whatever_the_server_does_the_secret_and_its_versions_stay_as_they_were(
             events=lambda: pytest.fail("there is no bus"),
             qwen=QwenApi,
         )
-        # With the decorator of the deployed handler, so that nothing counted is left for other tests.
+        # With the deployed handler's decorator, so that nothing counted is left for other tests.
         counting = handler.metrics.log_metrics(
             lambda event, context: handler.run(event, context, edges)
         )

@@ -5,7 +5,6 @@ real one: the handler with its settings, the keeper and the store.
 """
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,9 +29,6 @@ CRITICAL_BEFORE: Final = timedelta(days=1)
 DAY: Final = timedelta(days=1)
 # While a token is fresh, a run is one read that changes nothing: of those, one in so many is made.
 _IDLE: Final = 8
-
-# Of millions of runs, nobody reads the log.
-handler.logger.setLevel(logging.CRITICAL)
 
 
 class Trouble(Enum):
