@@ -76,7 +76,13 @@ def test_what_people_paste_is_accepted(paste: str) -> None:
         pytest.param(-1, id="before 1970"),
         pytest.param(946684799, id="the last second of 1999"),
         pytest.param(253402300800, id="the first second of 10000"),
+        pytest.param(946684799.999, id="a moment before 2000"),
+        pytest.param(253402300799.001, id="a moment into the last second of 9999"),
         pytest.param(EXP * 1000, id="milliseconds"),
+        pytest.param(EXP * 1_000_000_000, id="nanoseconds"),
+        pytest.param(2**63, id="beyond any clock"),
+        pytest.param(1e308, id="the most that a float holds"),
+        pytest.param(-1e308, id="the least that a float holds"),
         pytest.param(10**400, id="beyond any float"),
     ],
 )
