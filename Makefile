@@ -6,6 +6,7 @@ STACK ?= qwen-token-refresh
 EVENT ?= events/refresh.json
 ARGS ?=
 SBOM ?= build/sbom.cdx.json
+SECONDS ?= 60
 
 # Any Python 3 with venv makes the first environment; uv then finds, or downloads, the right one.
 BOOTSTRAP ?= python3
@@ -89,8 +90,8 @@ lint: setup secrets ## ruff, mypy, cfn-lint, sam validate, and a look for tokens
 	AWS_DEFAULT_REGION=us-east-1 $(SAM) validate --lint
 
 .PHONY: unit
-unit: setup ## tests of single modules
-	$(PYTEST) tests/unit -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
+unit: setup ## tests of single modules, and of any input
+	$(PYTEST) tests/unit tests/fuzz -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
 
 .PHONY: integration
 integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges, on real servers, of the scanners, and a short simulation
@@ -119,6 +120,11 @@ bench: setup build .tools/lambda/ready ## cold start, calls and size, against a 
 .PHONY: mutants
 mutants: setup .tools/mutation/ready ## break the core in every known way: does a test notice? (ARGS=keeper)
 	@.venv/bin/python -m tests.mutation $(ARGS)
+
+.PHONY: fuzz
+fuzz: .tools/fuzz/ready ## look for tokens and replies that break a promise (SECONDS=60)
+	@for target in text reply; do PYTHONPATH=layers/qwen_token .tools/fuzz/bin/python -m tests.fuzz \
+		$$target --seconds $$(($(SECONDS) / 2)) $(ARGS) || exit 1; done
 
 .PHONY: secrets
 secrets: .tools/checkov/ready ## look for tokens and keys in all that git has, or would take
@@ -157,7 +163,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(CURDIR)/$(UV) pip comp
 
 .PHONY: clean
 clean: ## remove what was built or installed here
-	rm -rf .aws-sam .mutation .tools .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+	rm -rf .aws-sam .fuzz .mutation .tools .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 
 .PHONY: setup
 setup: .venv/ready .tools/sam/ready .tools/cloud/ready
