@@ -260,6 +260,17 @@ def test_two_lengths_in_one_header_are_no_answer() -> None:
     gc.collect()
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=UserWarning,
+    reason="requests reads cookies that nobody asked for, and http.cookiejar warns, with a "
+    "traceback on standard error, of a number that it cannot read",
+)
+def test_a_cookie_for_longer_than_a_float_holds_is_nobodys_business() -> None:
+    with wire(reply("200 OK", BODY, "Set-Cookie: a=b; max-age=" + "9" * 400)) as server:
+        assert QwenApi(server.base_url).refresh(HELD, within=BRIEF) == SUCCESSOR
+
+
 # What any field may hold instead of what it should: text, as the server would send it.
 WRONG = {
     "null": "null",
