@@ -31,6 +31,7 @@ from qwen_token import (
 from qwen_token.api import QwenApi
 from qwen_token.store import AWS_CALL_LIMIT
 from tests.localcloud.qwen import FakeQwen
+from tests.localcloud.waiting import wait_until
 from tests.minting import ACCOUNT, all_said, pieces, token
 from tests.wire import Script, drip, flood, raw, reply, wire
 
@@ -231,8 +232,18 @@ def ends_in(kind: type[QwenTokenError], base_url: str) -> None:
     )
 
 
-def senders() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if each.name == "qwen-token-exchange"]
+def nobody_sends() -> bool:
+    return all(each.name != "qwen-token-exchange" for each in threading.enumerate())
+
+
+def wait_until_nobody_sends() -> None:
+    """Wait for the end of the thread, which may still be busy with what it had read before."""
+    wait_until(
+        nobody_sends,
+        within=timedelta(seconds=20),
+        expected="the exchange's thread to end",
+        seen=lambda: str(threading.enumerate()),
+    )
 
 
 @pytest.mark.parametrize("script", scenarios(NEVER_ENDS))
@@ -240,7 +251,7 @@ def test_a_reply_that_never_ends_is_cut_off_and_nothing_goes_on_reading_it(scrip
     with wire(script) as server:
         ends_in(UpstreamUnavailableError, server.base_url)
         # Asked while the server still sends: nobody is there to read it.
-        assert senders() == []
+        wait_until_nobody_sends()
 
 
 @pytest.mark.parametrize(("script", "kind"), scenarios(ENDS_BADLY))
@@ -249,7 +260,7 @@ def test_a_reply_that_breaks_the_rules_is_classed(
 ) -> None:
     with wire(script) as server:
         ends_in(kind, server.base_url)
-        assert senders() == []
+        wait_until_nobody_sends()
 
 
 # urllib3 leaves this one connection to the garbage collector, which complains.
