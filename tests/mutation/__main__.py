@@ -27,7 +27,7 @@ _WORK: Final = _ROOT / ".mutation"
 _EXPLAINED: Final = Path(__file__).with_name("survivors.toml")
 
 _MODULES: Final = ("policy", "tokens", "keeper", "store", "api", "answers")
-# Those that need nothing started: each mutant is a run of its own.
+# Those that need no emulator started: each mutant is a run of its own.
 _TESTS: Final = (
     "tests/unit/test_policy.py",
     "tests/unit/test_tokens.py",
@@ -37,6 +37,8 @@ _TESTS: Final = (
     "tests/integration/test_api_wire.py",
     "tests/integration/test_api_words.py",
     "tests/integration/test_store_answers.py",
+    "tests/simulation/test_years.py::test_no_story_breaks_an_invariant",
+    "tests/simulation/test_secret.py",
 )
 _PROGRESS: Final = re.compile(r"(\d+)/(\d+)  ")
 _NAME: Final = re.compile(r"qwen_token\.(\w+)\.(?:x_|xǁ\w+ǁ)(\w+)__mutmut_\d+")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.config import Config
 
-from qwen_token.store import AWS_CONFIG, PENDING, SecretStore
+from qwen_token.store import AWS_CONFIG, SecretStore
 from qwen_token.tokens import decode_token
 from tests.localcloud.aws import REGION, ROOT, Cloud
 from tests.localcloud.qwen import FakeQwen, Reply, Request, Scenario
@@ -91,11 +91,10 @@ class World:
 
     def stage(self, raw: str) -> str:
         """Leave a staged version behind, as a run that died does; return its id."""
-        return self.client.put_secret_value(
-            SecretId=self.secret_arn,
-            SecretString=json.dumps({**NOTES, "token": raw}),
-            VersionStages=[PENDING],
-        )["VersionId"]
+        store = SecretStore(self.client, self.secret_arn)
+        held = store.read()
+        assert held is not None
+        return store.stage(decode_token(raw), over=held).version_id
 
     def put(self, raw: str) -> str:
         """Put a token in as a person does, with ``make put-token``; return the version's id."""
