@@ -80,8 +80,9 @@ def test_put_keeps_the_other_keys_of_an_object(deployed: Deployed) -> None:
     deployed.stack.put(json.dumps({"service": "chat", "token": "broken"}))
     raw = deployed.qwen.mint()
 
-    assert deployed.stack.command_line("put", typed=raw).returncode == 0
+    done = deployed.stack.command_line("put", typed=raw)
 
+    assert done.returncode == 0, done.stderr
     stored = json.loads(deployed.stack.current().text)
     assert (stored["service"], stored["token"]) == ("chat", raw)
 
