@@ -28,7 +28,8 @@ run: setup ## deploy into an embedded AWS and show the keeper at work (KEEP=1, Q
 .PHONY: test
 test: COVERAGE = --cov --cov-append --cov-report=
 test: lint unit integration e2e ## everything that CI checks
-	@.venv/bin/coverage report --fail-under=95
+	@# Of unit and integration tests: to trace the deployed stack as well costs minutes (98 % then).
+	@.venv/bin/coverage report --fail-under=90
 
 .PHONY: invoke
 invoke: build ## run the function here in Docker, on your stack's secret (EVENT=events/….json)
@@ -99,7 +100,7 @@ integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges
 
 .PHONY: e2e
 e2e: setup ## tests of the deployed stack on the embedded AWS, and at the same time the proofs of trust
-	$(PYTEST) tests/e2e tests/trust -n 2 --dist loadgroup $(COVERAGE) $(ARGS)
+	$(PYTEST) tests/e2e tests/trust -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: trust
 trust: setup ## proofs: every crash point, races, readers that never stop (ARGS=-rP shows the counts)

@@ -104,12 +104,12 @@ def test_no_story_breaks_an_invariant() -> None:
     run_state_machine_as_test(
         Life,
         settings=settings(
-            max_examples=250, stateful_step_count=40, deadline=None, derandomize=True, database=None
+            max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, database=None
         ),
     )
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_life_drawn_at_random_breaks_an_invariant(seed: int) -> None:
     world = simulated_world()
     live(world, random.Random(seed), years=5)  # noqa: S311 - no secret
