@@ -503,23 +503,10 @@ def test_an_alternative_that_cannot_be_tried_stays_a_rejection_that_says_so() ->
     assert scene.store.current_token == dead
 
 
-def test_an_alternative_that_cannot_be_tried_does_not_end_the_search() -> None:
-    scene = Scene()
-    staged, previous, dead = token(left=WEEK), token(left=6 * DAY), token(left=2 * DAY)
-    scene.store.hold(previous)
-    scene.store.hold(dead)
-    held = scene.store.read()
-    assert held is not None
-    scene.store.stage(staged, over=held)
-    scene.client.refreshes = {dead: TokenRejectedError("dead")}
-    scene.client.refuses = {staged: UpstreamUnavailableError("down")}
-
-    assert scene.run().outcome is Outcome.REFRESHED
-    assert scene.store.current_token == previous
-
-
 @pytest.mark.parametrize(
-    "kind", [TokenRejectedError, WrongAccountError], ids=["dead too", "another account's"]
+    "kind",
+    [TokenRejectedError, WrongAccountError, UpstreamUnavailableError],
+    ids=["dead too", "another account's", "not to be tried"],
 )
 def test_an_alternative_that_is_no_good_does_not_end_the_search(
     kind: type[QwenTokenError],

@@ -23,7 +23,14 @@ from urllib3 import BaseHTTPResponse, Retry
 from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ResponseError
 
-from .answers import STATUS_HEADER, UNAUTHORIZED, actual_status, failure_code, json_object
+from .answers import (
+    STATUS_HEADER,
+    UNAUTHORIZED,
+    actual_status,
+    failure_code,
+    json_object,
+    media_type,
+)
 from .errors import (
     RateLimitedError,
     TokenMalformedError,
@@ -318,7 +325,7 @@ def _send(url: str, token: Token, deadline: float, line: _Line) -> _Reply:
         ) as response:
             return _Reply(
                 status=actual_status(response.status_code, response.headers.get(STATUS_HEADER, "")),
-                media_type=response.headers.get("Content-Type", "").partition(";")[0].strip(),
+                media_type=media_type(response.headers.get("Content-Type", "")),
                 location=response.headers.get("Location", ""),
                 body=_read_body(response),
             )
@@ -367,7 +374,7 @@ def _has_detail(reply: _Reply, document: Mapping[str, object]) -> bool:
     return (
         isinstance(document.get("detail"), str)
         and not _PROBLEM_KEYS & document.keys()
-        and reply.media_type.lower() != "application/problem+json"
+        and reply.media_type != "application/problem+json"
     )
 
 
