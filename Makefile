@@ -96,7 +96,8 @@ unit: setup ## tests of single modules, and of any input
 
 .PHONY: integration
 integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges, on real servers, of the scanners, and a short simulation
-	$(PYTEST) tests/integration tests/localcloud tests/gates tests/simulation -n 2 $(COVERAGE) $(ARGS)
+	@# Four: they wait, for servers that are slow on purpose, as long as they calculate.
+	$(PYTEST) tests/integration tests/localcloud tests/gates tests/simulation -n 4 --dist loadgroup $(COVERAGE) $(ARGS)
 
 .PHONY: e2e
 e2e: setup ## tests of the deployed stack on the embedded AWS, and at the same time the proofs of trust

@@ -19,17 +19,20 @@ os.environ["POWERTOOLS_SERVICE_NAME"] = "my-stack"
 os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "QwenTokenRefresh"
 
 _TESTS: Final = Path(__file__).parent
-# Each of these has one stack, or set of secrets, that its tests use one after the other.
-_ON_ONE_WORKER: Final = frozenset({"e2e", "trust"})
+# What the tests of one group share, they use one after the other: a stack, or a result that took
+# long to get. A group is a folder, or a file of one.
+_ON_ONE_WORKER: Final = ("e2e", "trust", "gates/*")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep such a folder's tests on one worker, and in their order, where there are several."""
+    """Keep such a group's tests on one worker, and in their order, where there are several."""
     for item in items:
-        folder = item.path.relative_to(_TESTS).parts[0]
-        if folder in _ON_ONE_WORKER:
-            item.add_marker(pytest.mark.xdist_group(folder))
+        file = item.path.relative_to(_TESTS)
+        for group in (file.parts[0], f"{file.parts[0]}/*"):
+            if group in _ON_ONE_WORKER:
+                name = group.replace("*", file.stem)
+                item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session", name="cloud")
