@@ -4,12 +4,13 @@ import re
 import subprocess
 import sys
 import uuid
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.localcloud.aws import ROOT, Cloud
-from tests.localcloud.qwen import FakeQwen
+from tests.localcloud.qwen import ACCOUNT, FakeQwen
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -19,9 +20,10 @@ SNIPPETS = [
     for snippet in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     if "from qwen_token" in snippet
 ]
+FROM_A_SECRET = [snippet for snippet in SNIPPETS if "qwen/token" in snippet]
 
 
-def run(snippet: str, cloud: Cloud, secret_id: str, base_url: str) -> str:
+def run(snippet: str, cloud: Cloud, secret_id: str, base_url: str, *, typed: str = "") -> str:
     """Run a snippet in a Python of its own, with the names of here; return what it printed."""
     text = snippet.replace(
         'from_secret("qwen/token")', f'from_secret("qwen/token", base_url="{base_url}")'
@@ -30,6 +32,7 @@ def run(snippet: str, cloud: Cloud, secret_id: str, base_url: str) -> str:
     done = subprocess.run(  # noqa: S603 - our own README
         [sys.executable, "-W", "error", "-c", text],
         env=cloud.environ(),
+        input=typed,
         capture_output=True,
         text=True,
         timeout=60,
@@ -39,7 +42,7 @@ def run(snippet: str, cloud: Cloud, secret_id: str, base_url: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=["requests", "httpx", "the token itself"])
+@pytest.mark.parametrize("snippet", FROM_A_SECRET, ids=["requests", "httpx", "the token itself"])
 def test_a_snippet_sends_the_token_that_the_secret_holds(
     cloud: Cloud, secrets: "SecretsManagerClient", snippet: str
 ) -> None:
@@ -53,3 +56,19 @@ def test_a_snippet_sends_the_token_that_the_secret_holds(
         else:
             snippet = f"{snippet}\nprint(headers['Authorization'])"
             assert run(snippet, cloud, secret_id, qwen.base_url) == f"Bearer {raw}\n"
+
+
+@pytest.mark.parametrize(("days", "calls"), [(2, 2), (4, 0)])
+def test_the_snippet_without_a_secret_refreshes_when_it_says(
+    cloud: Cloud, days: int, calls: int
+) -> None:
+    [snippet] = [snippet for snippet in SNIPPETS if snippet not in FROM_A_SECRET]
+    with FakeQwen() as qwen:
+        raw = qwen.mint(lifetime=timedelta(days=days))
+        qwen.chats[ACCOUNT] = ["Bread", "Butter"]
+        assert run(snippet, cloud, "", qwen.base_url, typed=raw) == "['Bread', 'Butter']\n"
+
+    # One that trades the token, and one that verifies the new one.
+    paths = [request.path for request in qwen.requests]
+    assert paths.count("/api/v1/auths/") == calls
+    assert (qwen.requests[-1].raw == raw) is (calls == 0)

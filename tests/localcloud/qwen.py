@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import parse_qs, urlsplit
 
 import jwt
 
@@ -24,6 +25,9 @@ ACCOUNT: Final = "0d1c8a4e-7a52-4b0e-9f7e-5a1e00000001"
 ANOTHER_ACCOUNT: Final = "0d1c8a4e-7a52-4b0e-9f7e-5a1e00000002"
 
 _AUTHS_PATH: Final = "/api/v1/auths/"
+_USER_STATUS_PATH: Final = "/api/v2/users/status"
+_CHATS_PATH: Final = "/api/v2/chats/"
+_PAGE_OF_CHATS: Final = 50
 _ALGORITHM: Final = "HS256"
 _SHORT_LIFE: Final = timedelta(seconds=900)
 
@@ -69,6 +73,8 @@ class FakeQwen:
         """Make a server whose tokens live so long."""
         self.lifetime = lifetime
         self.requests: list[Request] = []
+        # The titles of each account's chats, newest first.
+        self.chats: dict[str, list[str]] = {}
         self.base_url = ""
         self._key = secrets.token_bytes(32)
         # Per account, the second of its last change of password. A token carries the one it was
@@ -134,7 +140,7 @@ class FakeQwen:
         del self._password_changes[account]
 
     def answer_with(self, *script: Scenario) -> None:
-        """Answer the next request with the first of these, and so on; the last one stays."""
+        """Answer session requests with these, one after another; the last one stays."""
         with self._lock:
             self._script = list(script)
 
@@ -198,6 +204,18 @@ class FakeQwen:
         cookie = f"token={document['token']}; HttpOnly; Path=/; SameSite=lax"
         return _json(200, document, {"set-cookie": cookie})
 
+    def list_chats(self, request: Request) -> Reply:
+        """Answer with the page of the account's chats that the query names."""
+        if request.raw is None or isinstance(claims := self._authenticate(request.raw), Reply):
+            return _envelope(401, "unauthorized", "Please sign in again.")
+        [page] = parse_qs(urlsplit(request.path).query).get("page", ["1"])
+        begin = (int(page) - 1) * _PAGE_OF_CHATS
+        chats = [
+            {"id": f"chat-{number}", "title": title, "updated_at": number, "created_at": number}
+            for number, title in enumerate(self.chats.get(claims["id"], []))
+        ]
+        return _success(chats[begin : begin + _PAGE_OF_CHATS])
+
     def renew(self, request: Request, lifetime: timedelta, **claims: object) -> Reply:
         """Answer with a new token, if a live one asks for it."""
         if request.account is None or request.account not in self._password_changes:
@@ -212,11 +230,17 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Answer a session request by the script, any other path with the web app's page."""
+        """Answer a session request by the script, any unknown path with the web app's page."""
         request = self._read()
         self.qwen.requests.append(request)
-        if request.path == _AUTHS_PATH:
+        path = request.path.partition("?")[0]
+        reply: Reply | None
+        if path == _AUTHS_PATH:
             reply = self.qwen.next_scenario().answer(self.qwen, request)
+        elif path == _CHATS_PATH:
+            reply = self.qwen.list_chats(request)
+        elif path == _USER_STATUS_PATH:
+            reply = _success(data=True)
         else:
             reply = _page(200, "<title>Qwen</title>")
         self.close_connection = True
@@ -265,6 +289,10 @@ def _envelope(actual_status: int, code: str, details: str, **data: object) -> Re
         "data": {"code": code, "details": details, **data},
     }
     return _json(200, document, {"x-actual-status-code": str(actual_status)})
+
+
+def _success(data: object) -> Reply:
+    return _json(200, {"success": True, "request_id": secrets.token_hex(8), "data": data})
 
 
 def _page(status: int, head: str, headers: Mapping[str, str] | None = None) -> Reply:

@@ -1,7 +1,7 @@
 """Keep a chat.qwen.ai token alive, and read it where it is needed.
 
 What has a heavy import behind it is imported when it is first asked for: the errors cost nothing,
-``SharedToken`` imports boto3 with its first read, ``QwenAuth`` imports requests.
+``SharedToken`` imports boto3 with its first read, ``QwenAuth`` and ``QwenClient`` import requests.
 """
 
 from importlib import import_module
@@ -27,26 +27,31 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .auth import QwenAuth
+    from .client import QwenClient, TokenInfo
     from .source import SharedToken
     from .tokens import Token, decode_token
 
 # Where each name lives that is imported when it is first asked for.
 _MODULES: Final = {
     "QwenAuth": ".auth",
+    "QwenClient": ".client",
     "SharedToken": ".source",
     "Token": ".tokens",
+    "TokenInfo": ".client",
     "decode_token": ".tokens",
 }
 
 __all__ = [
     "ConfigError",
     "QwenAuth",
+    "QwenClient",
     "QwenTokenError",
     "RateLimitedError",
     "SharedToken",
     "StoreError",
     "Token",
     "TokenError",
+    "TokenInfo",
     "TokenMalformedError",
     "TokenMissingError",
     "TokenNotExtendedError",

@@ -1,4 +1,4 @@
-"""Qwen's API over requests: the one endpoint, and what each of its answers means.
+"""Qwen's API over requests: a session's endpoint, its neighbours, and what each answer means.
 
 Two things are never mixed up here: *dead* (the API itself refused the token) and *unknown* (no
 answer, or one that did not come from the API).
@@ -81,14 +81,14 @@ _CHALLENGE_CODES: Final = ("FAIL_SYS_USER_VALIDATE", "RGV587_ERROR")
 
 
 class QwenApi:
-    """Asks ``GET {base_url}/api/v1/auths/`` with a token as bearer.
+    """Asks ``GET {base_url}/api/v1/auths/``, and the newer paths, with a token as bearer.
 
     No redirect is followed, a body over 1 MiB is refused, and a call ends within the time that it
     is given, whatever the other side does.
     """
 
     def __init__(self, base_url: str) -> None:
-        self._url = base_url.rstrip("/") + _AUTHS_PATH
+        self._base_url = base_url.rstrip("/")
 
     def refresh(self, token: Token, *, within: timedelta) -> Token:
         """Trade ``token`` for its successor, which is not yet to be trusted.
@@ -99,7 +99,7 @@ class QwenApi:
             UpstreamError: one of its kinds; whether ``token`` is alive is unknown.
         """
         try:
-            return decode_token(self._session_token(token, within))
+            return decode_token(self._session(token, within)[1])
         except TokenMalformedError as error:
             raise UpstreamUnexpectedError(f"the token in the API's answer: {error}") from error
 
@@ -108,11 +108,38 @@ class QwenApi:
 
         Raises: as ``refresh`` does.
         """
-        self._session_token(token, within)
+        self._session(token, within)
 
-    def _session_token(self, token: Token, within: timedelta) -> str:
-        """Return the token of the session that the API sees behind ``token``, its account's own."""
-        answer = _read_answer(_exchange(self._url, token, seconds=within.total_seconds()))
+    def session(self, token: Token, *, within: timedelta) -> dict[str, object]:
+        """Return what the API says of the account behind ``token``, without the new token.
+
+        At least ``id``, the account; ``email``, ``name``, ``role``, ``expires_at`` and others where
+        the API has them.
+
+        Raises: as ``refresh`` does.
+        """
+        answer, _ = self._session(token, within)
+        return {name: value for name, value in answer.items() if name != "token"}
+
+    def data(self, path: str, token: Token, *, within: timedelta) -> object:
+        """Return the ``data`` of the newer API's envelope that ``GET {base_url}{path}`` answers.
+
+        Raises: as ``refresh`` does, but for WrongAccountError: no envelope says whose it is.
+        """
+        answer = self._answer(path, token, within)
+        if answer.get("success") is not True or "data" not in answer:
+            raise UpstreamUnexpectedError(
+                "the API's answer is no envelope: it has no 'success' or no 'data'"
+            )
+        return answer["data"]
+
+    def _answer(self, path: str, token: Token, within: timedelta) -> Mapping[str, object]:
+        url = self._base_url + path
+        return _read_answer(_exchange(url, token, seconds=within.total_seconds()))
+
+    def _session(self, token: Token, within: timedelta) -> tuple[Mapping[str, object], str]:
+        """Return the account's own session that the API sees behind ``token``, and its token."""
+        answer = self._answer(_AUTHS_PATH, token, within)
         email = answer.get("email")
         if answer.get("role") == "guest" or (
             isinstance(email, str) and email.endswith("@guest.com")
@@ -126,7 +153,7 @@ class QwenApi:
             )
         if account != token.account:
             raise WrongAccountError("the API sees another account behind this token")
-        return raw
+        return answer, raw
 
 
 @dataclass(frozen=True, slots=True)

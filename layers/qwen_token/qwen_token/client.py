@@ -1,0 +1,163 @@
+"""A client for programs that hold a token themselves, and have no stack to keep it alive."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from .api import QwenApi
+from .bearer import BASE_URL, Origin
+from .errors import TokenRejectedError, UpstreamUnexpectedError
+from .policy import require_better
+from .tokens import decode_token
+
+_USER_STATUS_PATH: Final = "/api/v2/users/status"
+_CHATS_PATH: Final = "/api/v2/chats/?page={page}"
+_DAY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """What a token says of itself: whose it is, and its life.
+
+    ``issued_at`` (None where the token does not say) and ``expires_at`` are aware, UTC;
+    ``days_remaining`` is a fraction, and negative once the token has expired.
+    """
+
+    user_id: str
+    issued_at: datetime | None
+    expires_at: datetime
+    days_remaining: float
+
+
+class QwenClient:
+    """Calls the API with one token, and trades it for a new one when asked to.
+
+    ::
+
+        client = QwenClient(auth_token=sys.stdin.read())
+        if client.decode_token().days_remaining < 3:
+            save(client.refresh_token())
+        for chat in client.list_chats():
+            print(chat["title"])
+
+    Nothing is written anywhere: whoever refreshes keeps the token that comes back. Any number of
+    threads may share one client; those that refresh at once get the token of one refresh.
+    """
+
+    def __init__(
+        self,
+        auth_token: str,
+        *,
+        base_url: str = BASE_URL,
+        timeout: timedelta = timedelta(seconds=20),
+    ) -> None:
+        """Take a token, in any form that ``decode_token`` reads; each call may last ``timeout``.
+
+        Raises:
+            TokenMalformedError: ``auth_token`` is no JWT with an account and an expiry.
+            ConfigError: ``base_url`` is no URL that a token may be sent to.
+        """
+        self._token = decode_token(auth_token)
+        self._origin = Origin(base_url)
+        self._api = QwenApi(base_url)
+        self._timeout = timeout
+        self._refreshing = threading.Lock()
+
+    def decode_token(self) -> TokenInfo:
+        """Read what the token says of itself. Asks nobody, and verifies no signature."""
+        token = self._token
+        return TokenInfo(
+            user_id=token.account,
+            issued_at=token.issued_at,
+            expires_at=token.expires_at,
+            days_remaining=token.remaining(datetime.now(UTC)) / _DAY,
+        )
+
+    def get_token_info(self) -> dict[str, object]:
+        """Ask the API whose the token is: ``id``, ``email``, ``name``, ``role``, ``expires_at``, ….
+
+        Raises:
+            TokenRejectedError: the API says that the token is dead.
+            WrongAccountError: the API answered for another account, or for a guest.
+            UpstreamError: one of its kinds; whether the token is alive is unknown.
+        """
+        return self._api.session(self._token, within=self._timeout)
+
+    def refresh_token(self) -> str:
+        """Trade the token for a new one, check that one, use it from now on, and return it.
+
+        After any error the client goes on with the token that it had.
+
+        Raises:
+            TokenNotExtendedError: the new token expires no later than the old one.
+            QwenTokenError: as ``get_token_info`` does; UpstreamUnexpectedError also where the API
+                refuses the token that it has just issued.
+        """
+        held = self._token
+        with self._refreshing:
+            if self._token is not held:
+                # Another thread's, while this one waited. A second refresh could fail for coming
+                # too soon: a token issued in the same second does not expire later.
+                return self._token.raw
+            successor = self._api.refresh(held, within=self._timeout)
+            require_better(successor, than=held)
+            try:
+                self._api.verify(successor, within=self._timeout)
+            except TokenRejectedError as error:
+                # Of the new token: the old one is not thereby dead.
+                raise UpstreamUnexpectedError(
+                    "the API refused the token that it had just issued"
+                ) from error
+            self._token = successor
+            return successor.raw
+
+    def get_user_status(self) -> object:
+        """Return the API's word on the user's status: true where all is well.
+
+        It says the same to a caller without a token, so it proves nothing about this one.
+
+        Raises: as ``list_chats`` does.
+        """
+        return self._api.data(_USER_STATUS_PATH, self._token, within=self._timeout)
+
+    def list_chats(self) -> list[dict[str, Any]]:
+        """Return the chats of all pages, each once: ``id``, ``title``, ``updated_at``, ….
+
+        Times are seconds since 1970. Each page is a call of its own.
+
+        Raises:
+            TokenRejectedError: the API says that the token is dead.
+            UpstreamError: one of its kinds; what was read until then is given up.
+        """
+        chats: dict[str, dict[str, Any]] = {}
+        page = 1
+        while batch := self._page_of_chats(page):
+            known = len(chats)
+            # A chat that moves while the pages are read is on two of them.
+            for chat in batch:
+                chats.setdefault(chat["id"], chat)
+            if len(chats) == known:
+                raise UpstreamUnexpectedError(
+                    f"page {page} of the chats has none that was not on a page before: "
+                    "the API does not page as it did"
+                )
+            page += 1
+        return list(chats.values())
+
+    def _page_of_chats(self, page: int) -> list[dict[str, Any]]:
+        path = _CHATS_PATH.format(page=page)
+        data = self._api.data(path, self._token, within=self._timeout)
+        if not (isinstance(data, list) and all(map(_is_chat, data))):
+            raise UpstreamUnexpectedError(
+                f"page {page} of the chats is no list of objects with an 'id'"
+            )
+        return data
+
+    def __repr__(self) -> str:
+        return f"QwenClient({self._origin}, token=[redacted])"
+
+
+def _is_chat(value: object) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("id"), str)

@@ -1,0 +1,212 @@
+"""The client for programs that hold a token themselves, against the stand-in of the API."""
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from qwen_token import (
+    ConfigError,
+    QwenClient,
+    QwenTokenError,
+    TokenMalformedError,
+    TokenNotExtendedError,
+    TokenRejectedError,
+    UpstreamBlockedError,
+    UpstreamUnavailableError,
+    UpstreamUnexpectedError,
+    WrongAccountError,
+)
+from tests.localcloud import qwen as scenarios
+from tests.localcloud.qwen import ACCOUNT, FakeQwen, Reply, Request, Scenario
+from tests.localcloud.waiting import wait_until
+from tests.minting import all_said, pieces
+from tests.wire import reply, wire
+
+DAY = timedelta(days=1)
+# Enough for one attempt, and for no second one.
+BRIEF = timedelta(seconds=1.4)
+
+
+@pytest.fixture(name="qwen")
+def _qwen() -> Iterator[FakeQwen]:
+    with FakeQwen() as qwen:
+        yield qwen
+
+
+def client(qwen: FakeQwen, raw: str) -> QwenClient:
+    return QwenClient(auth_token=raw, base_url=qwen.base_url, timeout=BRIEF)
+
+
+def page(*ids: object) -> bytes:
+    return json.dumps({"success": True, "data": [{"id": each} for each in ids]}).encode()
+
+
+def test_a_token_tells_its_user_and_its_life_and_nobody_is_asked(qwen: FakeQwen) -> None:
+    issued = datetime(2026, 11, 20, tzinfo=UTC)
+    info = client(qwen, qwen.mint(lifetime=2 * DAY, iat=issued.timestamp())).decode_token()
+
+    assert info.user_id == ACCOUNT
+    assert info.issued_at == issued
+    assert abs(info.expires_at - datetime.now(UTC) - 2 * DAY) < timedelta(minutes=1)
+    assert info.days_remaining == pytest.approx(2, abs=0.01)
+    assert qwen.requests == []
+
+
+def test_a_token_that_has_expired_has_less_than_no_days_left(qwen: FakeQwen) -> None:
+    info = client(qwen, qwen.mint(lifetime=-DAY)).decode_token()
+    assert info.issued_at is None
+    assert info.days_remaining == pytest.approx(-1, abs=0.01)
+
+
+def test_the_api_is_asked_whose_the_token_is_and_its_new_token_is_not_shown(
+    qwen: FakeQwen,
+) -> None:
+    qwen.answer_with(scenarios.ECHOES)
+    raw = qwen.mint()
+    info = client(qwen, raw).get_token_info()
+
+    assert (info["id"], info["email"], info["role"]) == (ACCOUNT, "owner@example.com", "user")
+    assert not pieces(raw) & pieces(str(info))
+
+
+@pytest.mark.parametrize("pasted", ["{raw}", "Bearer {raw}\n", "token={raw}; a=b"])
+def test_a_refresh_returns_a_token_that_was_verified_and_is_used_from_then_on(
+    qwen: FakeQwen, pasted: str
+) -> None:
+    raw = qwen.mint(lifetime=2 * DAY)
+    ours = client(qwen, pasted.format(raw=raw))
+    successor = ours.refresh_token()
+    ours.list_chats()
+
+    assert [request.raw for request in qwen.requests] == [raw, successor, successor]
+    assert ours.decode_token().days_remaining == pytest.approx(7, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kind"),
+    [
+        (scenarios.ECHOES, TokenNotExtendedError),
+        (scenarios.MINTS_SHORT_LIVED, TokenNotExtendedError),
+        (scenarios.MINTS_FOR_ANOTHER_ACCOUNT, WrongAccountError),
+        (scenarios.SEES_A_GUEST, WrongAccountError),
+        (scenarios.TOKEN_DEAD, TokenRejectedError),
+        (scenarios.ISSUES_THEN_REFUSES, UpstreamUnexpectedError),
+        (scenarios.STRANGE_TOKEN, UpstreamUnexpectedError),
+        (scenarios.BLOCK_PAGE, UpstreamBlockedError),
+        (scenarios.HANGS, UpstreamUnavailableError),
+    ],
+    ids=lambda value: value.name if isinstance(value, Scenario) else value.__name__,
+)
+def test_after_a_refresh_that_failed_the_client_goes_on_with_the_token_that_it_had(
+    qwen: FakeQwen, scenario: Scenario, kind: type[QwenTokenError]
+) -> None:
+    raw = qwen.mint(lifetime=2 * DAY)
+    ours = client(qwen, raw)
+    before = ours.decode_token().expires_at
+    qwen.answer_with(scenario)
+    with pytest.raises(QwenTokenError) as caught:
+        ours.refresh_token()
+
+    assert type(caught.value) is kind
+    assert not pieces(raw) & pieces(all_said(caught.value))
+    assert ours.decode_token().expires_at == before
+    ours.list_chats()
+    assert qwen.requests[-1].raw == raw
+
+
+def test_threads_that_refresh_at_once_get_the_token_of_one_refresh(qwen: FakeQwen) -> None:
+    def waiting() -> list[str]:
+        innermost = [frame.f_code.co_name for frame in sys._current_frames().values()]
+        return [name for name in innermost if name == "refresh_token"]
+
+    def answer(qwen: FakeQwen, request: Request) -> Reply:
+        wait_until(
+            lambda: len(waiting()) == 7,
+            within=timedelta(seconds=10),
+            expected="seven threads that wait for the eighth",
+            seen=lambda: str(threading.enumerate()),
+        )
+        return qwen.renew(request, qwen.lifetime)
+
+    raw = qwen.mint(lifetime=2 * DAY)
+    qwen.answer_with(Scenario("waits", "waits for the others", answer), scenarios.ECHOES)
+    ours = QwenClient(auth_token=raw, base_url=qwen.base_url)
+    with ThreadPoolExecutor(8) as pool:
+        [successor] = set(pool.map(lambda _: ours.refresh_token(), range(8)))
+
+    assert [request.raw for request in qwen.requests] == [raw, successor]
+
+
+def test_the_users_status_is_what_the_api_says_of_it(qwen: FakeQwen) -> None:
+    assert client(qwen, qwen.mint()).get_user_status() is True
+
+
+@pytest.mark.parametrize("count", [0, 1, 50, 120])
+def test_all_pages_of_chats_are_read_in_their_order(qwen: FakeQwen, count: int) -> None:
+    titles = [f"Chat {number}" for number in range(count)]
+    qwen.chats[ACCOUNT] = titles
+    raw = qwen.mint()
+
+    assert [chat["title"] for chat in client(qwen, raw).list_chats()] == titles
+    pages = -(-count // 50)
+    assert [request.path for request in qwen.requests] == [
+        f"/api/v2/chats/?page={number}" for number in range(1, pages + 2)
+    ]
+    assert {request.raw for request in qwen.requests} == {raw}
+
+
+def test_a_chat_that_moves_while_the_pages_are_read_is_listed_once(qwen: FakeQwen) -> None:
+    with wire(*(reply("200 OK", page(*ids)) for ids in (["a", "b"], ["b", "c"], []))) as server:
+        ours = QwenClient(auth_token=qwen.mint(), base_url=server.base_url)
+        assert [chat["id"] for chat in ours.list_chats()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("pages", "said"),
+    [
+        pytest.param([page("a"), page("a")], "page 2 .* on a page before", id="a page twice"),
+        pytest.param([page(7)], "page 1 .* 'id'", id="an id that is no text"),
+        pytest.param([b'{"success": true, "data": ["a"]}'], "page 1 .* 'id'", id="no objects"),
+        pytest.param([b'{"success": true, "data": {"a": {}}}'], "page 1 .* list", id="no list"),
+        pytest.param([b'{"success": true}'], "no envelope", id="no data"),
+        pytest.param([b'{"data": []}'], "no envelope", id="no success"),
+        pytest.param([b"[]"], "not an answer", id="no envelope"),
+        pytest.param([page("a"), b"<html>"], "a page", id="the web app"),
+    ],
+)
+def test_chats_that_are_none_are_no_answer(qwen: FakeQwen, pages: list[bytes], said: str) -> None:
+    with wire(*(reply("200 OK", body) for body in pages)) as server:
+        ours = QwenClient(auth_token=qwen.mint(), base_url=server.base_url, timeout=BRIEF)
+        with pytest.raises(UpstreamUnexpectedError, match=said):
+            ours.list_chats()
+    assert len(server.requests) == len(pages)
+
+
+def test_a_dead_token_lists_nothing_and_says_so(qwen: FakeQwen) -> None:
+    raw = qwen.mint()
+    qwen.revoke()
+    for call in (client(qwen, raw).list_chats, client(qwen, raw).get_token_info):
+        with pytest.raises(TokenRejectedError):
+            call()
+
+
+def test_what_is_no_token_is_refused_at_once(qwen: FakeQwen) -> None:
+    with pytest.raises(TokenMalformedError):
+        client(qwen, "not-a-token")
+
+
+def test_a_token_is_not_sent_in_the_open(qwen: FakeQwen) -> None:
+    with pytest.raises(ConfigError, match="https"):
+        QwenClient(auth_token=qwen.mint(), base_url="http://chat.qwen.ai")
+
+
+def test_a_client_shown_shows_no_token(qwen: FakeQwen) -> None:
+    raw = qwen.mint()
+    ours = client(qwen, raw)
+    assert repr(ours) == f"QwenClient({qwen.base_url}, token=[redacted])"
+    assert not pieces(raw) & pieces(repr(ours) + repr(ours.decode_token()))
