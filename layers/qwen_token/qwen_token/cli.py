@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from . import errors
 from .alerts import in_days
+from .bearer import BASE_URL
 from .errors import (
     ConfigError,
     QwenTokenError,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DEFAULT_STACK: Final = "qwen-token-refresh"
-DEFAULT_API_BASE_URL: Final = "https://chat.qwen.ai"
 
 OK: Final = 0
 FAILED: Final = 1
@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     put.add_argument(
         "--api-base-url",
         metavar="URL",
-        help=f"the API to ask (default: the stack's ApiBaseUrl, or {DEFAULT_API_BASE_URL})",
+        help=f"the API to ask (default: the stack's ApiBaseUrl, or {BASE_URL})",
     )
     put.add_argument("--no-check", action="store_true", help="do not ask the API about the token")
 
@@ -254,7 +254,7 @@ def _put(options: argparse.Namespace) -> int:
         raise TokenRejectedError(f"this token expired on {_date(token.expires_at)} already")
 
     session = _session(options)
-    secret_id, api_base_url = options.secret_id, DEFAULT_API_BASE_URL
+    secret_id, api_base_url = options.secret_id, BASE_URL
     if secret_id is None:
         stack = _Stack.find(session, options.stack)
         secret_id, api_base_url = stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"]
