@@ -1,15 +1,14 @@
 """A client for programs that hold a token themselves, and have no stack to keep it alive."""
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from .api import QwenApi
 from .bearer import BASE_URL, Origin
-from .errors import TokenRejectedError, UpstreamUnexpectedError
-from .policy import require_better
+from .errors import UpstreamUnexpectedError
+from .policy import require_better, verifying_a_new_token
 from .tokens import decode_token
 
 _USER_STATUS_PATH: Final = "/api/v2/users/status"
@@ -103,13 +102,8 @@ class QwenClient:
                 return self._token.raw
             successor = self._api.refresh(held, within=self._timeout)
             require_better(successor, than=held)
-            try:
+            with verifying_a_new_token():
                 self._api.verify(successor, within=self._timeout)
-            except TokenRejectedError as error:
-                # Of the new token: the old one is not thereby dead.
-                raise UpstreamUnexpectedError(
-                    "the API refused the token that it had just issued"
-                ) from error
             self._token = successor
             return successor.raw
 
@@ -160,4 +154,4 @@ class QwenClient:
 
 
 def _is_chat(value: object) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get("id"), str)
+    return isinstance(value, dict) and isinstance(value.get("id"), str)

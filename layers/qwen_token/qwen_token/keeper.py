@@ -15,10 +15,15 @@ from .errors import (
     TokenRejectedError,
     TokenShortLivedError,
     UpstreamError,
-    UpstreamUnexpectedError,
     WrongAccountError,
 )
-from .policy import TokenState, assess, require_better, require_long_lived
+from .policy import (
+    TokenState,
+    assess,
+    require_better,
+    require_long_lived,
+    verifying_a_new_token,
+)
 from .store import AWS_CALL_LIMIT, Held
 from .tokens import Token
 
@@ -134,12 +139,8 @@ class Keeper:
         # Staged before it is verified: should the API retire the old token as it issues the new
         # one, the new one is already safe.
         staged = self.store.stage(successor, over=over)
-        try:
+        with verifying_a_new_token():
             self.client().verify(successor, within=self._api_time(calls=1))
-        except TokenRejectedError as error:
-            raise UpstreamUnexpectedError(
-                "the API refused the token that it had just issued"
-            ) from error
         return staged
 
     def _promote(self, staged: Held, *, over: Held) -> tuple[Outcome, Held]:

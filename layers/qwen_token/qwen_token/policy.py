@@ -1,5 +1,7 @@
 """The decisions, pure: where a token is on its timeline, what is better, how bad a failure is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 
@@ -8,7 +10,9 @@ from .errors import (
     QwenTokenError,
     TokenError,
     TokenNotExtendedError,
+    TokenRejectedError,
     TokenShortLivedError,
+    UpstreamUnexpectedError,
     WrongAccountError,
 )
 from .tokens import Token
@@ -57,6 +61,21 @@ def require_better(successor: Token, *, than: Token) -> Token:
             f"the old one ({than.expires_at.isoformat()})"
         )
     return successor
+
+
+@contextmanager
+def verifying_a_new_token() -> Iterator[None]:
+    """See a refusal of the token that the API has just issued as what it is: no dead token.
+
+    Raises:
+        UpstreamUnexpectedError: in place of the TokenRejectedError of the verification inside.
+    """
+    try:
+        yield
+    except TokenRejectedError as error:
+        raise UpstreamUnexpectedError(
+            "the API refused the token that it had just issued"
+        ) from error
 
 
 def require_long_lived(token: Token, *, now: datetime, critical_before: timedelta) -> None:
