@@ -9,6 +9,7 @@ import pytest
 
 from qwen_token.store import AWS_CONFIG
 from tests.localcloud.aws import Cloud, local_cloud
+from tests.localcloud.qwen import FakeQwen
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -19,20 +20,24 @@ os.environ["POWERTOOLS_SERVICE_NAME"] = "my-stack"
 os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "QwenTokenRefresh"
 
 _TESTS: Final = Path(__file__).parent
-# What the tests of one group share, they use one after the other: a stack, or a result that took
-# long to get. A group is a folder, or a file of one.
-_ON_ONE_WORKER: Final = ("e2e", "trust", "gates/*")
+# What the tests of each of these share, they use one after the other: a stack, a set of secrets, or
+# a scan that takes long.
+_ON_ONE_WORKER: Final = frozenset({"e2e", "gates", "trust"})
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep such a group's tests on one worker, and in their order, where there are several."""
+    """Keep such a folder's tests on one worker, and in their order, where there are several."""
     for item in items:
-        file = item.path.relative_to(_TESTS)
-        for group in (file.parts[0], f"{file.parts[0]}/*"):
-            if group in _ON_ONE_WORKER:
-                name = group.replace("*", file.stem)
-                item.add_marker(pytest.mark.xdist_group(name))
+        folder = item.path.relative_to(_TESTS).parts[0]
+        if folder in _ON_ONE_WORKER:
+            item.add_marker(pytest.mark.xdist_group(folder))
+
+
+@pytest.fixture(name="qwen")
+def _qwen() -> Iterator[FakeQwen]:
+    with FakeQwen() as qwen:
+        yield qwen
 
 
 @pytest.fixture(scope="session", name="cloud")

@@ -6,8 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
 
 Script = Callable[[socket.socket], None]
+
+# Enough for one attempt of the API's client, and for no second one: retries have their own tests.
+BRIEF: Final = timedelta(seconds=1.4)
 
 
 @dataclass

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from qwen_token import QwenTokenError, TokenMalformedError, TokenRejectedError, decode_token
 from qwen_token.api import QwenApi, _read_answer, _Reply
 from tests.minting import all_said, pieces, token
+from tests.wire import BRIEF
 
 # In what a server says, as well as in what it was asked.
 HELD = token(left=timedelta(days=2), now=datetime.now(UTC))
-BRIEF = timedelta(seconds=1.4)
 
 
 def hold_for_text(text: str) -> None:

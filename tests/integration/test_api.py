@@ -1,6 +1,5 @@
 """The API's client against the stand-in: what each of its ways to answer means."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -19,9 +18,8 @@ from qwen_token import (
 from qwen_token.api import QwenApi
 from tests.localcloud import qwen as scenarios
 from tests.localcloud.qwen import SCENARIOS, FakeQwen, Scenario
+from tests.wire import BRIEF
 
-# Enough for one attempt, and for no second one: retries have their own tests.
-BRIEF = timedelta(seconds=1.4)
 AMPLE = timedelta(seconds=20)
 
 GIVES_A_TOKEN = [
@@ -60,12 +58,6 @@ FAILS: dict[Scenario, type[QwenTokenError]] = {
     scenarios.STRANGE_TOKEN: UpstreamUnexpectedError,
     scenarios.EMPTY_ANSWER: UpstreamUnexpectedError,
 }
-
-
-@pytest.fixture(name="qwen")
-def _qwen() -> Iterator[FakeQwen]:
-    with FakeQwen() as qwen:
-        yield qwen
 
 
 @pytest.fixture(name="held")

@@ -33,13 +33,11 @@ from qwen_token.store import AWS_CALL_LIMIT
 from tests.localcloud.qwen import FakeQwen
 from tests.localcloud.waiting import wait_until
 from tests.minting import ACCOUNT, all_said, pieces, token
-from tests.wire import Script, drip, flood, raw, reply, wire
+from tests.wire import BRIEF, Script, drip, flood, raw, reply, wire
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-# Enough for one attempt, and for no second one.
-BRIEF = timedelta(seconds=1.4)
 # What a call may take beyond its time: to cut off, and for a busy machine.
 SLACK = 3.0
 

@@ -8,9 +8,8 @@ import pytest
 from qwen_token import QwenTokenError, Token
 from qwen_token.api import QwenApi
 from tests.minting import ACCOUNT, token
-from tests.wire import Script, raw, reply, wire
+from tests.wire import BRIEF, Script, raw, reply, wire
 
-BRIEF = timedelta(seconds=1.4)
 HELD = token(left=timedelta(days=2), now=datetime.now(UTC))
 SUCCESSOR = token(left=timedelta(days=7), now=datetime.now(UTC))
 SESSION = {"id": ACCOUNT, "role": "user", "token": SUCCESSOR.raw}

@@ -3,7 +3,6 @@
 import json
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -25,17 +24,9 @@ from tests.localcloud import qwen as scenarios
 from tests.localcloud.qwen import ACCOUNT, FakeQwen, Reply, Request, Scenario
 from tests.localcloud.waiting import wait_until
 from tests.minting import all_said, pieces
-from tests.wire import reply, wire
+from tests.wire import BRIEF, reply, wire
 
 DAY = timedelta(days=1)
-# Enough for one attempt, and for no second one.
-BRIEF = timedelta(seconds=1.4)
-
-
-@pytest.fixture(name="qwen")
-def _qwen() -> Iterator[FakeQwen]:
-    with FakeQwen() as qwen:
-        yield qwen
 
 
 def client(qwen: FakeQwen, raw: str) -> QwenClient:

@@ -1,6 +1,5 @@
 """The stand-in answers as the servers do that it stands in for."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import jwt
@@ -12,12 +11,6 @@ from tests.localcloud.qwen import ACCOUNT, SCENARIOS, FakeQwen, Scenario
 from tests.minting import mint as mint_elsewhere
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture(name="qwen")
-def _qwen() -> Iterator[FakeQwen]:
-    with FakeQwen() as server:
-        yield server
 
 
 def ask(
