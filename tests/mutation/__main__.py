@@ -117,7 +117,7 @@ source_paths = ["qwen_token"]
 only_mutate = [{", ".join(listed)}]
 also_copy = ["functions"]
 pytest_add_cli_args_test_selection = [{", ".join(tests)}]
-pytest_add_cli_args = ["-p", "no:cacheprovider"]
+pytest_add_cli_args = ["-p", "no:cacheprovider", "-k", "not emulated"]
 use_git_change_detection = false
 timeout_multiplier = 4.0
 
