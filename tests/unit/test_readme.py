@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qwen_token import QwenTokenError, cli, errors
+from qwen_token import QwenTokenError, errors
+from qwen_token.cli import output
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -48,9 +49,9 @@ def test_every_target_exists(target: str) -> None:
 def test_every_command_and_exit_code_is_named() -> None:
     assert "`python -m qwen_token put|status|refresh|environ`" in README
     assert {int(code) for code in table("code")} == {
-        cli.OK,
-        cli.FAILED,
+        output.OK,
+        output.FAILED,
         2,
-        cli.ATTENTION,
-        cli.INTERRUPTED,
+        output.ATTENTION,
+        output.INTERRUPTED,
     }

@@ -1,0 +1,154 @@
+"""The command line, for the people who own a token: put it in, look at it, have it refreshed.
+
+Each command is a module with a ``run`` that returns the exit code. Commands do not know each other:
+what they share of the deployed stack is in ``deployed``, of what people give to them in ``given``,
+of what people see in ``output``.
+"""
+
+import argparse
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NoReturn
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from qwen_token.bearer import BASE_URL
+from qwen_token.errors import ConfigError, QwenTokenError, StoreError, UpstreamError
+
+from . import environ, put, refresh, status
+from .deployed import DEFAULT_STACK
+from .output import FAILED, INTERRUPTED, complain
+
+_EXIT_CODES: Final = """\
+exit codes:
+  0    done, and all is well
+  1    failed: the message says what is wrong, with what, and what to do
+       (status: something could not be read)
+  2    the command line is off
+  3    something needs a person (status: no usable token, an alarm is on, or the
+       schedule is off; refresh: the secret has no token yet)
+  130  interrupted
+"""
+
+# Raised by a class whose advice is for those who run the function, not for those who type commands.
+_ADVICE: Final[Mapping[type[QwenTokenError], str]] = {
+    ConfigError: "Fix what the message names, and try again.",
+    StoreError: "Check that the secret is in this region, and that you may use it.",
+    UpstreamError: (
+        "Nothing was stored. Try again, or store the token without asking the API about it "
+        "(--no-check)."
+    ),
+}
+
+# What argparse may say without repeating what it was given.
+_HARMLESS: Final = re.compile(
+    r"(argument [^:]+: )?(unrecognized arguments|invalid choice|ignored explicit argument"
+    r"|expected one argument|the following arguments are required: \w+)"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code = _carry_out(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output had enough; Python would complain once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return code
+
+
+def _carry_out(options: argparse.Namespace) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A letter that the terminal cannot show must not fail a command that has done its work.
+        sys.stdout.reconfigure(errors="replace")
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except QwenTokenError as error:
+        advice = next((_ADVICE[kind] for kind in type(error).mro() if kind in _ADVICE), None)
+        complain(options, error.reason, str(error), advice or error.advice)
+    except (BotoCoreError, ClientError) as error:
+        complain(options, "aws_failed", str(error), "Check credentials, region and permissions.")
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return FAILED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Does not repeat what it was given: somebody may have given it a token."""
+
+    def error(self, message: str) -> NoReturn:
+        harmless = _HARMLESS.match(message)
+        said = harmless[0] if harmless else "not understood"
+        self.print_usage(sys.stderr)
+        self.exit(
+            2,
+            f"{self.prog}: error: {said}\n"
+            "A token is never an argument: put asks for it, or reads it from standard input.\n",
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "--stack",
+        default=DEFAULT_STACK,
+        metavar="NAME",
+        help="the deployed stack (default: %(default)s)",
+    )
+    common.add_argument("--region", help="AWS region (default: as boto3 finds it)")
+    common.add_argument("--json", action="store_true", help="print one JSON document, for scripts")
+
+    parser = _Parser(
+        prog="python -m qwen_token",
+        description="Keep a chat.qwen.ai token alive on AWS: the commands for people.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, summary: str, command: Callable[..., int]) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            parents=[common],
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=_EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.set_defaults(command=command)
+        return added
+
+    added = add(
+        "put",
+        "put a token in: at a hidden prompt, or on standard input (never an argument)",
+        put.run,
+    )
+    added.add_argument("--secret-id", metavar="ARN", help="this secret; no stack is needed then")
+    added.add_argument(
+        "--api-base-url",
+        metavar="URL",
+        help=f"the API to ask (default: the stack's ApiBaseUrl, or {BASE_URL})",
+    )
+    added.add_argument("--no-check", action="store_true", help="do not ask the API about the token")
+
+    add("status", "show the token, its time left, the schedule and the alarms", status.run)
+
+    added = add("refresh", "run the deployed function now and show what it did", refresh.run)
+    added.add_argument("--force", action="store_true", help="refresh even a fresh token")
+    added.add_argument("--dry-run", action="store_true", help="decide only: change nothing")
+
+    add(
+        "environ",
+        "print the function's environment, for `sam local invoke --env-vars`",
+        environ.run,
+    )
+    return parser

@@ -1,0 +1,85 @@
+"""What people see of a command, and scripts: exit codes, rows or JSON, and what went wrong."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from qwen_token.alerts import in_days
+from qwen_token.errors import ConfigError
+from qwen_token.policy import TokenState, assess
+from qwen_token.tokens import Token
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+OK: Final = 0
+FAILED: Final = 1
+ATTENTION: Final = 3
+INTERRUPTED: Final = 130
+
+# What a token of an unknown age is drawn against.
+_USUAL_LIFE: Final = timedelta(days=7)
+_BAR_WIDTH: Final = 24
+
+
+class Markup(str):
+    """Text with rich's colours in it; any other text is printed as it is."""
+
+    __slots__ = ()
+
+
+def console_for(options: argparse.Namespace) -> "Console | None":
+    """Return where to print, or None where JSON is wanted: before the deed, as this may fail."""
+    if options.json:
+        return None
+    try:
+        from rich.console import Console  # noqa: PLC0415 - only people need it
+    except ImportError as error:
+        raise ConfigError(
+            "the tables need the package 'rich': run this through make, install rich, or use --json"
+        ) from error
+    # An ARN has ":secret:" in it, which is also the name of an emoji.
+    return Console(emoji=False, highlight=False)
+
+
+def print_rows(console: "Console", title: str, rows: Mapping[str, object]) -> None:
+    from rich.markup import escape  # noqa: PLC0415 - only people need it
+
+    shown = {label: value for label, value in rows.items() if value is not None}
+    width = max(map(len, shown))
+    console.print(f"[bold]{escape(title)}[/bold]")
+    for label, value in shown.items():
+        text = value if isinstance(value, Markup) else escape(str(value))
+        # Not a rich table: that folds an ARN to the terminal's width, and nobody can copy it then.
+        console.print(f"  [dim]{label:<{width}}[/dim]  {text}", soft_wrap=True)
+
+
+def bar(
+    token: Token, now: datetime, *, refresh_before: timedelta, critical_before: timedelta
+) -> Markup:
+    """Draw the time left against the token's whole life."""
+    left = max(token.remaining(now), timedelta(0))
+    life = max(token.expires_at - token.issued_at if token.issued_at else _USUAL_LIFE, left)
+    filled = round(_BAR_WIDTH * (left / life))
+    colour = "green"
+    if assess(token, now=now, refresh_before=refresh_before) is not TokenState.FRESH:
+        colour = "yellow"
+    if left < critical_before or not left:
+        colour = "red"
+    days = f"{in_days(left):.2f} of {in_days(life):.2f} days"
+    full, empty = ("█", "░") if "utf" in (sys.stdout.encoding or "").lower() else ("#", "-")
+    return Markup(f"[{colour}]{full * filled}[/{colour}]{empty * (_BAR_WIDTH - filled)} {days}")
+
+
+def date(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M} UTC"
+
+
+def complain(options: argparse.Namespace, reason: str, message: str, advice: str) -> None:
+    if options.json:
+        print(json.dumps({"error": {"reason": reason, "message": message, "advice": advice}}))
+        return
+    print(f"error: {message} ({reason})\n       {advice}", file=sys.stderr)

@@ -1,0 +1,67 @@
+"""``put``: check a token, and make it the secret's current value."""
+
+import argparse
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from qwen_token.alerts import in_days
+from qwen_token.bearer import BASE_URL
+from qwen_token.errors import ConfigError, TokenRejectedError
+from qwen_token.settings import SAFE_URL, is_safe_url
+from qwen_token.store import SecretStore
+from qwen_token.tokens import decode_token
+
+from .deployed import Stack, secrets_manager, session_for
+from .given import ask_for_token
+from .output import OK, bar, console_for, date, print_rows
+
+_CHECK_TIME: Final = timedelta(seconds=30)
+
+
+def run(options: argparse.Namespace) -> int:
+    console = console_for(options)
+    token = decode_token(ask_for_token())
+    now = datetime.now(UTC)
+    if token.remaining(now) <= timedelta(0):
+        raise TokenRejectedError(f"this token expired on {date(token.expires_at)} already")
+
+    session = session_for(options)
+    secret_id, api_base_url = options.secret_id, BASE_URL
+    if secret_id is None:
+        stack = Stack.find(session, options.stack)
+        secret_id, api_base_url = stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"]
+    api_base_url = options.api_base_url or api_base_url
+    if not is_safe_url(api_base_url):
+        raise ConfigError(f"--api-base-url should be {SAFE_URL}")
+    store = SecretStore(secrets_manager(session, secret_id), secret_id)
+    if not options.no_check:
+        from qwen_token.api import QwenApi  # noqa: PLC0415 - requests is slow to import
+
+        QwenApi(api_base_url).verify(token, within=_CHECK_TIME)
+
+    held = store.put(token)
+    document = {
+        "secret_id": secret_id,
+        "version_id": held.version_id,
+        "account": token.account,
+        "expires_at": token.expires_at.isoformat(),
+        "days_remaining": in_days(token.remaining(now)),
+        "checked": not options.no_check,
+    }
+    if console is None:
+        print(json.dumps(document))
+        return OK
+    print_rows(
+        console,
+        "Token stored",
+        {
+            "Secret": secret_id,
+            "Version": held.version_id,
+            "Account": token.account,
+            "Expires": date(token.expires_at),
+            "Time left": bar(token, now, refresh_before=timedelta(), critical_before=timedelta()),
+            "Checked": "not asked" if options.no_check else "the API accepts it",
+        },
+    )
+    return OK
