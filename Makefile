@@ -68,6 +68,10 @@ status: .venv/ready ## show the token, its time left, the schedule and the alarm
 refresh: .venv/ready ## run the deployed function now (ARGS=--force, ARGS=--dry-run)
 	@$(CLI) refresh $(OF_STACK) $(ARGS)
 
+.PHONY: smoke
+smoke: .venv/ready ## check it all: read the token, refresh it, use the new one (ARGS=--stdin: a token of yours)
+	@$(CLI) smoke $(OF_STACK) $(ARGS)
+
 .PHONY: logs
 logs: .venv/ready .tools/sam/ready ## follow the function's log
 	$(SAM) logs --stack-name $(STACK) --name RefreshFunction --tail $(IN_REGION)

@@ -61,6 +61,10 @@ def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:
         (["put"], f"{raw}.{raw}"),
         (["put"], raw[:-40]),
         (["refresh", "--force"], ""),
+        (["smoke"], ""),
+        (["smoke", "--json"], ""),
+        (["smoke", "--stdin", "--api-base-url", qwen.base_url], raw),
+        (["smoke", "--stdin", "--api-base-url", qwen.base_url], raw[:-40]),
         (["status"], ""),
         (["status", "--json"], ""),
     ):

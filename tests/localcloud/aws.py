@@ -294,6 +294,16 @@ class Cloud:
         session = self.session_of_role_with(policy_arn)
         return session.client("secretsmanager", endpoint_url=self.relay.url)
 
+    def session_without(self, action: str) -> boto3.Session:
+        """Return a session of a new role that may do everything but this."""
+        allowed = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+        denied = {"Effect": "Deny", "Action": action, "Resource": "*"}
+        policy = self.session.client("iam", endpoint_url=self.endpoint).create_policy(
+            PolicyName=action.replace(":", "-"),
+            PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allowed, denied]}),
+        )
+        return self.session_of_role_with(policy["Policy"]["Arn"])
+
     def session_of_role_with(self, policy_arn: str) -> boto3.Session:
         """Return a session of a new role that has this one policy and nothing else."""
         iam = self.session.client("iam", endpoint_url=self.endpoint)

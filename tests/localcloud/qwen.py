@@ -210,8 +210,14 @@ class FakeQwen:
             return _envelope(401, "unauthorized", "Please sign in again.")
         [page] = parse_qs(urlsplit(request.path).query).get("page", ["1"])
         begin = (int(page) - 1) * _PAGE_OF_CHATS
+        now = int(datetime.now(UTC).timestamp())
         chats = [
-            {"id": f"chat-{number}", "title": title, "updated_at": number, "created_at": number}
+            {
+                "id": f"chat-{number}",
+                "title": title,
+                "updated_at": now - number,
+                "created_at": now - number,
+            }
             for number, title in enumerate(self.chats.get(claims["id"], []))
         ]
         return _success(chats[begin : begin + _PAGE_OF_CHATS])

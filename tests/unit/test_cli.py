@@ -6,15 +6,19 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from qwen_token import TokenRejectedError
+from qwen_token import TokenMalformedError, TokenMissingError, TokenRejectedError
 from qwen_token.cli import main
-from tests.minting import token
-from tests.wire import Script, reply, wire
+from tests.localcloud import qwen as scenarios
+from tests.localcloud.qwen import ACCOUNT, FakeQwen, Reply, Request, Scenario
+from tests.minting import pieces, token
+from tests.wire import Script, Wire, reply, wire
 
 LIBRARY = Path(__file__).parents[2] / "layers/qwen_token"
 NO_AWS = {
@@ -48,6 +52,8 @@ def type_in(monkeypatch: pytest.MonkeyPatch, text: str | bytes) -> None:
         ["{}"],
         ["--{}"],
         ["refresh", "{}", "--force"],
+        ["smoke", "{}"],
+        ["smoke", "--stdin={}"],
     ],
     ids=" ".join,
 )
@@ -84,7 +90,7 @@ def test_what_is_off_about_a_command_line_is_named(
     assert f"error: {said}\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["put", "status", "refresh", "environ"])
+@pytest.mark.parametrize("command", ["put", "status", "refresh", "smoke", "environ"])
 def test_every_command_explains_itself_and_its_exit_codes(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,10 +195,25 @@ def test_the_end_of_input_at_the_prompt_is_an_error() -> None:
             "--api-base-url should be an https:// URL",
         ),
         (["put", "--api-base-url", "chat.qwen.ai", "--secret-id", "s"], {}, "--api-base-url"),
+        (
+            ["smoke", "--stdin", "--api-base-url", "http://chat.qwen.ai"],
+            {},
+            "--api-base-url should",
+        ),
+        (["smoke", "--api-base-url", "https://chat.qwen.ai"], {}, "goes with --stdin"),
         (["status"], {"AWS_ENDPOINT_URL": "foo"}, "no client for cloudformation can be made"),
         (["put", "--secret-id", "s"], {"AWS_ENDPOINT_URL": "foo"}, "no client for secretsmanager"),
     ],
-    ids=["no ARN", "another service's ARN", "plain http", "no URL", "no endpoint", "nor for put"],
+    ids=[
+        "no ARN",
+        "another service's ARN",
+        "plain http",
+        "no URL",
+        "plain http for smoke",
+        "another API than the stack's",
+        "no endpoint",
+        "nor for put",
+    ],
 )
 def test_bad_input_is_named_and_nothing_was_done(
     arguments: list[str],
@@ -224,7 +245,7 @@ def test_an_api_that_cannot_be_asked_leaves_nothing_stored_and_that_is_said(
     assert "--no-check" in shown
 
 
-@pytest.mark.parametrize("command", ["put", "status", "refresh"])
+@pytest.mark.parametrize("command", ["put", "status", "refresh", "smoke"])
 def test_without_the_package_for_tables_nothing_is_begun(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,7 +271,7 @@ def test_an_error_for_people_names_the_reason_and_what_to_do_on_standard_error(
     assert "Put a proper token in" in shown.err
 
 
-@pytest.mark.parametrize("command", ["put", "status", "refresh", "environ"])
+@pytest.mark.parametrize("command", ["put", "status", "refresh", "smoke", "environ"])
 def test_an_aws_that_cannot_be_reached_is_an_error_not_a_traceback(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,13 +281,17 @@ def test_an_aws_that_cannot_be_reached_is_an_error_not_a_traceback(
     assert "Could not connect" in capsys.readouterr().err
 
 
-def the_stack() -> Script:
+def the_stack(api_base_url: str = "https://chat.qwen.ai") -> Script:
     """Describe a stack as AWS itself does."""
     member = "<member><OutputKey>{0}</OutputKey><OutputValue>{0}</OutputValue></member>"
     outputs = "".join(member.format(key) for key in ("SecretArn", "RefreshFunctionName"))
+    parameter = (
+        "<member><ParameterKey>ApiBaseUrl</ParameterKey>"
+        f"<ParameterValue>{api_base_url}</ParameterValue></member>"
+    )
     stack = (
         "<DescribeStacksResponse><DescribeStacksResult><Stacks><member>"
-        f"<StackName>s</StackName><Outputs>{outputs}</Outputs>"
+        f"<StackName>s</StackName><Outputs>{outputs}</Outputs><Parameters>{parameter}</Parameters>"
         "</member></Stacks></DescribeStacksResult></DescribeStacksResponse>"
     )
     return reply("200 OK", stack.encode(), "Content-Type: text/xml")
@@ -301,3 +326,304 @@ def test_a_failed_run_is_shown_with_the_reason_and_advice_of_its_class(
         "message": "refused",
         "advice": TokenRejectedError.advice,
     }
+
+
+# --- smoke ----------------------------------------------------------------------------------------
+
+Check = Callable[..., tuple[int, str]]
+
+TWO_DAYS = timedelta(days=2)
+
+
+@pytest.fixture(name="smoke")
+def _smoke(
+    qwen: FakeQwen, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Check:
+    """Run the check; return its exit code and all that it said, which is no token.
+
+    It is of the token ``typed``, at the stand-in of the API, or else of the stack that is ``aws``.
+    """
+
+    def run(*arguments: str, typed: str = "", aws: Wire | None = None) -> tuple[int, str]:
+        if aws is None:
+            type_in(monkeypatch, typed)
+            arguments = ("--stdin", "--api-base-url", qwen.base_url, *arguments)
+        else:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", aws.base_url)
+        code = main(["smoke", *arguments])
+        shown = "".join(capsys.readouterr())
+        for raw in {typed, *(request.raw or "" for request in qwen.requests)}:
+            assert not any(piece in shown for piece in pieces(raw))
+        return code, shown
+
+    return run
+
+
+def results(shown: str) -> list[str]:
+    return [step["result"] for step in json.loads(shown)["steps"]]
+
+
+def test_a_token_of_ones_own_is_read_refreshed_and_used_and_the_new_one_is_thrown_away(
+    qwen: FakeQwen, smoke: Check
+) -> None:
+    raw = qwen.mint(lifetime=TWO_DAYS)
+    qwen.chats[ACCOUNT] = ["A title", "Another"]
+
+    code, shown = smoke(typed=f"Bearer {raw}")
+
+    assert code == 0
+    for line in (
+        "✓ 1. Read the token",
+        f"Account    {ACCOUNT}",
+        "Issued     not said",
+        "Days left  2.0",
+        "✓ 2. Refresh it",
+        "New token  thrown away after step 3; the one given stays valid",
+        "Days left  7.0",
+        "✓ 3. Use the new one",
+        "User status  true",
+        "Chats        2",
+        "Newest chat  20",
+    ):
+        assert line in shown
+    assert shown.count(" UTC\n") == 3
+    assert "title" not in shown
+    assert qwen.accepts(raw)
+    assert qwen.requests[-1].raw != raw, "the last step takes the new token"
+
+
+def test_the_check_for_scripts_is_one_document(qwen: FakeQwen, smoke: Check) -> None:
+    issued_at = datetime.now(UTC).replace(microsecond=0)
+
+    code, shown = smoke(
+        "--json", typed=qwen.mint(lifetime=TWO_DAYS, iat=int(issued_at.timestamp()))
+    )
+
+    assert code == 0
+    document = json.loads(shown)
+    assert document["error"] is None
+    assert [step.pop("name") for step in document["steps"]] == ["token", "refresh", "use"]
+    read, refreshed, used = document["steps"]
+    assert (read["result"], read["account"], read["days_remaining"]) == ("passed", ACCOUNT, 2.0)
+    assert datetime.fromisoformat(read["issued_at"]) == issued_at
+    assert (refreshed["result"], refreshed["kept"]) == ("passed", False)
+    assert datetime.fromisoformat(refreshed["expires_at"]) > issued_at + TWO_DAYS
+    # No chats at all is an answer, too.
+    assert used == {"result": "passed", "user_status": True, "chats": 0, "newest_chat_at": None}
+
+
+def _recognises_then_revokes(qwen: FakeQwen, request: Request) -> Reply:
+    reply = qwen.recognise(request)
+    qwen.revoke()
+    return reply
+
+
+DIES_BETWEEN = [
+    scenarios.MINTS,
+    Scenario("then revokes", "has its owner change the password", _recognises_then_revokes),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "failed", "reason", "advice"),
+    [
+        pytest.param(
+            [scenarios.TOKEN_DEAD],
+            2,
+            "token_rejected",
+            TokenRejectedError.advice,
+            id="a dead one",
+        ),
+        pytest.param(
+            [scenarios.ECHOES], 2, "token_not_extended", "This server does not renew", id="an echo"
+        ),
+        pytest.param(
+            [scenarios.BLOCK_PAGE], 2, "upstream_blocked", "from another network", id="a firewall"
+        ),
+        pytest.param(
+            [scenarios.WEB_APP_PAGE], 2, "upstream_unexpected", "newer release", id="another API"
+        ),
+        pytest.param(
+            DIES_BETWEEN,
+            3,
+            "token_rejected",
+            TokenRejectedError.advice,
+            id="dead between",
+        ),
+    ],
+)
+def test_the_step_that_fails_is_named_and_none_is_tried_after_it(  # noqa: PLR0913 - a case has four
+    qwen: FakeQwen, smoke: Check, *, script: list[Scenario], failed: int, reason: str, advice: str
+) -> None:
+    qwen.answer_with(*script)
+    code, shown = smoke("--json", typed=qwen.mint(lifetime=TWO_DAYS))
+
+    assert code == 1
+    assert results(shown) == [*["passed"] * (failed - 1), "failed", *["not_tried"] * (3 - failed)]
+    error = json.loads(shown)["error"]
+    assert error["reason"] == reason
+    assert advice in error["advice"]
+
+    qwen.answer_with(*script)
+    code, shown = smoke(typed=qwen.mint(lifetime=TWO_DAYS))
+
+    assert code == 1
+    assert f"✗ {failed}. " in shown
+    assert f"error: step {failed}: {error['message']} ({reason})" in shown
+    assert shown.count("✓") == failed - 1
+    assert shown.count(": not tried") == 3 - failed
+    assert ("User status  true" in shown) is (failed == 3), "what was found stays"
+
+
+def test_an_api_that_is_down_leaves_open_whether_the_token_is_alive(
+    qwen: FakeQwen, smoke: Check
+) -> None:
+    code, shown = smoke("--api-base-url", "http://127.0.0.1:1", typed=qwen.mint())
+
+    assert code == 1
+    assert "error: step 2: " in shown
+    assert "(upstream_unavailable)" in shown
+    assert "whether the token is alive is not known" in shown
+
+
+def test_what_is_no_token_fails_in_the_first_step(qwen: FakeQwen, smoke: Check) -> None:
+    code, shown = smoke("--json", typed=qwen.mint()[:-50])
+
+    assert code == 1
+    assert results(shown) == ["failed", "not_tried", "not_tried"]
+    assert json.loads(shown)["error"]["reason"] == TokenMalformedError.reason
+    assert qwen.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "shown_as"),
+    [("false", "false"), ('{"a": "secret"}', "neither true nor false")],
+    ids=["false", "something else"],
+)
+def test_a_users_status_is_shown_as_it_is_and_fails_nothing(
+    smoke: Check, status: str, shown_as: str
+) -> None:
+    now = datetime.now(UTC)
+    old, new = (token(left=timedelta(days=days), now=now) for days in (2, 7))
+    session = json.dumps({"id": new.account, "role": "user", "token": new.raw})
+    chats = ['[{"id": "a", "updated_at": 1.8e12}, {"id": "b"}]', "[]"]
+    data = (f'{{"success": true, "data": {each}}}' for each in (status, *chats))
+    with wire(*(reply("200 OK", body.encode()) for body in (session, session, *data))) as api:
+        code, shown = smoke("--api-base-url", api.base_url, typed=old.raw)
+
+    assert code == 0
+    assert f"User status  {shown_as}\n" in shown
+    assert "secret" not in shown
+    assert shown.endswith("Chats        2\n"), "milliseconds, or nothing, are no time to show"
+    assert not any(piece in shown for piece in pieces(new.raw))
+
+
+def test_colours_are_for_a_terminal_that_wants_them(qwen: FakeQwen) -> None:
+    assert "\x1b[1;32m✓" in on_a_terminal(qwen, {})
+    # Bold is no colour.
+    assert "\x1b[1m✓" in on_a_terminal(qwen, {"NO_COLOR": "1"})
+
+
+def on_a_terminal(qwen: FakeQwen, environ: dict[str, str]) -> str:
+    """Return what the check writes to a terminal, with a token that is piped in."""
+    arguments = ["smoke", "--stdin", "--api-base-url", qwen.base_url]
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen, os.fdopen(theirs, "wb") as terminal:
+        done = subprocess.run(  # noqa: S603 - the project's own command
+            [sys.executable, "-m", "qwen_token", *arguments],
+            input=qwen.mint(lifetime=TWO_DAYS).encode(),
+            stdout=terminal,
+            env={
+                **{name: value for name, value in os.environ.items() if name != "NO_COLOR"},
+                "PYTHONPATH": str(LIBRARY),
+                "PYTHONUTF8": "1",
+                "TERM": "xterm-256color",
+                **environ,
+            },
+            timeout=30,
+            check=False,
+        )
+        terminal.close()
+        shown = b""
+        # An error is how Linux says that nobody has this terminal open any more.
+        with suppress(OSError):
+            while piece := screen.read(4096):
+                shown += piece
+    assert done.returncode == 0
+    return shown.decode()
+
+
+def secret(version_id: str, raw: str) -> Script:
+    return reply("200 OK", json.dumps({"VersionId": version_id, "SecretString": raw}).encode())
+
+
+def a_run(version_id: str) -> Script:
+    result = {"outcome": "refreshed", "version_id": version_id}
+    return reply("200 OK", json.dumps(result).encode())
+
+
+def test_the_stacks_token_is_refreshed_by_its_function_alone(qwen: FakeQwen, smoke: Check) -> None:
+    stack, old, new = the_stack(qwen.base_url), qwen.mint(lifetime=TWO_DAYS), qwen.mint()
+    with wire(stack, secret("old", old), a_run("new"), secret("new", new)) as aws:
+        code, shown = smoke(aws=aws)
+
+    assert code == 0, shown
+    for line in ("Outcome    refreshed", "Version    new", "New token  in the secret"):
+        assert line in shown
+    assert len(aws.requests) == 4
+    assert [(request.path, request.raw) for request in qwen.requests] == [
+        ("/api/v2/users/status", new),
+        ("/api/v2/chats/?page=1", new),
+    ]
+
+
+def test_a_version_that_the_run_did_not_leave_is_not_taken_for_its_own(
+    qwen: FakeQwen, smoke: Check
+) -> None:
+    stack, old = the_stack(qwen.base_url), secret("old", qwen.mint())
+    with wire(stack, old, a_run("new"), old) as aws:
+        code, shown = smoke("--json", aws=aws)
+
+    assert code == 1
+    assert results(shown) == ["passed", "failed", "not_tried"]
+    error = json.loads(shown)["error"]
+    assert error["reason"] == "store_failed"
+    assert error["advice"].startswith("Try again")
+    assert qwen.requests == []
+
+
+NO_VALUE = b'{"__type": "ResourceNotFoundException", "message": "no AWSCURRENT"}'
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [reply("400 Bad Request", NO_VALUE), reply("200 OK", b"{}")],
+        [secret("spoilt", " ")],
+        [secret("spoilt", '{"note": 1}')],
+    ],
+    ids=["none so far", "a blank value", "an object without one"],
+)
+def test_a_secret_without_a_token_needs_a_person(smoke: Check, answers: list[Script]) -> None:
+    with wire(the_stack(), *answers) as aws:
+        code, shown = smoke("--json", aws=aws)
+
+    assert code == 3
+    assert results(shown) == ["failed", "not_tried", "not_tried"]
+    assert json.loads(shown)["error"]["reason"] == TokenMissingError.reason
+    assert len(aws.requests) == 1 + len(answers), "the function is not run"
+
+
+def test_a_refresh_that_fails_in_the_function_has_the_reason_and_advice_of_its_class(
+    qwen: FakeQwen, smoke: Check
+) -> None:
+    error = {"errorMessage": "refused", "errorType": "TokenRejectedError", "stackTrace": []}
+    failure = reply("200 OK", json.dumps(error).encode(), "X-Amz-Function-Error: Unhandled")
+    with wire(the_stack(qwen.base_url), secret("old", qwen.mint()), failure) as aws:
+        code, shown = smoke(aws=aws)
+
+    assert code == 1
+    assert "✗ 2. Refresh it" in shown
+    assert "error: step 2: refused (token_rejected)" in shown
+    assert TokenRejectedError.advice in shown
+    assert qwen.requests == []

@@ -60,7 +60,7 @@ def decode_token(text: str) -> Token:
     """
     raw = _unwrap(text)
     claims = _unverified_claims(raw)
-    expires_at = _instant(claims.get("exp"))
+    expires_at = instant(claims.get("exp"))
     if expires_at is None:
         found = "no" if claims.get("exp") is None else "an unusable"
         raise TokenMalformedError(
@@ -71,7 +71,7 @@ def decode_token(text: str) -> Token:
         raw=raw,
         account=_account(claims),
         expires_at=expires_at,
-        issued_at=_instant(claims.get("iat")),
+        issued_at=instant(claims.get("iat")),
     )
 
 
@@ -106,7 +106,8 @@ def _account(claims: Mapping[str, object]) -> str:
     raise TokenMalformedError("the token names no account: neither the claim 'id' nor 'sub'")
 
 
-def _instant(seconds: object) -> datetime | None:
+def instant(seconds: object) -> datetime | None:
+    """Return the time that a claim, or the API, gives in seconds since 1970; None for no time."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         return None
     # The comparison comes first: it is also what refuses NaN and the infinities.

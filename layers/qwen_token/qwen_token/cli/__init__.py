@@ -2,7 +2,7 @@
 
 Each command is a module with a ``run`` that returns the exit code. Commands do not know each other:
 what they share of the deployed stack is in ``deployed``, of what people give to them in ``given``,
-of what people see in ``output``.
+of what people see in ``output``, of what went wrong in ``failures``.
 """
 
 import argparse
@@ -10,16 +10,14 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from qwen_token.bearer import BASE_URL
-from qwen_token.errors import ConfigError, QwenTokenError, StoreError, UpstreamError
 
-from . import environ, put, refresh, status
+from . import environ, put, refresh, smoke, status
 from .deployed import DEFAULT_STACK
+from .failures import FAILURES, Advice, failure_of
 from .output import FAILED, INTERRUPTED, complain
 
 _EXIT_CODES: Final = """\
@@ -29,19 +27,9 @@ exit codes:
        (status: something could not be read)
   2    the command line is off
   3    something needs a person (status: no usable token, an alarm is on, or the
-       schedule is off; refresh: the secret has no token yet)
+       schedule is off; refresh: the secret has no token yet; smoke: it has none)
   130  interrupted
 """
-
-# Raised by a class whose advice is for those who run the function, not for those who type commands.
-_ADVICE: Final[Mapping[type[QwenTokenError], str]] = {
-    ConfigError: "Fix what the message names, and try again.",
-    StoreError: "Check that the secret is in this region, and that you may use it.",
-    UpstreamError: (
-        "Nothing was stored. Try again, or store the token without asking the API about it "
-        "(--no-check)."
-    ),
-}
 
 # What argparse may say without repeating what it was given.
 _HARMLESS: Final = re.compile(
@@ -70,14 +58,11 @@ def _carry_out(options: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
-    except QwenTokenError as error:
-        advice = next((_ADVICE[kind] for kind in type(error).mro() if kind in _ADVICE), None)
-        complain(options, error.reason, str(error), advice or error.advice)
-    except (BotoCoreError, ClientError) as error:
-        complain(options, "aws_failed", str(error), "Check credentials, region and permissions.")
+    except FAILURES as error:
+        complain(options, *failure_of(error, options.advice))
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    return FAILED
 
 
 class _Parser(argparse.ArgumentParser):
@@ -114,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, summary: str, command: Callable[..., int]) -> argparse.ArgumentParser:
+    def add(
+        name: str, summary: str, command: Callable[..., int], *, advice: Advice | None = None
+    ) -> argparse.ArgumentParser:
         added = commands.add_parser(
             name,
             parents=[common],
@@ -124,13 +111,14 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        added.set_defaults(command=command)
+        added.set_defaults(command=command, advice=advice or {})
         return added
 
     added = add(
         "put",
         "put a token in: at a hidden prompt, or on standard input (never an argument)",
         put.run,
+        advice=put.ADVICE,
     )
     added.add_argument("--secret-id", metavar="ARN", help="this secret; no stack is needed then")
     added.add_argument(
@@ -145,6 +133,17 @@ def _parser() -> argparse.ArgumentParser:
     added = add("refresh", "run the deployed function now and show what it did", refresh.run)
     added.add_argument("--force", action="store_true", help="refresh even a fresh token")
     added.add_argument("--dry-run", action="store_true", help="decide only: change nothing")
+
+    added = add("smoke", "check it all: read the token, refresh it, use the new one", smoke.run)
+    added.description = smoke.DESCRIPTION
+    added.add_argument(
+        "--stdin",
+        action="store_true",
+        help="with a token of yours, at a hidden prompt or on standard input: AWS is not asked",
+    )
+    added.add_argument(
+        "--api-base-url", metavar="URL", help=f"the API to ask, with --stdin (default: {BASE_URL})"
+    )
 
     add(
         "environ",

@@ -1,21 +1,30 @@
 """The deployed stack, as AWS knows it: what it is made of, and clients to ask about it."""
 
 import argparse
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from qwen_token.errors import ConfigError
 from qwen_token.store import AWS_CONFIG
 
+from .failures import FunctionFailedError
+
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 DEFAULT_STACK: Final = "qwen-token-refresh"
+
+# Longer than the function's own timeout; and a second attempt would be a second run.
+_INVOKE_CONFIG: Final = Config(
+    connect_timeout=5, read_timeout=150, retries={"mode": "standard", "total_max_attempts": 1}
+)
 
 _SECRET_ARN: Final = re.compile(r"arn:[^:]+:secretsmanager:(?P<region>[^:]+):[^:]*:secret:.+")
 
@@ -80,6 +89,21 @@ def secrets_manager(session: boto3.Session, secret_id: str) -> "SecretsManagerCl
         session, "secretsmanager", region_name=region, config=AWS_CONFIG
     )
     return client
+
+
+def run_function(session: boto3.Session, stack: Stack, event: Mapping[str, bool]) -> dict[str, Any]:
+    """Run the refresh function, and return its result.
+
+    Raises:
+        FunctionFailedError: the run failed.
+    """
+    response = client_for(session, "lambda", config=_INVOKE_CONFIG).invoke(
+        FunctionName=stack.outputs["RefreshFunctionName"], Payload=json.dumps(event)
+    )
+    result: dict[str, Any] = json.loads(response["Payload"].read())
+    if "FunctionError" in response:
+        raise FunctionFailedError(result)
+    return result
 
 
 def resources_of(session: boto3.Session, stack: Stack) -> dict[str, dict[str, str]]:

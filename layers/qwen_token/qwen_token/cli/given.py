@@ -1,11 +1,15 @@
-"""The token that a person gives to a command: typed at a hidden prompt, or piped; no argument."""
+"""What people give to a command: a token, typed at a hidden prompt or piped, and where to send it.
+
+A token is never an argument: process lists and shell histories would keep it.
+"""
 
 import codecs
 import getpass
 import sys
 from contextlib import suppress
 
-from qwen_token.errors import TokenMalformedError, TokenMissingError
+from qwen_token.errors import ConfigError, TokenMalformedError, TokenMissingError
+from qwen_token.settings import SAFE_URL, is_safe_url
 
 
 def ask_for_token() -> str:
@@ -22,6 +26,13 @@ def ask_for_token() -> str:
     if not text.strip():
         raise TokenMissingError("nothing was given: paste the token, or pipe it in")
     return text
+
+
+def safe_url(api_base_url: str) -> str:
+    """Return where a token may be sent."""
+    if not is_safe_url(api_base_url):
+        raise ConfigError(f"--api-base-url should be {SAFE_URL}")
+    return api_base_url
 
 
 def _decode(piped: bytes) -> str:

@@ -48,13 +48,15 @@ def console_for(options: argparse.Namespace) -> "Console | None":
 def print_rows(console: "Console", title: str, rows: Mapping[str, object]) -> None:
     from rich.markup import escape  # noqa: PLC0415 - only people need it
 
+    def marked_up(value: object) -> str:
+        return value if isinstance(value, Markup) else escape(str(value))
+
     shown = {label: value for label, value in rows.items() if value is not None}
-    width = max(map(len, shown))
-    console.print(f"[bold]{escape(title)}[/bold]")
+    width = max(map(len, shown), default=0)
+    console.print(f"[bold]{marked_up(title)}[/bold]")
     for label, value in shown.items():
-        text = value if isinstance(value, Markup) else escape(str(value))
         # Not a rich table: that folds an ARN to the terminal's width, and nobody can copy it then.
-        console.print(f"  [dim]{label:<{width}}[/dim]  {text}", soft_wrap=True)
+        console.print(f"  [dim]{label:<{width}}[/dim]  {marked_up(value)}", soft_wrap=True)
 
 
 def bar(
@@ -70,8 +72,23 @@ def bar(
     if left < critical_before or not left:
         colour = "red"
     days = f"{in_days(left):.2f} of {in_days(life):.2f} days"
-    full, empty = ("█", "░") if "utf" in (sys.stdout.encoding or "").lower() else ("#", "-")
+    full, empty = ("█", "░") if _draws() else ("#", "-")
     return Markup(f"[{colour}]{full * filled}[/{colour}]{empty * (_BAR_WIDTH - filled)} {days}")
+
+
+def mark(*, passed: bool | None) -> Markup:
+    """Draw how something went; None is for what was not tried."""
+    drawn, plain, colour = {
+        True: ("✓", "ok", "green"),
+        False: ("✗", "!!", "red"),
+        None: ("·", "--", "dim"),
+    }[passed]
+    return Markup(f"[{colour}]{drawn if _draws() else plain}[/{colour}]")
+
+
+def _draws() -> bool:
+    """Say whether standard output takes more than letters."""
+    return "utf" in (sys.stdout.encoding or "").lower()
 
 
 def date(instant: datetime) -> str:

@@ -7,14 +7,21 @@ from typing import Final
 
 from qwen_token.alerts import in_days
 from qwen_token.bearer import BASE_URL
-from qwen_token.errors import ConfigError, TokenRejectedError
-from qwen_token.settings import SAFE_URL, is_safe_url
+from qwen_token.errors import TokenRejectedError, UpstreamError
 from qwen_token.store import SecretStore
 from qwen_token.tokens import decode_token
 
 from .deployed import Stack, secrets_manager, session_for
-from .given import ask_for_token
+from .failures import Advice
+from .given import ask_for_token, safe_url
 from .output import OK, bar, console_for, date, print_rows
+
+ADVICE: Final[Advice] = {
+    UpstreamError: (
+        "Nothing was stored. Try again, or store the token without asking the API about it "
+        "(--no-check)."
+    ),
+}
 
 _CHECK_TIME: Final = timedelta(seconds=30)
 
@@ -31,9 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if secret_id is None:
         stack = Stack.find(session, options.stack)
         secret_id, api_base_url = stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"]
-    api_base_url = options.api_base_url or api_base_url
-    if not is_safe_url(api_base_url):
-        raise ConfigError(f"--api-base-url should be {SAFE_URL}")
+    api_base_url = safe_url(options.api_base_url or api_base_url)
     store = SecretStore(secrets_manager(session, secret_id), secret_id)
     if not options.no_check:
         from qwen_token.api import QwenApi  # noqa: PLC0415 - requests is slow to import

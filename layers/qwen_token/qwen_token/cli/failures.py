@@ -1,0 +1,56 @@
+"""What went wrong, in words for those who type commands."""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from qwen_token import errors
+from qwen_token.errors import ConfigError, QwenTokenError, StoreError
+
+# What to do, by the class of the error or one of its bases: the nearest one counts.
+Advice = Mapping[type[QwenTokenError], str]
+
+# The classes' own is for those who run the function, not for those who type commands.
+_ADVICE: Final[Advice] = {
+    ConfigError: "Fix what the message names, and try again.",
+    StoreError: "Check that the secret is in this region, and that you may use it.",
+}
+
+
+class Failure(NamedTuple):
+    """What went wrong, and what to do."""
+
+    reason: str
+    message: str
+    advice: str
+
+
+class FunctionFailedError(Exception):
+    """The deployed function's run failed; ``failure`` has the words of the error that it raised."""
+
+    def __init__(self, payload: Mapping[str, Any]) -> None:
+        """Take what Lambda answers for an error."""
+        name = payload.get("errorType", "unknown")
+        kind = getattr(errors, name, None)
+        self.failure = Failure(
+            getattr(kind, "reason", "function_failed"),
+            payload.get("errorMessage", name),
+            getattr(kind, "advice", "Look at the function's log (make logs)."),
+        )
+        super().__init__(self.failure.message)
+
+
+# All that a command may fail with; anything else is a bug, and not caught.
+FAILURES: Final = (QwenTokenError, FunctionFailedError, BotoCoreError, ClientError)
+
+
+def failure_of(error: Exception, advice: Advice) -> Failure:
+    """Describe one of ``FAILURES``; ``advice`` is a command's own, by the class of the error."""
+    if isinstance(error, FunctionFailedError):
+        return error.failure
+    if isinstance(error, QwenTokenError):
+        known = {**_ADVICE, **advice}
+        given = next((known[kind] for kind in type(error).mro() if kind in known), error.advice)
+        return Failure(error.reason, str(error), given)
+    return Failure("aws_failed", str(error), "Check credentials, region and permissions.")
