@@ -1,21 +1,18 @@
 """The scheduled function: wires the keeper, runs it once for one secret, and reports."""
 
-import logging
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
-import boto3
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from qwen_token.alerts import Alert, Failure, Origin, in_days, publish
-from qwen_token.changes import REFRESH_FAILED, REFRESHED, announce
+from qwen_token.alerts import Alert, Failure, Origin, publish
+from qwen_token.changes import REFRESH_FAILED, REFRESHED, Change, announce, result
+from qwen_token.edges import Edges
 from qwen_token.errors import QwenTokenError, TokenMissingError, TokenShortLivedError
-from qwen_token.keeper import Keeper, Outcome, Report
+from qwen_token.keeper import SUCCEEDED, Keeper, Outcome, Report
 from qwen_token.policy import Severity, severity
 from qwen_token.settings import (
     ALERT_TOPIC_ARN,
@@ -24,54 +21,15 @@ from qwen_token.settings import (
     RunOptions,
     Settings,
 )
-from qwen_token.store import AWS_CONFIG, SecretStore
+from qwen_token.store import SecretStore
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
-    from mypy_boto3_events import EventBridgeClient
-    from mypy_boto3_secretsmanager import SecretsManagerClient
-    from mypy_boto3_sns import SNSClient
-
-    from qwen_token.keeper import Client
 
 logger = Logger()
 metrics = Metrics()
 
-# At DEBUG, botocore logs whole replies, and those of Secrets Manager hold the token.
-logging.getLogger("botocore").setLevel(logging.INFO)
-
-_SUCCEEDED = frozenset({Outcome.FRESH, Outcome.REFRESHED, Outcome.SUPERSEDED})
-
-
-@dataclass(frozen=True, slots=True)
-class Edges:
-    """The outside world, each part made when it is first needed."""
-
-    environ: Mapping[str, str]
-    clock: Callable[[], datetime]
-    secrets: Callable[[], "SecretsManagerClient"]
-    sns: Callable[[], "SNSClient"]
-    events: Callable[[], "EventBridgeClient"]
-    qwen: Callable[[str], "Client"]
-
-
-@cache
-def _edges() -> Edges:
-    @cache
-    def qwen(base_url: str) -> "Client":
-        # Most runs meet a fresh token and ask nobody: they should not pay for importing requests.
-        from qwen_token.api import QwenApi  # noqa: PLC0415
-
-        return QwenApi(base_url)
-
-    return Edges(
-        environ=os.environ,
-        clock=lambda: datetime.now(UTC),
-        secrets=cache(lambda: boto3.client("secretsmanager", config=AWS_CONFIG)),
-        sns=cache(lambda: boto3.client("sns", config=AWS_CONFIG)),
-        events=cache(lambda: boto3.client("events", config=AWS_CONFIG)),
-        qwen=qwen,
-    )
+_edges = cache(Edges.real)
 
 
 @logger.inject_lambda_context
@@ -113,23 +71,17 @@ def _report_success(
     report: Report, secret_id: str, edges: Edges, *, dry_run: bool
 ) -> dict[str, object]:
     now = edges.clock()
+    done = result(report, secret_id=secret_id, now=now)
     expires_at = None if report.held is None else report.held.token.expires_at
-    result: dict[str, object] = {
-        "outcome": report.outcome.value,
-        "secret_id": secret_id,
-        "version_id": None if report.held is None else report.held.version_id,
-        "expires_at": None if expires_at is None else expires_at.isoformat(),
-        "days_remaining": None if expires_at is None else in_days(expires_at - now),
-    }
     counted = {
-        "RunSucceeded": report.outcome in _SUCCEEDED and not dry_run,
+        "RunSucceeded": report.outcome in SUCCEEDED and not dry_run,
         "TokenRefreshed": report.outcome is Outcome.REFRESHED,
     }
     _count(expires_at, now, secret_id=secret_id, failed=False, counted=counted)
-    logger.info("run ended", extra=result)
+    logger.info("run ended", extra=done)
     if report.outcome is Outcome.REFRESHED:
-        _announce(REFRESHED, result, edges)
-    return result
+        _announce(REFRESHED, done, edges)
+    return done
 
 
 def _report_failure(
@@ -181,14 +133,10 @@ def _announce(detail_type: str, detail: Mapping[str, object], edges: Edges) -> N
     bus_arn = edges.environ.get(EVENT_BUS_ARN, "").strip()
     if not bus_arn:
         return
+    secret_id = edges.environ.get(SECRET_ID)
+    change = Change(detail_type, detail, () if secret_id is None else (secret_id,))
     try:
-        announce(
-            detail_type,
-            detail,
-            secret_id=edges.environ.get(SECRET_ID),
-            client=edges.events(),
-            bus_arn=bus_arn,
-        )
+        announce([change], client=edges.events(), bus_arn=bus_arn)
     except Exception:
         # As with an alert: the token is what it is, whoever heard of it.
         logger.exception("the change event could not be sent", event_bus_arn=bus_arn)

@@ -29,6 +29,7 @@ from qwen_token import (
     WrongAccountError,
 )
 from qwen_token.api import QwenApi
+from qwen_token.edges import Edges
 from qwen_token.store import AWS_CALL_LIMIT
 from tests.localcloud.qwen import FakeQwen
 from tests.localcloud.waiting import wait_until
@@ -519,7 +520,7 @@ def test_whatever_the_server_does_the_secret_and_its_versions_stay_as_they_were(
     before = secrets.describe_secret(SecretId=arn)["VersionIdsToStages"]
     topic = Topic()
     with wire(script) as server, caplog.at_level(logging.DEBUG):
-        edges = handler.Edges(
+        edges = Edges(
             environ={
                 "SECRET_ID": arn,
                 "API_BASE_URL": server.base_url,
@@ -531,6 +532,8 @@ def test_whatever_the_server_does_the_secret_and_its_versions_stay_as_they_were(
             secrets=lambda: secrets,
             sns=lambda: topic,  # type: ignore[arg-type,return-value]
             events=lambda: pytest.fail("there is no bus"),
+            sqs=lambda: pytest.fail("there is no queue"),
+            functions=lambda: pytest.fail("it runs no other function"),
             qwen=QwenApi,
         )
         # With the deployed handler's decorator, so that nothing counted is left for other tests.

@@ -12,10 +12,12 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Final
 
+import pytest
 from botocore.exceptions import ClientError
 
 import handler
 from qwen_token import QwenTokenError, Token, TokenMalformedError
+from qwen_token.edges import Edges
 from qwen_token.policy import TokenState, assess
 from qwen_token.store import CURRENT, PENDING, PREVIOUS, SecretStore
 
@@ -122,7 +124,7 @@ class World:
         )
         edge: Any = _Edge(client, self, secret_calls)
         qwen: Any = _Edge(self.qwen, self, ("refresh", "verify"))
-        self._edges = handler.Edges(
+        self._edges = Edges(
             environ={
                 "SECRET_ID": arn,
                 "API_BASE_URL": "https://chat.qwen.ai",
@@ -134,6 +136,8 @@ class World:
             secrets=lambda: edge,
             sns=lambda: self,  # type: ignore[arg-type,return-value]
             events=lambda: self,  # type: ignore[arg-type,return-value]
+            sqs=lambda: pytest.fail("there is no queue"),
+            functions=lambda: pytest.fail("it runs no other function"),
             qwen=lambda _: qwen,
         )
         self.put(self.qwen.log_in(ACCOUNT).raw)

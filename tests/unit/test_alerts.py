@@ -153,3 +153,58 @@ def test_email_gets_the_text_and_every_other_protocol_the_document() -> None:
         "severity": {"DataType": "String", "StringValue": "critical"},
         "reason": {"DataType": "String", "StringValue": "token_rejected"},
     }
+
+
+# --- of many secrets ------------------------------------------------------------------------------
+
+FLEET = Origin(stack="my-stack", function="dispatch", region="eu-west-1", of_fleet=True)
+
+
+def batch_alert(count: int, message: str = "refused") -> Alert:
+    failures = tuple(
+        Failure.of(
+            TokenRejectedError(message),
+            secret_id=f"{SECRET[:-7]}/{n}-a1b2c3",
+            origin=FLEET,
+            now=NOW,
+        )
+        for n in range(count)
+    )
+    return Alert(Severity.CRITICAL, "request-1", NOW, failures)
+
+
+def test_an_alert_of_many_secrets_counts_them_and_names_each_one() -> None:
+    told = batch_alert(3)
+
+    assert told.subject() == "[CRITICAL] Qwen tokens: 3 failed (3 token_rejected)"
+    text = told.text()
+    assert text.startswith("CRITICAL: 3 Qwen tokens need a look.")
+    assert all(f"Secret:         {SECRET[:-7]}/{n}-a1b2c3\n" in text for n in range(3))
+    assert "failures_omitted" not in told.document()
+
+
+def test_the_command_for_a_secret_of_a_fleet_names_that_secret() -> None:
+    told = batch_alert(1)
+    command = "make put-token STACK=my-stack REGION=eu-west-1 ARGS='--fleet --name qwen/token/0'"
+    assert f"Command:        {command}\n" in told.text()
+
+
+def test_a_message_has_as_many_failures_as_sns_takes_and_the_number_of_the_others() -> None:
+    topic = RecordingTopic()
+
+    publish(batch_alert(500), client=topic, topic_arn="arn:aws:sns:::alerts")  # type: ignore[arg-type]
+
+    [message] = topic.published
+    attributes = json.dumps(message["MessageAttributes"])
+    assert len(message["Message"].encode()) + len(attributes) <= 256 * 1024
+    document = json.loads(json.loads(message["Message"])["default"])
+    shown, omitted = len(document["failures"]), document["failures_omitted"]
+    assert shown + omitted == 500
+    assert shown > 100, "it is no token gesture"
+    assert message["Subject"] == f"[CRITICAL] Qwen tokens: 500 failed ({shown} token_rejected)"
+    assert f"{omitted} more did not fit" in json.loads(message["Message"])["email"]
+
+
+def test_one_failure_is_told_however_long_it_is() -> None:
+    told = batch_alert(2, message="x" * 300_000).fitted()
+    assert (len(told.failures), told.omitted) == (1, 1)

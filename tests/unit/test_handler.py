@@ -23,6 +23,7 @@ from qwen_token import (
     TokenShortLivedError,
     UpstreamUnavailableError,
 )
+from qwen_token.edges import Edges
 from qwen_token.store import AWS_CONFIG
 from tests.minting import NOW, token
 
@@ -169,12 +170,14 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         eventbridge = bus or FakeBus()
         secrets = FakeSecretsManager(value, overtaken_by=overtaken_by)
         qwen = FakeQwen(answer or UpstreamUnavailableError("not to be asked"))
-        edges = handler.Edges(
+        edges = Edges(
             environ=environ,
             clock=lambda: NOW,
             secrets=lambda: secrets,  # type: ignore[arg-type,return-value]
             sns=lambda: sns,  # type: ignore[arg-type,return-value]
             events=lambda: eventbridge,  # type: ignore[arg-type,return-value]
+            sqs=lambda: pytest.fail("there is no queue"),
+            functions=lambda: pytest.fail("it runs no other function"),
             qwen=lambda _: qwen,
         )
         result, error = None, None
@@ -464,11 +467,11 @@ def test_every_aws_client_has_the_timeouts_that_the_keeper_reckons_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    # Behind the cache: no client of another test, and none left to one.
-    edges = handler._edges.__wrapped__()
+    edges = Edges.real()
     wanted: Any = AWS_CONFIG  # its options are not in botocore's types
-    for client in (edges.secrets(), edges.sns(), edges.events()):
-        config: Any = client.meta.config
+    for make in (edges.secrets, edges.sns, edges.events, edges.sqs, edges.functions):
+        client: Any = make()
+        config = client.meta.config
         assert config.connect_timeout == wanted.connect_timeout
         assert config.read_timeout == wanted.read_timeout
         assert config.retries == wanted.retries

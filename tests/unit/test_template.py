@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import handler
 from qwen_token import ConfigError, settings
+from qwen_token.edges import Edges
 from qwen_token.settings import Settings
 from tests.minting import NOW, mint
 
@@ -540,7 +541,7 @@ def test_the_template_sets_what_the_code_reads_and_nothing_else() -> None:
     def not_reached(*_: object) -> Any:
         pytest.fail("a run without its environment must not reach the outside")
 
-    edges = handler.Edges(environ, lambda: NOW, not_reached, not_reached, not_reached, not_reached)
+    edges = Edges(environ, lambda: NOW, *[not_reached] * 6)
     # With the decorator of the deployed handler, so that nothing counted is left for other tests.
     counting = handler.metrics.log_metrics(
         lambda event, context: handler.run(event, context, edges)
@@ -566,7 +567,7 @@ def test_the_code_reads_the_environment_in_one_place() -> None:
     }
 
     assert shipped
-    assert reading == {"handler.py": 1}
+    assert reading == {"edges.py": 1}
 
 
 def test_a_failed_run_is_not_retried_by_lambda() -> None:

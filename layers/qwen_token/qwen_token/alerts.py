@@ -1,7 +1,9 @@
 """The alert: what a failed run tells its owner, and how that gets to the topic."""
 
 import json
-from dataclasses import dataclass
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Self
 
@@ -20,17 +22,25 @@ if TYPE_CHECKING:
 
 SOURCE: Final = "qwen-token-refresh"
 _EVENT: Final = "refresh_failed"
-# SNS refuses a longer subject.
+# SNS refuses a longer subject, and a message with its attributes that is larger than 256 KB.
 _SUBJECT_LIMIT: Final = 100
+_MESSAGE_LIMIT: Final = 256 * 1024 - 1024
+
+_ARN_OF_A_SECRET: Final = re.compile(r"arn:.*:secret:(?P<name>.+)-[A-Za-z0-9]{6}")
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a run happened: what a command has to name. ``function`` is a Lambda function's."""
+    """Where a run happened: what a command has to name.
+
+    ``function`` is the name of the Lambda function that starts such runs; ``of_fleet`` says that it
+    does so for many secrets, so that a command has to name the one that is meant.
+    """
 
     stack: str
     function: str
     region: str
+    of_fleet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,7 @@ class Failure:
             reason=error.reason,
             message=str(error),
             advice=error.advice,
-            command=_command(error, origin),
+            command=_command(error, origin, secret_id),
             expires_at=error.expires_at,
             remaining=None if error.expires_at is None else error.expires_at - now,
         )
@@ -63,23 +73,36 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Everything that one failed run says."""
+    """Everything that one failed run says, the gravest first.
+
+    ``omitted`` failures more did not fit into the message.
+    """
 
     severity: Severity
     request_id: str
     occurred_at: datetime
     failures: tuple[Failure, ...]
+    omitted: int = 0
 
     def subject(self) -> str:
         """Return one line for an inbox: ASCII, at most 100 characters."""
         first = self.failures[0]
-        left = "" if first.remaining is None else f", {_in_words(first)}"
-        subject = f"[{self.severity.upper()}] Qwen token: {first.reason}{left}"
-        return subject[:_SUBJECT_LIMIT]
+        if (count := len(self.failures) + self.omitted) > 1:
+            reasons = Counter(failure.reason for failure in self.failures).items()
+            said = (
+                f"s: {count} failed ({', '.join(f'{many} {reason}' for reason, many in reasons)})"
+            )
+        else:
+            left = "" if first.remaining is None else f", {_in_words(first)}"
+            said = f": {first.reason}{left}"
+        return f"[{self.severity.upper()}] Qwen token{said}"[:_SUBJECT_LIMIT]
 
     def document(self) -> dict[str, object]:
-        """Return the document for programs, as the contract fixes it."""
-        return {
+        """Return the document for programs, as the contract fixes it.
+
+        Where some failures did not fit, ``failures_omitted`` is their number.
+        """
+        document: dict[str, object] = {
             "source": SOURCE,
             "event": _EVENT,
             "severity": self.severity.value,
@@ -101,6 +124,7 @@ class Alert:
                 for failure in self.failures
             ],
         }
+        return {**document, "failures_omitted": self.omitted} if self.omitted else document
 
     def text(self) -> str:
         """Return the text for people."""
@@ -117,12 +141,31 @@ class Alert:
             )
             for failure in self.failures
         ]
-        happened = "was not refreshed"
-        if self.failures[0].reason == TokenShortLivedError.reason:
-            happened = "was refreshed, but the new one does not live long enough"
-        head = f"{self.severity.upper()}: the Qwen token {happened}."
+        if (count := len(self.failures) + self.omitted) > 1:
+            happened = f"{count} Qwen tokens need a look"
+        elif self.failures[0].reason == TokenShortLivedError.reason:
+            happened = "the Qwen token was refreshed, but the new one does not live long enough"
+        else:
+            happened = "the Qwen token was not refreshed"
+        head = f"{self.severity.upper()}: {happened}."
+        if self.omitted:
+            sections.append(f"{self.omitted} more did not fit into this message: see the log.")
         tail = f"Run {self.request_id}, {_date(self.occurred_at)}."
         return "\n\n".join((head, *sections, tail)) + "\n"
+
+    def fitted(self) -> Self:
+        """Return the alert with as many of its failures as fit into one message, at least one."""
+        alert = self
+        while (size := len(alert.message())) > _MESSAGE_LIMIT and (have := len(alert.failures)) > 1:
+            keep = max(1, min(have - 1, have * _MESSAGE_LIMIT // size))
+            alert = replace(
+                alert, failures=alert.failures[:keep], omitted=alert.omitted + have - keep
+            )
+        return alert
+
+    def message(self) -> str:
+        """Return the text and the document as SNS takes them: ASCII."""
+        return json.dumps({"default": json.dumps(self.document()), "email": self.text()})
 
 
 def publish(alert: Alert, *, client: "SNSClient", topic_arn: str) -> None:
@@ -130,11 +173,12 @@ def publish(alert: Alert, *, client: "SNSClient", topic_arn: str) -> None:
 
     Raises whatever boto3 raises.
     """
+    alert = alert.fitted()
     client.publish(
         TopicArn=topic_arn,
         Subject=alert.subject(),
         MessageStructure="json",
-        Message=json.dumps({"default": json.dumps(alert.document()), "email": alert.text()}),
+        Message=alert.message(),
         MessageAttributes={
             "severity": {"DataType": "String", "StringValue": alert.severity.value},
             "reason": {"DataType": "String", "StringValue": alert.failures[0].reason},
@@ -147,9 +191,18 @@ def in_days(duration: timedelta) -> float:
     return round(duration / timedelta(days=1), 2)
 
 
-def _command(error: QwenTokenError, origin: Origin) -> str:
+def name_of(secret_id: str) -> str:
+    """Return a secret's name, where ``secret_id`` is its ARN; or else what was given."""
+    arn = _ARN_OF_A_SECRET.fullmatch(secret_id)
+    return arn["name"] if arn else secret_id
+
+
+def _command(error: QwenTokenError, origin: Origin, secret_id: str | None) -> str:
     if isinstance(error, TokenError):
-        return f"make put-token STACK={origin.stack} REGION={origin.region}"
+        put = f"make put-token STACK={origin.stack} REGION={origin.region}"
+        if origin.of_fleet and secret_id is not None:
+            put += f" ARGS='--fleet --name {name_of(secret_id)}'"
+        return put
     # These need no copy of the project.
     function = f"--function-name {origin.function} --region {origin.region}"
     if isinstance(error, UpstreamError | StoreError):

@@ -45,6 +45,10 @@ class Outcome(StrEnum):
     AWAITING_TOKEN = "awaiting_token"  # noqa: S105 - no password
 
 
+# After these, readers get a token that lives.
+SUCCEEDED: Final = frozenset({Outcome.FRESH, Outcome.REFRESHED, Outcome.SUPERSEDED})
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """An outcome and the version that is current after it (None while awaiting the first token)."""

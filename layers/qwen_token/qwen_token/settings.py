@@ -1,9 +1,10 @@
-"""What the function is told from outside: its environment and its event, parsed once."""
+"""What the functions are told from outside: their environments and events, parsed once."""
 
 import ipaddress
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Final, Self
@@ -18,6 +19,12 @@ CRITICAL_DAYS: Final = "CRITICAL_DAYS"
 ALERT_TOPIC_ARN: Final = "ALERT_TOPIC_ARN"
 # The one that may be empty: no change events then.
 EVENT_BUS_ARN: Final = "EVENT_BUS_ARN"
+# The fleet's own.
+STACK_NAME: Final = "STACK_NAME"
+FLEET_TAG: Final = "FLEET_TAG"
+QUEUE_URL: Final = "QUEUE_URL"
+DISPATCH_FUNCTION: Final = "DISPATCH_FUNCTION"
+MAXIMUM_CONCURRENCY: Final = "MAXIMUM_CONCURRENCY"
 
 SAFE_URL: Final = (
     "an https:// URL without user, query or fragment (http:// on a loopback address only)"
@@ -27,11 +34,12 @@ SAFE_URL: Final = (
 _MOST_DAYS: Final = 36_500
 # A key that is none of these may be a value pasted into the wrong place: it is not repeated.
 _NAME_SHAPE: Final = re.compile(r"\w{1,40}", re.ASCII)
+_COUNT_SHAPE: Final = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The function's environment, validated."""
+    """The refresh function's environment, validated."""
 
     secret_id: str
     api_base_url: str
@@ -46,36 +54,130 @@ class Settings:
         Raises:
             ConfigError: names every variable that is missing or off, and what it should be.
         """
-        problems: list[str] = []
-
-        def text(name: str, should: str, *, start: str = "") -> str:
-            value = environ.get(name, "").strip()
-            if not value or not value.startswith(start):
-                problems.append(f"{name} should be {should}")
-            return value
-
-        def days(name: str) -> timedelta:
-            value = _positive_days(environ.get(name, ""))
-            if value is None:
-                problems.append(
-                    f"{name} should be a number of days greater than 0, at most {_MOST_DAYS}"
-                )
-            return value or timedelta()
-
-        settings = cls(
-            secret_id=text(SECRET_ID, "the secret's ARN or name"),
-            api_base_url=environ.get(API_BASE_URL, "").strip().rstrip("/"),
-            refresh_before=days(REFRESH_BEFORE_DAYS),
-            critical_before=days(CRITICAL_DAYS),
-            alert_topic_arn=text(ALERT_TOPIC_ARN, "the ARN of an SNS topic", start="arn:"),
-        )
-        if not is_safe_url(settings.api_base_url):
-            problems.append(f"{API_BASE_URL} should be {SAFE_URL}")
-        if settings.critical_before > settings.refresh_before > timedelta():
-            problems.append(f"{CRITICAL_DAYS} should not be more than {REFRESH_BEFORE_DAYS}")
-        if problems:
-            raise ConfigError(f"the environment is off: {'; '.join(problems)}")
+        with _reading(environ) as variables:
+            settings = cls(
+                secret_id=variables.text(SECRET_ID, "the secret's ARN or name"),
+                refresh_before=variables.days(REFRESH_BEFORE_DAYS),
+                critical_before=variables.days(CRITICAL_DAYS),
+                alert_topic_arn=variables.topic(),
+                api_base_url=variables.url(API_BASE_URL),
+            )
+            variables.compare(settings.refresh_before, settings.critical_before)
         return settings
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchSettings:
+    """The environment of the fleet's dispatch function, validated."""
+
+    stack: str
+    tag: str
+    queue_url: str
+    refresh_before: timedelta
+    critical_before: timedelta
+    alert_topic_arn: str
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+        """Read the environment. Raises: as ``Settings`` does."""
+        with _reading(environ) as variables:
+            settings = cls(
+                stack=variables.text(STACK_NAME, "the stack's name"),
+                tag=variables.text(FLEET_TAG, "the key of a tag"),
+                queue_url=variables.queue(),
+                refresh_before=variables.days(REFRESH_BEFORE_DAYS),
+                critical_before=variables.days(CRITICAL_DAYS),
+                alert_topic_arn=variables.topic(),
+            )
+            variables.compare(settings.refresh_before, settings.critical_before)
+        return settings
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """The environment of the fleet's worker function, validated."""
+
+    stack: str
+    dispatch_function: str
+    queue_url: str
+    # How many workers there may be at once, and share what AWS lets an account write.
+    workers: int
+    api_base_url: str
+    refresh_before: timedelta
+    critical_before: timedelta
+    alert_topic_arn: str
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+        """Read the environment. Raises: as ``Settings`` does."""
+        with _reading(environ) as variables:
+            settings = cls(
+                stack=variables.text(STACK_NAME, "the stack's name"),
+                dispatch_function=variables.text(DISPATCH_FUNCTION, "a function's name"),
+                queue_url=variables.queue(),
+                workers=variables.count(MAXIMUM_CONCURRENCY),
+                refresh_before=variables.days(REFRESH_BEFORE_DAYS),
+                critical_before=variables.days(CRITICAL_DAYS),
+                alert_topic_arn=variables.topic(),
+                api_base_url=variables.url(API_BASE_URL),
+            )
+            variables.compare(settings.refresh_before, settings.critical_before)
+        return settings
+
+
+class _Variables:
+    """The variables of an environment; whatever is off with one is kept in ``problems``."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def text(self, name: str, should: str, *, start: str = "") -> str:
+        value = self._environ.get(name, "").strip()
+        if not value or not value.startswith(start):
+            self._should(name, should)
+        return value
+
+    def topic(self) -> str:
+        return self.text(ALERT_TOPIC_ARN, "the ARN of an SNS topic", start="arn:")
+
+    def queue(self) -> str:
+        return self.text(QUEUE_URL, "the URL of an SQS queue", start="http")
+
+    def url(self, name: str) -> str:
+        value = self._environ.get(name, "").strip().rstrip("/")
+        if not is_safe_url(value):
+            self._should(name, SAFE_URL)
+        return value
+
+    def days(self, name: str) -> timedelta:
+        value = _positive_days(self._environ.get(name, ""))
+        if value is None:
+            self._should(name, f"a number of days greater than 0, at most {_MOST_DAYS}")
+        return value or timedelta()
+
+    def count(self, name: str) -> int:
+        value = self._environ.get(name, "").strip()
+        if not _COUNT_SHAPE.fullmatch(value):
+            self._should(name, "a whole number from 1 to 9999")
+            return 1
+        return int(value)
+
+    def compare(self, refresh_before: timedelta, critical_before: timedelta) -> None:
+        if critical_before > refresh_before > timedelta():
+            self.problems.append(f"{CRITICAL_DAYS} should not be more than {REFRESH_BEFORE_DAYS}")
+
+    def _should(self, name: str, be: str) -> None:
+        self.problems.append(f"{name} should be {be}")
+
+
+@contextmanager
+def _reading(environ: Mapping[str, str]) -> Iterator[_Variables]:
+    """Read variables, and raise a ConfigError that names all that are off."""
+    variables = _Variables(environ)
+    yield variables
+    if variables.problems:
+        raise ConfigError(f"the environment is off: {'; '.join(variables.problems)}")
 
 
 @dataclass(frozen=True, slots=True)

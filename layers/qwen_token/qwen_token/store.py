@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from botocore.config import Config
 from botocore.exceptions import (
@@ -73,7 +73,7 @@ class SecretStore:
             TokenMissingError: the secret had a value, but holds no token now.
             TokenMalformedError: what it holds is none.
         """
-        with _translated(f"read the secret {self.secret_id}"):
+        with translated(f"read the secret {self.secret_id}"):
             try:
                 response = self._client.get_secret_value(
                     SecretId=self.secret_id, VersionStage=CURRENT
@@ -83,16 +83,14 @@ class SecretStore:
                 if self._never_had_a_value():
                     return None
                 raise TokenMissingError("the secret has no current value") from None
-            if "SecretBinary" in response:
-                raise TokenMalformedError("the secret's value is binary: store it as a string")
-            text = response.get("SecretString", "")
-            if not text and self._never_had_a_value():
+            is_empty = not (response.get("SecretString") or response.get("SecretBinary"))
+            if is_empty and self._never_had_a_value():
                 return None
-        return _parse(text, response["VersionId"])
+        return held_in(response)
 
     def stage(self, successor: Token, *, over: Held) -> Held:
         """Write ``successor`` as a new version under QWEN_PENDING; readers do not see it yet."""
-        with _translated("stage the new token"):
+        with translated("stage the new token"):
             return self._write(successor, over=over.text, label=PENDING)
 
     def adopt(self, candidate: Held, *, over: Held) -> Held:
@@ -109,7 +107,7 @@ class SecretStore:
 
         The shape and the other keys are kept even where the old token cannot be read.
         """
-        with _translated("put the token in"):
+        with translated("put the token in"):
             try:
                 response = self._client.get_secret_value(
                     SecretId=self.secret_id, VersionStage=CURRENT
@@ -144,7 +142,7 @@ class SecretStore:
 
         Versions that hold no token, or another account's, are left out.
         """
-        with _translated("look for other versions"):
+        with translated("look for other versions"):
             labels = self._client.describe_secret(SecretId=self.secret_id).get(
                 "VersionIdsToStages", {}
             )
@@ -171,7 +169,7 @@ class SecretStore:
     def _read_version(self, version_id: str) -> Held | None:
         response = self._client.get_secret_value(SecretId=self.secret_id, VersionId=version_id)
         try:
-            return _parse(response.get("SecretString", ""), version_id)
+            return held_in(response)
         except (TokenMissingError, TokenMalformedError):
             return None
 
@@ -181,8 +179,18 @@ class SecretStore:
         return len(described.get("VersionIdsToStages", {})) <= 1
 
 
-def _parse(text: str, version_id: str) -> Held:
-    """Read a secret's value: a JSON object with the token under ``token``, or the bare token."""
+def held_in(answer: Mapping[str, Any]) -> Held:
+    """Read what Secrets Manager answers of one version, when asked for a value.
+
+    That is a JSON object with the token under ``token``, or the bare token.
+
+    Raises:
+        TokenMissingError: there is no token in it.
+        TokenMalformedError: what is there is none.
+    """
+    if "SecretBinary" in answer:
+        raise TokenMalformedError("the secret's value is binary: store it as a string")
+    text, version_id = answer.get("SecretString", ""), answer["VersionId"]
     document = _json_object(text)
     if document is None:
         if not text.strip():
@@ -216,7 +224,8 @@ def _json_object(text: str) -> Mapping[str, object] | None:
 
 
 @contextmanager
-def _translated(step: str) -> Iterator[None]:
+def translated(step: str) -> Iterator[None]:
+    """Raise what boto3 raises inside as a StoreError of this step."""
     try:
         yield
     except (BotoCoreError, ClientError) as error:
