@@ -23,6 +23,7 @@ PARAMETERS = {
         "AlertEmail=owner@example.com",
         "SecretKmsKeyArn=arn:aws:kms:eu-west-1:111122223333:key/0a1b2c3d-1111-2222-3333-444455556666",
     ],
+    "with the fleet": ["Fleet=true"],
     "with a secret that exists": [
         "SecretArn=arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1B2c3",
     ],
@@ -67,7 +68,7 @@ def with_a_wildcard(template: Any) -> Any:
 def _scan(tmp_path_factory: pytest.TempPathFactory) -> Scan:
     directory = tmp_path_factory.mktemp("scan")
     templates = {what: transformed(parameters) for what, parameters in PARAMETERS.items()}
-    plain = templates["as it is"]
+    plain = templates["with the fleet"]
     templates[WITHOUT_SUPPRESSIONS] = without_suppressions(deepcopy(plain))
     templates[WITH_A_WILDCARD] = with_a_wildcard(deepcopy(plain))
     files = {}
@@ -128,17 +129,26 @@ def test_the_template_is_clean(scan: Scan, what: str) -> None:
 
 def test_every_role_and_policy_is_looked_at(scan: Scan) -> None:
     # Which it is not where an Fn::If was left in it.
-    looked_at = {resource for check, resource in scan.passed["with everything"] if "107" in check}
+    looked_at = {
+        resource
+        for what in ("with everything", "with the fleet")
+        for check, resource in scan.passed[what]
+        if "107" in check
+    }
 
     assert looked_at == {
         "AWS::IAM::ManagedPolicy.ReaderPolicy",
+        "AWS::IAM::Policy.DispatchGoesOn",
+        "AWS::IAM::Role.DispatchFunctionRole",
+        "AWS::IAM::Role.DispatchScheduleRole",
         "AWS::IAM::Role.RefreshFunctionRole",
         "AWS::IAM::Role.ScheduleRole",
+        "AWS::IAM::Role.WorkerFunctionRole",
     }
 
 
 def test_a_suppression_has_a_reason_and_is_needed(scan: Scan) -> None:
-    suppressed = scan.suppressed["as it is"]
+    suppressed = scan.suppressed["with the fleet"]
 
     assert suppressed
     assert all(len(reason.split()) > 5 for reason in suppressed.values())

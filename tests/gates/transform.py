@@ -3,7 +3,7 @@
     .tools/cloud/bin/python tests/gates/transform.py AlertEmail=… < template.yaml > plain.json
 
 SAM's own translator does it. Then the conditions are decided, for the parameters' defaults or the
-values given: a scanner looks past a policy that has an Fn::If in it.
+values given, and policies that are text are read: a scanner looks past what has an Fn::If in it.
 """
 
 import json
@@ -60,6 +60,9 @@ def _decided(node: Any, chosen: dict[str, bool]) -> Any:
         if "Fn::If" in node:
             name, then, otherwise = node["Fn::If"]
             return _decided(then if chosen[name] else otherwise, chosen)
+        if isinstance(document := node.get("PolicyDocument"), dict) and "Fn::Sub" in document:
+            # JSON, because a parameter is part of a key.
+            node = {**node, "PolicyDocument": json.loads(document["Fn::Sub"])}
         decided = {key: _decided(value, chosen) for key, value in node.items()}
         return {key: value for key, value in decided.items() if value != NOTHING}
     if isinstance(node, list):

@@ -47,6 +47,9 @@ ROOT: Final = Path(__file__).parents[2]
 STACK_NAME: Final = "qwen-token-refresh"
 REGION: Final = "us-east-1"
 
+# What MiniStack asks for, and AWS does not.
+EMULATOR_POLICY: Final = "emulator"
+
 _MINISTACK: Final = ROOT / ".tools/cloud/bin/ministack"
 _SAM: Final = ROOT / ".tools/sam/bin/sam"
 _VENV_BIN: Final = ROOT / ".venv/bin"
@@ -208,7 +211,36 @@ class Cloud:
             ],
             self.exports,
         )
-        return Stack.find(self, name)
+        stack = Stack.find(self, name)
+        if "FleetQueueUrl" in stack.outputs:
+            self._complete_fleet(stack)
+        return stack
+
+    def _complete_fleet(self, stack: Stack) -> None:
+        """Do for the fleet's queue what AWS does and MiniStack does not.
+
+        Its IAM asks for a permission of its own to send a batch, where AWS's asks for the one to
+        send a message. And it takes numbers that come from parameters for text, and then polls no
+        queue at all.
+        """
+        resources = stack.resources()
+        arn = self.sqs.get_queue_attributes(
+            QueueUrl=stack.outputs["FleetQueueUrl"], AttributeNames=["QueueArn"]
+        )["Attributes"]["QueueArn"]
+        statement = {"Effect": "Allow", "Action": "sqs:SendMessageBatch", "Resource": arn}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        for logical_id in ("DispatchFunctionRole", "WorkerFunctionRole"):
+            self.session.client("iam", endpoint_url=self.endpoint).put_role_policy(
+                RoleName=resources[logical_id], PolicyName=EMULATOR_POLICY, PolicyDocument=policy
+            )
+        [trigger] = self.functions.list_event_source_mappings(
+            FunctionName=resources["WorkerFunction"]
+        )["EventSourceMappings"]
+        self.functions.update_event_source_mapping(
+            UUID=trigger["UUID"],
+            BatchSize=int(stack.parameters["FleetBatchSize"]),
+            ScalingConfig={"MaximumConcurrency": int(stack.parameters["FleetMaximumConcurrency"])},
+        )
 
     @cached_property
     def session(self) -> boto3.Session:

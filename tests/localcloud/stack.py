@@ -55,11 +55,12 @@ class Notification:
 
 @dataclass(frozen=True)
 class Stack:
-    """One deployed stack, by its outputs."""
+    """One deployed stack, by its outputs and parameters."""
 
     cloud: "Cloud"
     name: str
     outputs: Mapping[str, str]
+    parameters: Mapping[str, str]
     _queue_url: str
     _counted: set[tuple[str, int, str]] = field(default_factory=set, repr=False)
 
@@ -68,7 +69,10 @@ class Stack:
         """Look the stack up, and subscribe a queue to its alert topic."""
         described = cloud.cloudformation.describe_stacks(StackName=name)["Stacks"][0]
         outputs = {item["OutputKey"]: item["OutputValue"] for item in described["Outputs"]}
-        return cls(cloud, name, outputs, _subscribe(cloud, outputs["AlertTopicArn"]))
+        parameters = {
+            item["ParameterKey"]: item["ParameterValue"] for item in described["Parameters"]
+        }
+        return cls(cloud, name, outputs, parameters, _subscribe(cloud, outputs["AlertTopicArn"]))
 
     @property
     def secret_arn(self) -> str:

@@ -5,13 +5,11 @@ Whether it deploys, and works, is shown by the end-to-end tests.
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-import yaml
 from aws_lambda_powertools.shared import constants as powertools
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
@@ -21,35 +19,20 @@ from qwen_token import ConfigError, settings
 from qwen_token.edges import Edges
 from qwen_token.settings import Settings
 from tests.minting import NOW, mint
-
-type Json = Any
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads CloudFormation's short forms (``!Ref x``) as their long ones (``{"Ref": "x"}``)."""
-
-
-def _intrinsic(loader: _Loader, tag: str, node: yaml.Node) -> dict[str, Json]:
-    value: Json
-    if isinstance(node, yaml.ScalarNode):
-        value = loader.construct_scalar(node)
-    elif isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        raise TypeError(tag)
-    if tag == "GetAtt":
-        value = value.split(".", maxsplit=1)
-    return {tag if tag == "Ref" else f"Fn::{tag}": value}
-
-
-_Loader.add_multi_constructor("!", _intrinsic)
-
-TEMPLATE: dict[str, Json] = _Loader(
-    (Path(__file__).parents[2] / "template.yaml").read_text(encoding="utf-8")
-).get_single_data()
-PARAMETERS = TEMPLATE["Parameters"]
-RESOURCES = TEMPLATE["Resources"]
-OUTPUTS = TEMPLATE["Outputs"]
+from tests.unit.template import (
+    OUTPUTS,
+    PARAMETERS,
+    RESOURCES,
+    TEMPLATE,
+    Json,
+    accepts,
+    actions,
+    dashboard,
+    dicts,
+    named,
+    policies,
+    texts,
+)
 
 # The contract: names that other people's stacks, scripts and alarms hold on to.
 DEFAULTS = {
@@ -66,6 +49,8 @@ DEFAULTS = {
     "Architecture": "arm64",
     "Fleet": "false",
     "FleetTag": "qwen-token",
+    "FleetMaximumConcurrency": 10,
+    "FleetBatchSize": 10,
 }
 OUTPUT_NAMES = {
     "RefreshFunctionName",
@@ -76,8 +61,22 @@ OUTPUT_NAMES = {
     "ReaderPolicyArn",
     "DashboardUrl",
 }
+FLEET_OUTPUT_NAMES = {
+    "DispatchFunctionName",
+    "FleetQueueUrl",
+    "FleetDeadLetterQueueUrl",
+    "FleetDashboardUrl",
+}
 METRICS = {"TokenDaysRemaining", "RunSucceeded", "TokenRefreshed", "RefreshFailed"}
 ALARMS = ("RefreshFailedAlarm", "TokenExpiringAlarm", "KeeperSilentAlarm")
+FLEET_ALARMS = (
+    "FleetSweepFailedAlarm",
+    "FleetTokenExpiringAlarm",
+    "FleetSilentAlarm",
+    "FleetDeadLettersAlarm",
+    "FleetQueueOldAlarm",
+)
+DASHBOARDS = ("Dashboard", "FleetDashboard")
 
 THE_SECRET = {"Fn::If": ["CreateSecret", {"Fn::GetAtt": ["Secret", "Id"]}, {"Ref": "SecretArn"}]}
 THE_TOPIC = {"Ref": "AlertTopic"}
@@ -85,6 +84,7 @@ THE_BUS = {
     "Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default"
 }
 THE_KEY = {"Ref": "SecretKmsKeyArn"}
+THE_FLEET = {"Fn::Sub": "${AWS::StackName}-fleet"}
 NOTHING = {"Ref": "AWS::NoValue"}
 
 SECRET_ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1B2c3"
@@ -249,8 +249,23 @@ VALUES: dict[str, dict[str, tuple[object, bool]]] = {
     },
     "Fleet": {
         "no": ("false", True),
-        "yes, which this version has not": ("true", False),
+        "yes": ("true", True),
         "another yes": ("True", False),
+        "nothing": ("", False),
+    },
+    "FleetMaximumConcurrency": {
+        "as few as SQS bounds": (2, True),
+        "as many as share what AWS lets an account write": (20, True),
+        "one, which SQS does not know": (1, False),
+        "more": (21, False),
+        "a word": ("many", False),
+        "nothing": ("", False),
+    },
+    "FleetBatchSize": {
+        "one": (1, True),
+        "a hundred": (100, True),
+        "none": (0, False),
+        "more than fit into a worker's time": (101, False),
         "nothing": ("", False),
     },
     "FleetTag": {
@@ -264,74 +279,6 @@ VALUES: dict[str, dict[str, tuple[object, bool]]] = {
         "too long": ("t" * 129, False),
     },
 }
-
-
-def accepts(parameter: str, value: object) -> bool:
-    """Say whether CloudFormation would: it matches patterns against the whole value."""
-    definition = PARAMETERS[parameter]
-    text = str(value)
-    allowed = definition.get("AllowedValues")
-    pattern = definition.get("AllowedPattern")
-    return (
-        (allowed is None or text in map(str, allowed))
-        and (pattern is None or re.fullmatch(pattern, text) is not None)
-        and definition.get("MinLength", 0) <= len(text) <= definition.get("MaxLength", 4096)
-    )
-
-
-def texts(node: Json) -> Iterator[str]:
-    """Yield every string below ``node``, keys included."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield key
-            yield from texts(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from texts(value)
-    elif isinstance(node, str):
-        yield node
-
-
-def dicts(node: Json) -> Iterator[dict[str, Json]]:
-    """Yield every mapping below ``node``."""
-    if isinstance(node, dict):
-        yield node
-    for value in node.values() if isinstance(node, dict) else node:
-        if isinstance(value, dict | list):
-            yield from dicts(value)
-
-
-def named(node: Json) -> set[str]:
-    """Return the parameters, resources and pseudo parameters that ``node`` refers to."""
-    references = {each["Ref"] for each in dicts(node) if "Ref" in each}
-    attributes = {each["Fn::GetAtt"][0] for each in dicts(node) if "Fn::GetAtt" in each}
-    variables = {
-        name.partition(".")[0]
-        for text in texts(node)
-        for name in re.findall(r"\$\{([^}!]+)\}", text)
-    }
-    return references | attributes | variables
-
-
-def policies(logical_id: str) -> list[Json]:
-    """Return the statements of a role's or managed policy's own policies, conditions resolved."""
-    properties = RESOURCES[logical_id]["Properties"]
-    documents = [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
-    documents += [properties["PolicyDocument"]] if "PolicyDocument" in properties else []
-    return [
-        statement["Fn::If"][1] if "Fn::If" in statement else statement
-        for document in documents
-        for statement in document["Statement"]
-    ]
-
-
-def dashboard(**values: str) -> Json:
-    """Return the dashboard's body for these parameter values."""
-    chosen = {name: str(default) for name, default in DEFAULTS.items()} | values
-    body = RESOURCES["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
-    return json.loads(
-        re.sub(r"\$\{([^}]+)\}", lambda match: chosen.get(match[1], f"<{match[1]}>"), body)
-    )
 
 
 # ── Parameters ──────────────────────────────────────────────────────────────────────────────────
@@ -357,10 +304,8 @@ def test_a_parameter_has_one_place_in_the_console(name: str) -> None:
     assert interface["ParameterLabels"][name]["default"]
 
 
-def test_every_parameter_is_used_except_those_of_the_fleet() -> None:
-    used = named([TEMPLATE["Conditions"], RESOURCES, OUTPUTS])
-
-    assert set(PARAMETERS) - used == {"Fleet", "FleetTag"}
+def test_every_parameter_is_used() -> None:
+    assert set(PARAMETERS) <= named([TEMPLATE["Conditions"], RESOURCES, OUTPUTS])
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -450,7 +395,9 @@ def test_the_function_accepts_whatever_the_template_does(url: str, days: tuple[s
 
 
 def test_the_outputs_are_those_of_the_contract() -> None:
-    assert OUTPUTS.keys() == OUTPUT_NAMES
+    assert {name for name, each in OUTPUTS.items() if "Condition" not in each} == OUTPUT_NAMES
+    of_fleet = {name for name, each in OUTPUTS.items() if each.get("Condition") == "HasFleet"}
+    assert OUTPUTS.keys() - OUTPUT_NAMES == of_fleet == FLEET_OUTPUT_NAMES
     assert all(each["Description"] for each in OUTPUTS.values())
     assert not any("Export" in each for each in OUTPUTS.values())
 
@@ -646,10 +593,8 @@ def test_a_policy_allows_what_the_code_does_and_nothing_else(
     assert [(actions(each), each["Resource"]) for each in statements] == allowed
 
 
-def actions(statement: Json) -> set[str]:
-    """Return a statement's actions, whether it has one or a list."""
-    action = statement["Action"]
-    return {action} if isinstance(action, str) else set(action)
+# What AWS grants for no resource, or for all of them.
+WITHOUT_RESOURCE = {"secretsmanager:BatchGetSecretValue", "secretsmanager:ListSecrets"}
 
 
 def test_no_policy_names_more_than_it_means() -> None:
@@ -662,7 +607,8 @@ def test_no_policy_names_more_than_it_means() -> None:
     assert documents
     for statement in documents:
         assert not any("*" in action for action in actions(statement)), statement
-        assert "*" not in list(texts(statement.get("Resource", []))), statement
+        if not actions(statement) <= WITHOUT_RESOURCE:
+            assert "*" not in list(texts(statement.get("Resource", []))), statement
         assert "*" not in list(texts(statement.get("Principal", []))), statement
         assert not statement.keys() & {"NotAction", "NotResource", "NotPrincipal"}, statement
 
@@ -729,7 +675,15 @@ def test_the_stacks_alarms_and_no_others_may_publish_to_the_topic() -> None:
     assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
     assert statement["Condition"] == {
         "StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}},
-        "ArnEquals": {"aws:SourceArn": [{"Fn::GetAtt": [name, "Arn"]} for name in ALARMS]},
+        "ArnEquals": {
+            "aws:SourceArn": [
+                *({"Fn::GetAtt": [name, "Arn"]} for name in ALARMS),
+                *(
+                    {"Fn::If": ["HasFleet", {"Fn::GetAtt": [name, "Arn"]}, NOTHING]}
+                    for name in FLEET_ALARMS
+                ),
+            ]
+        },
     }
 
 
@@ -743,10 +697,10 @@ def test_an_address_is_subscribed_only_when_given() -> None:
 def test_the_alarms_are_all_tested_here() -> None:
     assert {
         name for name, each in RESOURCES.items() if each["Type"] == "AWS::CloudWatch::Alarm"
-    } == set(ALARMS)
+    } == {*ALARMS, *FLEET_ALARMS}
 
 
-@pytest.mark.parametrize("name", ALARMS)
+@pytest.mark.parametrize("name", [*ALARMS, *FLEET_ALARMS])
 def test_an_alarm_tells_its_owner_when_it_fires_and_when_it_is_over(name: str) -> None:
     alarm = RESOURCES[name]["Properties"]
 
@@ -756,7 +710,7 @@ def test_an_alarm_tells_its_owner_when_it_fires_and_when_it_is_over(name: str) -
     assert "make " in alarm["AlarmDescription"]["Fn::Sub"]
 
 
-@pytest.mark.parametrize("name", ALARMS)
+@pytest.mark.parametrize("name", [*ALARMS, *FLEET_ALARMS])
 def test_an_alarms_description_is_no_longer_than_cloudwatch_takes(name: str) -> None:
     description = RESOURCES[name]["Properties"]["AlarmDescription"]["Fn::Sub"]
     longest_name = "n" * 140
@@ -764,7 +718,7 @@ def test_an_alarms_description_is_no_longer_than_cloudwatch_takes(name: str) -> 
     assert len(re.sub(r"\$\{[^}]+\}", longest_name, description)) <= 1024
 
 
-@pytest.mark.parametrize("name", ALARMS)
+@pytest.mark.parametrize("name", [*ALARMS, *FLEET_ALARMS])
 def test_an_alarm_looks_back_no_longer_than_cloudwatch_can(name: str) -> None:
     alarm = RESOURCES[name]["Properties"]
     day, hour = 86_400, 3600
@@ -796,6 +750,44 @@ def test_an_alarm_looks_back_no_longer_than_cloudwatch_can(name: str) -> None:
             ("Sum", "LessThanThreshold", 1),
             "breaching",
         ),
+        (
+            "FleetSweepFailedAlarm",
+            ("AWS/Lambda", "Errors", {"FunctionName": {"Ref": "DispatchFunction"}}),
+            ("Sum", "GreaterThanOrEqualToThreshold", 1),
+            "ignore",
+        ),
+        (
+            "FleetTokenExpiringAlarm",
+            ("QwenTokenRefresh", "TokenDaysRemaining", {"service": THE_FLEET}),
+            ("Minimum", "LessThanThreshold", {"Ref": "CriticalDays"}),
+            "ignore",
+        ),
+        (
+            "FleetSilentAlarm",
+            ("QwenTokenRefresh", "SweepCompleted", {"service": THE_FLEET}),
+            ("Sum", "LessThanThreshold", 1),
+            "breaching",
+        ),
+        (
+            "FleetDeadLettersAlarm",
+            (
+                "AWS/SQS",
+                "ApproximateNumberOfMessagesVisible",
+                {"QueueName": {"Fn::GetAtt": ["FleetDeadLetterQueue", "QueueName"]}},
+            ),
+            ("Maximum", "GreaterThanOrEqualToThreshold", 1),
+            "ignore",
+        ),
+        (
+            "FleetQueueOldAlarm",
+            (
+                "AWS/SQS",
+                "ApproximateAgeOfOldestMessage",
+                {"QueueName": {"Fn::GetAtt": ["FleetQueue", "QueueName"]}},
+            ),
+            ("Maximum", "GreaterThanThreshold", 3600),
+            "notBreaching",
+        ),
     ],
 )
 def test_an_alarm_watches_exactly_what_the_contract_says(
@@ -809,8 +801,9 @@ def test_an_alarm_watches_exactly_what_the_contract_says(
     assert alarm["TreatMissingData"] == missing
 
 
-def test_the_keeper_is_silent_after_a_day_but_not_on_its_first() -> None:
-    alarm = RESOURCES["KeeperSilentAlarm"]["Properties"]
+@pytest.mark.parametrize("name", ["KeeperSilentAlarm", "FleetSilentAlarm"])
+def test_nothing_is_called_silent_before_a_day_is_over_and_not_on_the_first(name: str) -> None:
+    alarm = RESOURCES[name]["Properties"]
     day = 86_400
 
     assert alarm["Period"] * alarm["EvaluationPeriods"] == day
@@ -827,28 +820,32 @@ def test_the_keeper_is_silent_after_a_day_but_not_on_its_first() -> None:
     [value for value, accepted in DAYS.values() if accepted],
     ids=lambda days: f"{days} days",
 )
-def test_the_dashboard_is_json_with_every_number_of_days(days: str) -> None:
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_is_json_with_every_number_of_days(name: str, days: str) -> None:
     lines = [
         annotation["value"]
-        for widget in dashboard(RefreshBeforeDays=days, CriticalDays=days)["widgets"]
+        for widget in dashboard(name, RefreshBeforeDays=days, CriticalDays=days)["widgets"]
         for annotation in widget["properties"].get("annotations", {}).get("horizontal", [])
     ]
 
     assert lines == [float(days), float(days)]
 
 
-def test_the_dashboard_shows_days_left_over_its_whole_width_with_both_limits() -> None:
-    (widget,) = [each for each in dashboard()["widgets"] if "TokenDaysRemaining" in texts(each)]
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_shows_days_left_over_its_whole_width_with_both_limits(name: str) -> None:
+    widgets = dashboard(name)["widgets"]
+    (widget,) = [each for each in widgets if "TokenDaysRemaining" in texts(each)]
 
     assert widget["width"] == 24
     assert widget["properties"]["stat"] == "Minimum"
     assert [each["value"] for each in widget["properties"]["annotations"]["horizontal"]] == [3, 1]
 
 
-def test_the_dashboards_widgets_fit_the_grid_and_do_not_overlap() -> None:
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboards_widgets_fit_the_grid_and_do_not_overlap(name: str) -> None:
     cells = [
         (x, y)
-        for widget in dashboard()["widgets"]
+        for widget in dashboard(name)["widgets"]
         for x in range(widget["x"], widget["x"] + widget["width"])
         for y in range(widget["y"], widget["y"] + widget["height"])
     ]
@@ -857,15 +854,19 @@ def test_the_dashboards_widgets_fit_the_grid_and_do_not_overlap() -> None:
     assert {x for x, _ in cells} == set(range(24))
 
 
-def test_the_dashboard_shows_the_state_of_every_alarm() -> None:
-    (widget,) = [each for each in dashboard()["widgets"] if each["type"] == "alarm"]
+@pytest.mark.parametrize(
+    ("name", "alarms"), [("Dashboard", ALARMS), ("FleetDashboard", FLEET_ALARMS)]
+)
+def test_a_dashboard_shows_the_state_of_every_alarm(name: str, alarms: tuple[str, ...]) -> None:
+    (widget,) = [each for each in dashboard(name)["widgets"] if each["type"] == "alarm"]
 
-    assert widget["properties"]["alarms"] == [f"<{name}.Arn>" for name in ALARMS]
+    assert widget["properties"]["alarms"] == [f"<{alarm}.Arn>" for alarm in alarms]
 
 
-def test_the_dashboard_shows_every_metric_there_is_under_its_one_dimension() -> None:
+def shown_metrics(name: str) -> dict[str, tuple[str, str, str]]:
+    """Return the namespace and the dimension of each metric that a dashboard shows."""
     shown = {}
-    for widget in dashboard()["widgets"]:
+    for widget in dashboard(name)["widgets"]:
         above: list[Json] = []
         for row in widget["properties"].get("metrics", []):
             if not isinstance(row[0], str):
@@ -873,23 +874,38 @@ def test_the_dashboard_shows_every_metric_there_is_under_its_one_dimension() -> 
             # A dot stands for what the row above has in its place.
             above = [above[at] if cell == "." else cell for at, cell in enumerate(row)]
             shown[above[1]] = (above[0], above[2], above[3])
+    return shown
 
+
+def test_the_dashboard_shows_every_metric_there_is_under_its_one_dimension() -> None:
     own = ("QwenTokenRefresh", "service", "<AWS::StackName>")
     function = ("AWS/Lambda", "FunctionName", "<RefreshFunction>")
-    assert shown == dict.fromkeys(METRICS, own) | dict.fromkeys(
+    assert shown_metrics("Dashboard") == dict.fromkeys(METRICS, own) | dict.fromkeys(
         ("Duration", "Errors", "Throttles"), function
     )
 
 
-def test_every_graph_says_its_region_and_names_a_period_cloudwatch_has() -> None:
-    graphs = [each["properties"] for each in dashboard()["widgets"] if each["type"] == "metric"]
+def test_the_fleets_dashboard_shows_every_metric_of_the_fleet_and_of_its_queues() -> None:
+    own = ("QwenTokenRefresh", "service", "<AWS::StackName>-fleet")
+    dead_letters = ("AWS/SQS", "QueueName", "<FleetDeadLetterQueue.QueueName>")
+    assert shown_metrics("FleetDashboard") == {
+        **dict.fromkeys({*METRICS, "SweepCompleted"}, own),
+        # Shown of both queues; the last one counts here.
+        "ApproximateNumberOfMessagesVisible": dead_letters,
+        "ApproximateAgeOfOldestMessage": ("AWS/SQS", "QueueName", "<FleetQueue.QueueName>"),
+    }
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_every_graph_says_its_region_and_names_a_period_cloudwatch_has(name: str) -> None:
+    graphs = [each["properties"] for each in dashboard(name)["widgets"] if each["type"] == "metric"]
 
     assert graphs
     assert all(each["region"] == "<AWS::Region>" for each in graphs)
     assert all(each["period"] % 3600 == 0 for each in graphs)
 
 
-def test_the_dashboards_name_is_its_own_in_every_region() -> None:
-    name = RESOURCES["Dashboard"]["Properties"]["DashboardName"]["Fn::Sub"]
+def test_a_dashboards_name_is_its_own_in_every_region() -> None:
+    names = [RESOURCES[name]["Properties"]["DashboardName"]["Fn::Sub"] for name in DASHBOARDS]
 
-    assert name == "${AWS::StackName}-${AWS::Region}"
+    assert names == ["${AWS::StackName}-${AWS::Region}", "${AWS::StackName}-fleet-${AWS::Region}"]

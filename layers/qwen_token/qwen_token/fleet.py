@@ -1,0 +1,138 @@
+"""The fleet: the secrets that carry one tag, found page by page and read twenty at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import batched
+from typing import TYPE_CHECKING, Final
+
+from .errors import QwenTokenError, StoreError, TokenError, TokenMissingError
+from .store import Held, held_in, translated
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_secretsmanager.type_defs import (
+        ListSecretsRequestTypeDef,
+        SecretListEntryTypeDef,
+    )
+
+# A tag with this value takes a secret out of the fleet, for as long as it has it.
+OFF: Final = "off"
+
+# What Secrets Manager lists, and reads, in one call at most.
+_PAGE: Final = 100
+_BATCH: Final = 20
+
+# AWS bears 50 writes of secrets a second from an account, of all kinds together. The fleet leaves
+# some of them to others.
+WRITES_PER_SECOND: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A secret of the fleet. ``obstacle`` says why no run can keep its token, where that is so."""
+
+    secret_id: str
+    name: str
+    obstacle: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some members, and what gets the next page: None on the last one."""
+
+    members: tuple[Member, ...]
+    next_token: str | None
+
+
+class Fleet:
+    """All secrets of this region with the tag ``tag``, whatever its value (but for ``off``).
+
+    ``client`` is boto3's for Secrets Manager. Every method raises StoreError where Secrets Manager
+    refuses or fails as a whole.
+    """
+
+    def __init__(self, client: "SecretsManagerClient", tag: str) -> None:
+        self._client = client
+        self._tag = tag
+
+    def page(self, after: str | None = None) -> Page:
+        """Return the first page of members, or the one that ``after`` (a ``next_token``) gets."""
+        request: ListSecretsRequestTypeDef = {
+            "MaxResults": _PAGE,
+            "Filters": [{"Key": "tag-key", "Values": [self._tag]}],
+            # A member that is about to be lost is worth a word.
+            "IncludePlannedDeletion": True,
+        }
+        if after is not None:
+            request["NextToken"] = after
+        with translated("list the fleet's secrets"):
+            listed = self._client.list_secrets(**request)
+        members = tuple(
+            Member(entry["ARN"], entry["Name"], _obstacle(entry))
+            for entry in listed["SecretList"]
+            if self._has(entry)
+        )
+        return Page(members, listed.get("NextToken"))
+
+    def members(self) -> Iterator[Member]:
+        """Yield all members, page by page."""
+        page = self.page()
+        yield from page.members
+        while page.next_token is not None:
+            page = self.page(page.next_token)
+            yield from page.members
+
+    def read(self, members: Sequence[Member]) -> Iterator[tuple[Member, Held | QwenTokenError]]:
+        """Yield each member with what is current in its secret, or with why that cannot be said."""
+        for batch in batched(members, _BATCH, strict=False):
+            readable = [member.secret_id for member in batch if member.obstacle is None]
+            found = self._read_batch(readable) if readable else {}
+            for member in batch:
+                if member.obstacle is not None:
+                    yield member, StoreError(member.obstacle)
+                else:
+                    unanswered = StoreError("Secrets Manager left the secret out of its answer")
+                    yield member, found.get(member.secret_id, unanswered)
+
+    def _read_batch(self, secret_ids: Sequence[str]) -> dict[str, Held | QwenTokenError]:
+        with translated("read the fleet's secrets"):
+            response = self._client.batch_get_secret_value(SecretIdList=list(secret_ids))
+        found: dict[str, Held | QwenTokenError] = {
+            refused["SecretId"]: _refusal(refused.get("ErrorCode", "unknown"))
+            for refused in response.get("Errors", ())
+        }
+        for value in response.get("SecretValues", ()):
+            try:
+                found[value["ARN"]] = held_in(value)
+            except TokenError as error:
+                found[value["ARN"]] = error
+        return found
+
+    def _has(self, entry: "SecretListEntryTypeDef") -> bool:
+        """Say whether a listed secret is a member: the filter finds tags that begin alike, too."""
+        tags = {tag["Key"]: tag.get("Value", "") for tag in entry.get("Tags", ())}
+        return self._tag in tags and tags[self._tag] != OFF
+
+
+def _refusal(code: str) -> QwenTokenError:
+    # It was listed a moment ago: what was not found is its value.
+    if code == "ResourceNotFoundException":
+        return TokenMissingError("the secret has no current value")
+    return StoreError(f"Secrets Manager could not read the secret: {code}")
+
+
+def _obstacle(entry: "SecretListEntryTypeDef") -> str | None:
+    """Say why the token of a listed secret cannot be kept alive, by anybody, where it is."""
+    if "DeletedDate" in entry:
+        return (
+            "the secret is being deleted: restore it (aws secretsmanager restore-secret), or wait "
+            "until it is gone"
+        )
+    region = entry["ARN"].split(":")[3]
+    primary = entry.get("PrimaryRegion", region)
+    if primary != region:
+        return (
+            f"the secret is a replica of one in {primary}, and can be written there only: keep the "
+            f"fleet there (to leave the replica out here, use another FleetTag in {region})"
+        )
+    return None

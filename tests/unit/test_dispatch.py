@@ -1,0 +1,324 @@
+"""Dispatch: which secrets of the fleet it queues, how it goes on, and what it says."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+import dispatch
+from qwen_token import ConfigError, QwenTokenError, StoreError
+from tests.minting import pieces, token
+from tests.unit.fleet_fakes import QUEUE, TAG, Context, Recorder, World, arn, read_output
+
+DAY = timedelta(days=1)
+ENVIRON = {
+    "STACK_NAME": "my-stack",
+    "FLEET_TAG": TAG,
+    "QUEUE_URL": QUEUE,
+    "REFRESH_BEFORE_DAYS": "3",
+    "CRITICAL_DAYS": "1",
+    "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
+}
+FRESH, STALE = token(left=5 * DAY), token(left=2 * DAY)
+
+
+@dataclass
+class Run:
+    """One invocation, and what it wrote."""
+
+    result: dict[str, object] | None
+    error: Exception | None
+    metrics: dict[str, list[float]]
+    log: list[dict[str, Any]]
+
+
+@pytest.fixture(name="world")
+def _world() -> World:
+    return World(Recorder(ENVIRON))
+
+
+@pytest.fixture(name="run")
+def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    def run(world: World, event: object = None, context: Context | None = None) -> Run:
+        # The logger took hold of standard output when it was made; pytest replaces that since.
+        for log_handler in logging.getLogger(dispatch.logger.service).handlers:
+            monkeypatch.setattr(log_handler, "stream", sys.stdout)
+        result, error = None, None
+        decorated = dispatch.metrics.log_metrics(
+            lambda given, context: dispatch.run(given, context, world.edges())
+        )
+        try:
+            result = decorated({} if event is None else event, context or Context())
+        except (QwenTokenError, ClientError) as caught:
+            error = caught
+        return Run(result, error, *read_output(capsys.readouterr().out))
+
+    return run
+
+
+Runner = Callable[..., Run]
+
+
+def test_only_what_is_due_is_queued(world: World, run: Runner) -> None:
+    world.secrets.add("fresh", FRESH.raw)
+    world.secrets.add("stale", STALE.raw)
+    world.secrets.add("expired", token(left=-DAY).raw)
+    world.secrets.add("on the boundary", token(left=3 * DAY).raw)
+
+    done = run(world)
+
+    assert world.queue.secret_ids == [arn("stale"), arn("expired"), arn("on the boundary")]
+    assert done.result == {
+        "seen": 4,
+        "queued": 3,
+        "skipped": 1,
+        "unreadable": 0,
+        "completed": True,
+    }
+    assert world.secrets.calls == ["ListSecrets", "BatchGetSecretValue"]
+
+
+def test_what_cannot_be_read_is_queued_so_that_a_worker_tells_of_it(
+    world: World, run: Runner
+) -> None:
+    world.secrets.add("malformed", "something else")
+    world.secrets.add("valueless")
+    world.secrets.add("foreign", "…", refuses="AccessDeniedException")
+    world.secrets.add("deleted", FRESH.raw, listed={"DeletedDate": "2026-11-24"})
+
+    done = run(world)
+
+    assert done.result is not None
+    assert (done.result["queued"], done.result["unreadable"]) == (4, 4)
+    obstacles = {body["secret_id"]: body["obstacle"] for body, _ in world.queue.sent}
+    assert {secret_id for secret_id, obstacle in obstacles.items() if obstacle} == {arn("deleted")}
+    named = {line["secret_id"] for line in done.log if line["message"] == "unreadable"}
+    assert named == set(obstacles), "each is in the log by name"
+    assert world.topic.documents == [], "the worker tells of them, once"
+
+
+def test_a_sweep_on_which_nothing_is_due_queues_nothing(world: World, run: Runner) -> None:
+    for number in range(20):
+        world.secrets.add(f"s{number}", FRESH.raw)
+
+    done = run(world)
+
+    assert world.queue.sent == []
+    assert world.secrets.calls == ["ListSecrets", "BatchGetSecretValue"]
+    assert done.metrics == {
+        "TokenDaysRemaining": [5],
+        "RunSucceeded": [20],
+        "SweepCompleted": [1],
+        "RefreshFailed": [0],
+    }
+
+
+def test_the_days_of_those_that_stay_as_they_are_are_counted_by_the_least(
+    world: World, run: Runner
+) -> None:
+    world.secrets.add("longest", token(left=6 * DAY).raw)
+    world.secrets.add("shortest", token(left=4 * DAY).raw)
+    # Its worker says what is left after its run.
+    world.secrets.add("due", token(left=DAY / 2).raw)
+
+    assert run(world).metrics["TokenDaysRemaining"] == [4]
+
+
+def test_an_empty_fleet_is_looked_through_at_once(world: World, run: Runner) -> None:
+    done = run(world)
+
+    assert done.result is not None
+    assert done.result["completed"] is True
+    assert done.metrics == {"SweepCompleted": [1], "RefreshFailed": [0]}
+
+
+def test_errands_are_spread_over_the_time_that_their_writes_may_take(
+    world: World, run: Runner
+) -> None:
+    for number in range(400):
+        world.secrets.add(f"s{number}", STALE.raw)
+
+    run(world)
+
+    delays = [seconds for _, seconds in world.queue.sent]
+    assert len(delays) == 400
+    # Two writes each, forty a second.
+    assert all(0 <= seconds <= number // 20 + 1 for number, seconds in enumerate(delays))
+    assert len(set(delays)) > 10
+
+
+def test_no_errand_is_delayed_for_longer_than_sqs_delays(world: World, run: Runner) -> None:
+    for number in range(20):
+        world.secrets.add(f"s{number}", STALE.raw)
+    begun = {"seen": 10**6, "queued": 10**6, "skipped": 0, "unreadable": 0}
+
+    run(world, {"continue": {"after": "0", **begun}})
+
+    delays = [seconds for _, seconds in world.queue.sent]
+    assert max(delays) == 900
+
+
+def test_what_does_not_fit_into_its_time_goes_on_in_another_invocation(
+    world: World, run: Runner
+) -> None:
+    world.secrets.page_size = 10
+    for number in range(35):
+        world.secrets.add(f"s{number}", STALE.raw if number % 5 == 0 else FRESH.raw)
+
+    # Time for two pages, and not for a third.
+    first = run(world, context=Context(120_000, each_look=31_000))
+    [asked] = world.functions.invoked
+    second = run(world, json.loads(asked["Payload"]))
+
+    assert first.result == {
+        "seen": 20,
+        "queued": 4,
+        "skipped": 16,
+        "unreadable": 0,
+        "completed": False,
+    }
+    assert (asked["FunctionName"], asked["InvocationType"]) == ("dispatch", "Event")
+    assert "SweepCompleted" not in first.metrics
+    assert second.result == {
+        "seen": 35,
+        "queued": 7,
+        "skipped": 28,
+        "unreadable": 0,
+        "completed": True,
+    }
+    assert second.metrics["SweepCompleted"] == [1]
+    assert second.metrics["RunSucceeded"] == [8, 4], "each part counts what it saw itself"
+    assert world.queue.secret_ids == [arn(f"s{number}") for number in range(0, 35, 5)]
+    assert len(world.functions.invoked) == 1
+
+
+def test_even_without_time_a_page_is_done_so_that_a_sweep_always_ends(
+    world: World, run: Runner
+) -> None:
+    world.secrets.page_size = 1
+    for number in range(3):
+        world.secrets.add(f"s{number}", STALE.raw)
+
+    event: object = {}
+    for _ in range(3):
+        run(world, event, Context(0))
+        event = json.loads(world.functions.invoked[-1]["Payload"])
+
+    assert world.queue.secret_ids == [arn("s0"), arn("s1"), arn("s2")]
+    assert len(world.functions.invoked) == 2
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        [],
+        "sweep",
+        {"force": True},
+        {"continue": {}},
+        {"continue": "x"},
+        {"continue": {"after": "x"}},
+        {"continue": {"after": 1, "seen": 0, "queued": 0, "skipped": 0, "unreadable": 0}},
+        {"continue": {"after": "x", "seen": True, "queued": 0, "skipped": 0, "unreadable": 0}},
+        {"continue": {"after": "x", "seen": 0, "queued": 0, "skipped": 0, "unreadable": 0, "y": 0}},
+        {"continue": {"after": "x", "seen": 0, "queued": 0, "skipped": 0, "unreadable": 0}, "y": 0},
+    ],
+    ids=str,
+)
+def test_an_event_that_is_none_of_its_own_is_refused(
+    event: object, world: World, run: Runner
+) -> None:
+    done = run(world, event)
+
+    assert isinstance(done.error, ConfigError)
+    assert str(done.error).startswith("the event should be an empty JSON object")
+    assert world.secrets.calls == []
+
+
+def test_a_sweep_that_fails_is_told_and_raised(world: World, run: Runner) -> None:
+    def refuse(**_: Any) -> Any:
+        raise ClientError({"Error": {"Code": "AccessDeniedException"}}, "ListSecrets")
+
+    world.secrets.list_secrets = refuse  # type: ignore[method-assign]
+
+    done = run(world)
+
+    assert isinstance(done.error, StoreError)
+    [document] = world.topic.documents
+    [failure] = document["failures"]
+    assert (failure["reason"], failure["secret_id"]) == ("store_failed", None)
+    assert done.metrics == {"RefreshFailed": [0, 1]}
+
+
+def test_an_environment_that_is_off_is_told_as_far_as_the_topic_is_known(
+    world: World, run: Runner
+) -> None:
+    world.environ["CRITICAL_DAYS"] = "4"
+
+    done = run(world)
+
+    assert isinstance(done.error, ConfigError)
+    assert "CRITICAL_DAYS should not be more than REFRESH_BEFORE_DAYS" in str(done.error)
+    [document] = world.topic.documents
+    assert document["severity"] == "critical"
+    assert world.queue.sent == []
+
+
+def test_without_a_topic_a_failure_is_in_the_log_and_raised(world: World, run: Runner) -> None:
+    del world.environ["ALERT_TOPIC_ARN"]
+
+    done = run(world)
+
+    assert isinstance(done.error, ConfigError)
+    assert [line["message"] for line in done.log] == [
+        "sweep failed",
+        "no alert could be published: the environment names no topic",
+    ]
+
+
+def test_a_failing_publish_does_not_hide_the_failure(world: World, run: Runner) -> None:
+    world.environ["CRITICAL_DAYS"] = "none"
+    world.topic.fails_with = RuntimeError("no topic")
+
+    done = run(world)
+
+    assert isinstance(done.error, ConfigError)
+    assert done.log[-1]["message"] == "the alert could not be published"
+
+
+def test_a_message_that_the_queue_refuses_makes_the_sweep_fail(world: World, run: Runner) -> None:
+    for number in range(30):
+        world.secrets.add(f"s{number}", STALE.raw)
+    world.queue.refuses = frozenset({arn("s17")})
+
+    done = run(world)
+
+    assert isinstance(done.error, ClientError)
+    assert done.error.operation_name == "SendMessageBatch"
+
+
+def test_it_reads_the_environment_that_the_template_sets(world: World, run: Runner) -> None:
+    run(world)
+    world.environ["REFRESH_BEFORE_DAYS"] = ""
+    run(world)
+
+    assert world.environ.asked == ENVIRON.keys()
+
+
+def test_no_token_and_no_part_of_one_is_in_anything_that_dispatch_says(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, held in (("fresh", FRESH), ("stale", STALE)):
+        world.secrets.add(name, held.raw)
+    world.secrets.add("pasted badly", FRESH.raw.replace(".", "_"))
+
+    dispatch.run({}, Context(), world.edges())  # type: ignore[arg-type]
+    dispatch.metrics.clear_metrics()
+
+    said = capsys.readouterr().out + json.dumps(world.queue.sent)
+    assert not any(piece in said for held in (FRESH, STALE) for piece in pieces(held.raw))

@@ -1,0 +1,142 @@
+"""The fleet: which secrets are members, and what reading them says."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from qwen_token import StoreError, TokenMalformedError, TokenMissingError
+from qwen_token.fleet import Fleet
+from qwen_token.store import Held
+from tests.minting import token
+from tests.unit.fleet_fakes import TAG, FakeSecrets, arn
+
+DAY = timedelta(days=1)
+
+
+def fleet(secrets: Any) -> Fleet:
+    return Fleet(secrets, TAG)
+
+
+def test_members_are_the_secrets_with_exactly_this_tag_whatever_its_value_but_off() -> None:
+    secrets = FakeSecrets()
+    secrets.add("empty", "…")
+    secrets.add("team", "…", tags={"team": "a", TAG: "blue"})
+    secrets.add("off", "…", tags={TAG: "off"})
+    secrets.add("longer", "…", tags={f"{TAG}-of-another": ""})
+    secrets.add("none", "…", tags={})
+
+    assert [member.name for member in fleet(secrets).members()] == ["empty", "team"]
+
+
+def test_members_of_all_pages_are_found() -> None:
+    secrets = FakeSecrets(page_size=100)
+    for number in range(250):
+        secrets.add(f"s{number}", "…")
+
+    assert len(list(fleet(secrets).members())) == 250
+    assert secrets.calls.count("ListSecrets") == 3
+
+
+def test_a_page_can_be_gone_on_with_by_somebody_else() -> None:
+    secrets = FakeSecrets(page_size=2)
+    for number in range(3):
+        secrets.add(f"s{number}", "…")
+
+    first = fleet(secrets).page()
+    last = fleet(secrets).page(first.next_token)
+
+    assert [member.name for member in (*first.members, *last.members)] == ["s0", "s1", "s2"]
+    assert last.next_token is None
+
+
+def test_values_are_read_twenty_at_a_time() -> None:
+    secrets = FakeSecrets()
+    held = token(left=5 * DAY)
+    for number in range(45):
+        secrets.add(f"s{number}", held.raw)
+
+    found = list(fleet(secrets).read(list(fleet(secrets).members())))
+
+    assert secrets.batches == [20, 20, 5]
+    assert all(isinstance(each, Held) and each.token == held for _, each in found)
+
+
+def test_each_member_is_answered_for_whatever_is_wrong_with_others() -> None:
+    secrets = FakeSecrets()
+    good = token(left=5 * DAY)
+    secrets.add("good", good.raw)
+    secrets.add("json", f'{{"token": "{good.raw}", "note": 1}}')
+    secrets.add("malformed", "anything else")
+    secrets.add("other", '{"note": 1}')
+    secrets.add("valueless")
+    secrets.add("foreign", "…", refuses="AccessDeniedException")
+    secrets.add("left out", "…", refuses="")
+    secrets.add("deleted", good.raw, listed={"DeletedDate": "2026-11-24"})
+    secrets.add("replica", good.raw, listed={"PrimaryRegion": "us-east-1"})
+    secrets.add("primary", good.raw, listed={"PrimaryRegion": "eu-west-1"})
+
+    members = list(fleet(secrets).members())
+    found = {member.name: each for member, each in fleet(secrets).read(members)}
+
+    kinds = {name: type(each) for name, each in found.items()}
+    assert kinds == {
+        "good": Held,
+        "json": Held,
+        "malformed": TokenMalformedError,
+        "other": TokenMissingError,
+        "valueless": TokenMissingError,
+        "foreign": StoreError,
+        "left out": StoreError,
+        "deleted": StoreError,
+        "replica": StoreError,
+        "primary": Held,
+    }
+    assert str(found["foreign"]).endswith("could not read the secret: AccessDeniedException")
+    assert "restore it" in str(found["deleted"])
+    assert "us-east-1" in str(found["replica"])
+    assert secrets.batches == [8], "what cannot be kept is not read"
+
+
+def test_a_batch_of_nothing_readable_is_not_asked_for() -> None:
+    secrets = FakeSecrets()
+    secrets.add("deleted", "…", listed={"DeletedDate": "2026-11-24"})
+
+    [(_, found)] = fleet(secrets).read(list(fleet(secrets).members()))
+
+    assert isinstance(found, StoreError)
+    assert secrets.batches == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClientError({"Error": {"Code": "AccessDeniedException"}}, "ListSecrets"),
+        EndpointConnectionError(endpoint_url="https://secretsmanager.example"),
+    ],
+    ids=["refuses", "does not answer"],
+)
+def test_that_secrets_manager_fails_as_a_whole_is_said(error: Exception) -> None:
+    class Failing(FakeSecrets):
+        def list_secrets(self, **_: Any) -> Any:
+            raise error
+
+        def batch_get_secret_value(self, **_: Any) -> Any:
+            raise error
+
+    secrets = FakeSecrets()
+    secrets.add("s", "…")
+    members = list(fleet(secrets).members())
+
+    with pytest.raises(StoreError, match="list the fleet's secrets"):
+        fleet(Failing()).page()
+    with pytest.raises(StoreError, match="read the fleet's secrets"):
+        list(fleet(Failing()).read(members))
+
+
+def test_an_arn_has_the_name_of_the_member() -> None:
+    secrets = FakeSecrets()
+    secrets.add("team/one", "…")
+    [member] = fleet(secrets).members()
+    assert (member.secret_id, member.name) == (arn("team/one"), "team/one")

@@ -1,0 +1,215 @@
+"""The template's fleet part: none of it without ``Fleet``, and with it no more than it needs."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from qwen_token.fleet import WRITES_PER_SECOND
+from tests.unit import test_dispatch, test_worker
+from tests.unit.template import PARAMETERS, RESOURCES, Json, actions, dicts, policies
+
+FUNCTIONS = ("DispatchFunction", "WorkerFunction")
+THE_QUEUE = {"Fn::GetAtt": ["FleetQueue", "Arn"]}
+THE_TOPIC = {"Ref": "AlertTopic"}
+ANY_SECRET = "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:*"
+THE_BUS = {
+    "Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default"
+}
+THE_KEY = {"Ref": "SecretKmsKeyArn"}
+
+
+def properties(name: str) -> Any:
+    return RESOURCES[name]["Properties"]
+
+
+def test_without_the_fleet_there_is_what_keeps_one_token_and_not_one_resource_more() -> None:
+    assert {name for name, each in RESOURCES.items() if each.get("Condition") != "HasFleet"} == {
+        "Secret",
+        "TokenLayer",
+        "RefreshFunction",
+        "RefreshFunctionLogGroup",
+        "RefreshFunctionRole",
+        "ScheduleRole",
+        "AlertTopic",
+        "AlertTopicPolicy",
+        "AlertEmailSubscription",
+        "RefreshFailedAlarm",
+        "TokenExpiringAlarm",
+        "KeeperSilentAlarm",
+        "ReaderPolicy",
+        "Dashboard",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "environ"),
+    [("DispatchFunction", test_dispatch.ENVIRON), ("WorkerFunction", test_worker.ENVIRON)],
+)
+def test_the_environment_is_what_the_code_reads(name: str, environ: dict[str, str]) -> None:
+    # That the code reads all of these and no other is tested beside it.
+    variables = properties(name)["Environment"]["Variables"]
+    own = {key for key in variables if not key.startswith("POWERTOOLS_")}
+
+    assert own == environ.keys()
+    assert variables["POWERTOOLS_SERVICE_NAME"] == {"Fn::Sub": "${AWS::StackName}-fleet"}
+    assert variables["POWERTOOLS_METRICS_NAMESPACE"] == "QwenTokenRefresh"
+
+
+@pytest.mark.parametrize(
+    ("logical_id", "allowed"),
+    [
+        (
+            "DispatchFunctionRole",
+            [
+                ({"secretsmanager:GetSecretValue"}, ANY_SECRET),
+                ({"secretsmanager:BatchGetSecretValue", "secretsmanager:ListSecrets"}, "*"),
+                ({"sqs:SendMessage"}, THE_QUEUE),
+                ({"sns:Publish"}, THE_TOPIC),
+                (
+                    {"logs:CreateLogStream", "logs:PutLogEvents"},
+                    {"Fn::GetAtt": ["DispatchFunctionLogGroup", "Arn"]},
+                ),
+                ({"kms:Decrypt"}, THE_KEY),
+            ],
+        ),
+        (
+            "DispatchGoesOn",
+            [({"lambda:InvokeFunction"}, {"Fn::GetAtt": ["DispatchFunction", "Arn"]})],
+        ),
+        (
+            "DispatchScheduleRole",
+            [({"lambda:InvokeFunction"}, {"Fn::GetAtt": ["DispatchFunction", "Arn"]})],
+        ),
+        (
+            "WorkerFunctionRole",
+            [
+                (
+                    {
+                        "secretsmanager:DescribeSecret",
+                        "secretsmanager:GetSecretValue",
+                        "secretsmanager:PutSecretValue",
+                        "secretsmanager:UpdateSecretVersionStage",
+                    },
+                    ANY_SECRET,
+                ),
+                (
+                    {
+                        "sqs:DeleteMessage",
+                        "sqs:GetQueueAttributes",
+                        "sqs:ReceiveMessage",
+                        "sqs:SendMessage",
+                    },
+                    THE_QUEUE,
+                ),
+                ({"sns:Publish"}, THE_TOPIC),
+                ({"events:PutEvents"}, THE_BUS),
+                (
+                    {"logs:CreateLogStream", "logs:PutLogEvents"},
+                    {"Fn::GetAtt": ["WorkerFunctionLogGroup", "Arn"]},
+                ),
+                ({"kms:Decrypt", "kms:GenerateDataKey"}, THE_KEY),
+            ],
+        ),
+    ],
+)
+def test_a_policy_allows_what_the_code_does_and_nothing_else(
+    logical_id: str, allowed: list[tuple[set[str], Json]]
+) -> None:
+    statements = policies(logical_id)
+
+    assert all(each["Effect"] == "Allow" for each in statements)
+    assert [(actions(each), each["Resource"]) for each in statements] == allowed
+
+
+@pytest.mark.parametrize("role", ["DispatchFunctionRole", "WorkerFunctionRole"])
+def test_secrets_are_open_to_the_fleet_by_their_tag_alone(role: str) -> None:
+    [of_secrets] = [each for each in policies(role) if each["Resource"] == ANY_SECRET]
+
+    assert of_secrets["Condition"] == {
+        "Null": {"aws:ResourceTag/${FleetTag}": "false"},
+        "StringNotEquals": {"aws:ResourceTag/${FleetTag}": "off"},
+    }
+
+
+@pytest.mark.parametrize("role", ["DispatchFunctionRole", "WorkerFunctionRole"])
+def test_a_customer_key_is_used_through_secrets_manager_only(role: str) -> None:
+    [with_key] = [each for each in policies(role) if each["Resource"] == THE_KEY]
+    service = {"Fn::Sub": "secretsmanager.${AWS::Region}.${AWS::URLSuffix}"}
+
+    assert with_key["Condition"] == {"StringEquals": {"kms:ViaService": service}}
+
+
+def test_the_fleets_schedule_is_that_of_the_keeper_under_a_role_of_its_own() -> None:
+    timer = properties("DispatchFunction")["Events"]["Timer"]["Properties"]
+    keepers = properties("RefreshFunction")["Events"]["Timer"]["Properties"]
+
+    role = {"Fn::GetAtt": ["DispatchScheduleRole", "Arn"]}
+    assert {**timer, "Description": None} == {**keepers, "Description": None, "RoleArn": role}
+    assert (
+        properties("DispatchScheduleRole")["AssumeRolePolicyDocument"]
+        == properties("ScheduleRole")["AssumeRolePolicyDocument"]
+    )
+
+
+def test_a_sweep_is_not_tried_again_by_lambda_and_may_go_on_for_as_long_as_it_takes() -> None:
+    dispatch = properties("DispatchFunction")
+
+    assert dispatch["EventInvokeConfig"]["MaximumRetryAttempts"] == 0
+    assert dispatch["RecursiveLoop"] == "Allow"
+
+
+def test_the_queue_gives_a_worker_the_time_that_aws_advises_and_a_crash_three_tries() -> None:
+    queue = properties("FleetQueue")
+
+    assert queue["VisibilityTimeout"] == 6 * properties("WorkerFunction")["Timeout"]
+    assert queue["RedrivePolicy"] == {
+        "deadLetterTargetArn": {"Fn::GetAtt": ["FleetDeadLetterQueue", "Arn"]},
+        "maxReceiveCount": 3,
+    }
+    assert properties("FleetDeadLetterQueue")["MessageRetentionPeriod"] == 14 * 86_400
+
+
+def test_the_workers_are_bounded_where_the_queue_calls_them() -> None:
+    trigger = properties("WorkerFunction")["Events"]["Errands"]["Properties"]
+    environment = properties("WorkerFunction")["Environment"]["Variables"]
+
+    assert trigger["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert trigger["ScalingConfig"] == {"MaximumConcurrency": {"Ref": "FleetMaximumConcurrency"}}
+    # By this many, each divides what they may write together.
+    assert environment["MAXIMUM_CONCURRENCY"] == {"Ref": "FleetMaximumConcurrency"}
+    # Lambda wants a window for batches of more than ten.
+    assert trigger["MaximumBatchingWindowInSeconds"] >= 1
+
+
+def test_the_largest_batch_fits_into_a_workers_time_at_the_slowest_pace() -> None:
+    batch = PARAMETERS["FleetBatchSize"]["MaxValue"]
+    workers = PARAMETERS["FleetMaximumConcurrency"]["MaxValue"]
+    seconds = 2 * batch * workers / WRITES_PER_SECOND
+
+    assert seconds <= properties("WorkerFunction")["Timeout"] / 2
+
+
+def test_what_the_functions_of_the_fleet_log_is_kept_like_what_the_keeper_logs() -> None:
+    for name in FUNCTIONS:
+        group = properties(f"{name}LogGroup")
+        assert group["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+        assert properties(name)["LoggingConfig"] == {
+            "LogGroup": {"Ref": f"{name}LogGroup"},
+            "LogFormat": "Text",
+        }
+
+
+def test_a_policy_with_a_parameter_in_a_key_is_json_for_every_tag_that_the_template_takes() -> None:
+    documents = [
+        each["PolicyDocument"]["Fn::Sub"]
+        for each in dicts(RESOURCES)
+        if "Fn::Sub" in each.get("PolicyDocument", {})
+    ]
+
+    assert len(documents) == 2
+    for document in documents:
+        filled = re.sub(r"\$\{FleetTag\}", "team:qwen/token@1.0=x+y_z", document)
+        [statement] = json.loads(filled)["Statement"]
+        assert "aws:ResourceTag/team:qwen/token@1.0=x+y_z" in statement["Condition"]["Null"]

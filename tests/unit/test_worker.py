@@ -1,0 +1,477 @@
+"""The worker: what becomes of a batch of errands, and what is told of it, once."""
+
+import json
+import logging
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import worker
+from qwen_token import (
+    ConfigError,
+    RateLimitedError,
+    Token,
+    TokenRejectedError,
+    UpstreamBlockedError,
+    UpstreamUnavailableError,
+    UpstreamUnexpectedError,
+)
+from tests.minting import pieces, token
+from tests.unit.fleet_fakes import QUEUE, Context, FakeQwen, Recorder, World, arn, read_output
+
+DAY = timedelta(days=1)
+BUS = "arn:aws:events:eu-west-1:111122223333:event-bus/default"
+ENVIRON = {
+    "STACK_NAME": "my-stack",
+    "DISPATCH_FUNCTION": "dispatch",
+    "QUEUE_URL": QUEUE,
+    "MAXIMUM_CONCURRENCY": "2",
+    "API_BASE_URL": "https://chat.qwen.ai",
+    "REFRESH_BEFORE_DAYS": "3",
+    "CRITICAL_DAYS": "1",
+    "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
+    "EVENT_BUS_ARN": BUS,
+}
+
+
+def held_by(name: str, left: timedelta = 2 * DAY) -> Token:
+    return token(left=left, account=name)
+
+
+def renewed(asked: Token) -> Token:
+    return token(left=7 * DAY, account=asked.account)
+
+
+def message(name: str, **more: Any) -> dict[str, Any]:
+    """Return what SQS delivers for the errand of the secret of this name."""
+    errand = {"secret_id": arn(name), "obstacle": None, "postponed": 0, **more}
+    return {
+        "messageId": f"message-{name}",
+        "body": json.dumps(errand),
+        "eventSource": "aws:sqs",
+        "awsRegion": "eu-west-1",
+    }
+
+
+@dataclass
+class Run:
+    """One invocation, and what came out of it."""
+
+    again: list[str]
+    metrics: dict[str, list[float]]
+    log: list[dict[str, Any]]
+    output: str
+
+
+Runner = Callable[..., Run]
+
+
+@pytest.fixture(name="world")
+def _world() -> World:
+    return World(Recorder(ENVIRON), qwen=FakeQwen(renewed))
+
+
+@pytest.fixture(name="run")
+def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    def run(world: World, *messages: dict[str, Any]) -> Run:
+        # The logger took hold of standard output when it was made; pytest replaces that since.
+        for log_handler in logging.getLogger(worker.logger.service).handlers:
+            monkeypatch.setattr(log_handler, "stream", sys.stdout)
+        decorated = worker.metrics.log_metrics(
+            lambda event, context: worker.run(event, context, world.edges())
+        )
+        response = decorated({"Records": list(messages)}, Context())
+        output = capsys.readouterr().out
+        again = [each["itemIdentifier"] for each in response["batchItemFailures"]]
+        return Run(again, *read_output(output), output)
+
+    return run
+
+
+def test_every_token_of_a_batch_is_refreshed(world: World, run: Runner) -> None:
+    names = [f"s{number}" for number in range(10)]
+    for name in names:
+        world.secrets.add(name, held_by(name).raw)
+
+    done = run(world, *map(message, names))
+
+    for name in names:
+        assert world.secrets.secrets[arn(name)].value == renewed(held_by(name)).raw
+    assert done.again == []
+    assert done.metrics == {
+        "TokenDaysRemaining": [7],
+        "RunSucceeded": [10],
+        "TokenRefreshed": [10],
+        "RefreshFailed": [0],
+    }
+    assert world.topic.documents == []
+
+
+def test_a_token_that_somebody_refreshed_meanwhile_is_left_alone(world: World, run: Runner) -> None:
+    world.secrets.add("fresh", held_by("fresh", 6 * DAY).raw)
+
+    done = run(world, message("fresh"))
+
+    assert world.qwen.asked == []
+    assert done.metrics["RunSucceeded"] == [1]
+    assert done.metrics["TokenRefreshed"] == [0]
+
+
+def test_one_accounts_failure_touches_no_other_and_is_told_once(world: World, run: Runner) -> None:
+    def answers(asked: Token) -> Token | Exception:
+        return TokenRejectedError("refused") if asked.account == "dead" else renewed(asked)
+
+    world.qwen.answers = answers
+    for name in ("one", "dead", "two"):
+        world.secrets.add(name, held_by(name).raw)
+    world.secrets.add("malformed", "something else")
+    world.secrets.add("foreign", "…", refuses="AccessDeniedException")
+
+    done = run(world, *map(message, ("one", "dead", "malformed", "foreign", "two")))
+
+    assert done.again == [], "a token that fails is no reason to try again"
+    [document] = world.topic.documents
+    assert document["severity"] == "critical"
+    told = [(each["secret_id"], each["reason"]) for each in document["failures"]]
+    assert sorted(told[:2]) == [
+        (arn("dead"), "token_rejected"),
+        (arn("malformed"), "token_malformed"),
+    ], "the gravest come first"
+    assert told[2:] == [(arn("foreign"), "store_failed")]
+    assert done.metrics == {
+        "TokenDaysRemaining": [2],
+        "RunSucceeded": [2],
+        "TokenRefreshed": [2],
+        "RefreshFailed": [3],
+    }
+    assert world.secrets.secrets[arn("dead")].value == held_by("dead").raw
+
+
+def test_what_can_never_be_kept_is_told_without_a_try(world: World, run: Runner) -> None:
+    world.secrets.add("replica", held_by("replica").raw)
+
+    run(world, message("replica", obstacle="the secret is a replica"))
+
+    [document] = world.topic.documents
+    [failure] = document["failures"]
+    assert (failure["reason"], failure["message"]) == ("store_failed", "the secret is a replica")
+    assert world.secrets.calls == []
+    assert world.qwen.asked == [], "asked for what nobody can store, it might end the old token"
+
+
+def test_a_secret_that_still_waits_for_its_token_is_a_warning_and_no_failure(
+    world: World, run: Runner
+) -> None:
+    world.secrets.add("new")
+
+    done = run(world, message("new"))
+
+    [document] = world.topic.documents
+    assert document["severity"] == "warning"
+    assert [each["reason"] for each in document["failures"]] == ["token_missing"]
+    assert done.metrics == {"RunSucceeded": [0], "TokenRefreshed": [0], "RefreshFailed": [0]}
+
+
+def test_changes_are_announced_for_each_token(world: World, run: Runner) -> None:
+    def answers(asked: Token) -> Token | Exception:
+        return TokenRejectedError("refused") if asked.account == "dead" else renewed(asked)
+
+    world.qwen.answers = answers
+    names = [f"s{number}" for number in range(12)]
+    for name in (*names, "dead"):
+        world.secrets.add(name, held_by(name).raw)
+
+    run(world, *map(message, (*names, "dead")))
+
+    by_type = Counter(event["DetailType"] for event in world.bus.put)
+    assert by_type == {"Token Refreshed": 12, "Token Refresh Failed": 1}
+    announced = {
+        secret_id
+        for event in world.bus.put
+        if event["DetailType"] == "Token Refreshed"
+        for secret_id in event["Resources"]
+    }
+    assert announced == set(map(arn, names))
+    [failed] = [event for event in world.bus.put if event["DetailType"] == "Token Refresh Failed"]
+    assert json.loads(failed["Detail"]) == world.topic.documents[0]
+    assert failed["Resources"] == [arn("dead")]
+
+
+def test_that_the_bus_fails_changes_nothing_else(world: World, run: Runner) -> None:
+    world.bus.fails_with = RuntimeError("no bus")
+    world.secrets.add("one", held_by("one").raw)
+
+    done = run(world, message("one"))
+
+    assert done.again == []
+    assert done.metrics["TokenRefreshed"] == [1]
+    assert "the change events could not be sent" in [line["message"] for line in done.log]
+
+
+def test_without_a_bus_nothing_is_announced(world: World, run: Runner) -> None:
+    world.environ["EVENT_BUS_ARN"] = ""
+    world.secrets.add("one", held_by("one").raw)
+
+    run(world, message("one"))
+
+    assert world.bus.put == []
+
+
+# --- trouble with the API -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [RateLimitedError("slow down"), UpstreamUnavailableError("down"), UpstreamBlockedError("no")],
+    ids=lambda error: error.reason,
+)
+def test_once_the_api_cannot_be_asked_the_rest_of_the_batch_is_not_sent_against_it(
+    trouble: Exception, world: World, run: Runner
+) -> None:
+    world.qwen.answers = lambda _: trouble
+    names = [f"s{number}" for number in range(30)]
+    for name in names:
+        world.secrets.add(name, held_by(name).raw)
+
+    done = run(world, *map(message, names))
+
+    # Those that were under way already when the first answer came.
+    assert 1 <= len(world.qwen.asked) <= 4
+    assert world.topic.documents == [], "nothing is lost yet"
+    assert done.again == []
+    assert sorted(world.queue.secret_ids) == sorted(map(arn, names))
+    assert {body["postponed"] for body, _ in world.queue.sent} == {1}
+    assert all(30 <= seconds <= 90 for _, seconds in world.queue.sent)
+    assert done.metrics == {"RunSucceeded": [0], "TokenRefreshed": [0], "RefreshFailed": [0]}
+
+
+def test_what_is_fresh_is_found_so_also_while_the_api_is_down(world: World, run: Runner) -> None:
+    world.qwen.answers = lambda _: UpstreamUnavailableError("down")
+    world.secrets.add("stale", held_by("stale").raw)
+    for number in range(8):
+        world.secrets.add(f"s{number}", held_by(f"s{number}", 5 * DAY).raw)
+
+    done = run(world, message("stale"), *(message(f"s{number}") for number in range(8)))
+
+    assert done.metrics["RunSucceeded"] == [8]
+    assert world.queue.secret_ids == [arn("stale")]
+
+
+def test_each_postponement_is_twice_as_long_and_after_the_third_the_failure_is_told(
+    world: World, run: Runner
+) -> None:
+    world.qwen.answers = lambda _: UpstreamUnavailableError("down")
+    world.secrets.add("one", held_by("one", DAY / 2).raw)
+
+    waits = []
+    for postponed in range(3):
+        run(world, message("one", postponed=postponed))
+        [(body, seconds)] = world.queue.sent
+        assert body["postponed"] == postponed + 1
+        waits.append(seconds)
+        world.queue.sent.clear()
+    done = run(world, message("one", postponed=3))
+
+    assert 30 <= waits[0] <= 90
+    assert 60 <= waits[1] <= 180
+    assert 120 <= waits[2] <= 360
+    assert world.queue.sent == []
+    [document] = world.topic.documents
+    [failure] = document["failures"]
+    assert failure["reason"] == "upstream_unavailable"
+    assert document["severity"] == "critical", "half a day is left"
+    assert done.metrics["RefreshFailed"] == [1]
+    assert done.again == []
+
+
+def test_what_is_told_of_a_token_that_was_not_sent_is_its_own_expiry(
+    world: World, run: Runner
+) -> None:
+    world.qwen.answers = lambda _: RateLimitedError("slow down")
+    for number in range(12):
+        world.secrets.add(f"s{number}", held_by(f"s{number}", (number + 1) * DAY / 8).raw)
+
+    run(world, *(message(f"s{number}", postponed=3) for number in range(12)))
+
+    [document] = world.topic.documents
+    told = {each["secret_id"]: each["days_remaining"] for each in document["failures"]}
+    assert told == {arn(f"s{number}"): round((number + 1) / 8, 2) for number in range(12)}
+    assert len(world.qwen.asked) <= 4
+
+
+def test_an_answer_that_speaks_of_one_token_stops_no_other(world: World, run: Runner) -> None:
+    def answers(asked: Token) -> Token | Exception:
+        if int(asked.account.removeprefix("s")) % 2:
+            return UpstreamUnexpectedError("what is this")
+        return renewed(asked)
+
+    world.qwen.answers = answers
+    for number in range(10):
+        world.secrets.add(f"s{number}", held_by(f"s{number}").raw)
+
+    done = run(world, *(message(f"s{number}") for number in range(10)))
+
+    assert len(world.qwen.asked) == 10
+    assert done.metrics["TokenRefreshed"] == [5]
+    assert done.metrics["RefreshFailed"] == [5]
+    assert world.queue.sent == []
+
+
+def test_the_next_batch_asks_the_api_again(world: World, run: Runner) -> None:
+    world.qwen.answers = lambda _: UpstreamUnavailableError("down")
+    world.secrets.add("one", held_by("one").raw)
+    run(world, message("one"))
+    world.qwen.answers = renewed
+
+    done = run(world, message("one", postponed=1))
+
+    assert done.metrics["TokenRefreshed"] == [1]
+
+
+# --- nothing is lost ------------------------------------------------------------------------------
+
+
+def test_a_run_that_crashes_is_delivered_again_and_no_other(world: World, run: Runner) -> None:
+    def answers(asked: Token) -> Token | Exception:
+        return ZeroDivisionError("a bug") if asked.account == "bug" else renewed(asked)
+
+    world.qwen.answers = answers
+    for name in ("one", "bug"):
+        world.secrets.add(name, held_by(name).raw)
+
+    done = run(world, message("one"), message("bug"))
+
+    assert done.again == ["message-bug"]
+    assert done.metrics["TokenRefreshed"] == [1]
+    assert "ZeroDivisionError" in done.output, "a bug leaves a trace in the log"
+
+
+def test_a_batch_of_which_every_run_crashes_is_delivered_again(world: World, run: Runner) -> None:
+    world.qwen.answers = lambda _: ZeroDivisionError("a bug")
+    world.secrets.add("one", held_by("one").raw)
+
+    assert run(world, message("one")).again == ["message-one"]
+
+
+@pytest.mark.parametrize(
+    "body", ["", "text", "[]", "null", "{}", '{"secret_id": "x", "what": 1}'], ids=repr
+)
+def test_a_message_that_is_no_errand_goes_the_way_of_the_dead_letters(
+    body: str, world: World, run: Runner
+) -> None:
+    world.secrets.add("one", held_by("one").raw)
+    stray = {**message("stray"), "body": body}
+
+    done = run(world, stray, message("one"))
+
+    assert done.again == ["message-stray"]
+    assert done.metrics["TokenRefreshed"] == [1]
+
+
+def test_failures_that_could_not_be_told_are_delivered_again(world: World, run: Runner) -> None:
+    world.topic.fails_with = RuntimeError("no topic")
+    world.secrets.add("malformed", "something else")
+    world.secrets.add("one", held_by("one").raw)
+
+    done = run(world, message("one"), message("malformed"))
+
+    assert done.again == ["message-malformed"]
+    assert "the alert could not be published" in [line["message"] for line in done.log]
+    assert [event["DetailType"] for event in world.bus.put] == ["Token Refreshed"]
+
+
+def test_what_could_not_be_postponed_is_delivered_again(world: World, run: Runner) -> None:
+    world.qwen.answers = lambda _: UpstreamUnavailableError("down")
+    world.queue.fails_with = RuntimeError("no queue")
+    world.secrets.add("one", held_by("one").raw)
+
+    done = run(world, message("one"))
+
+    assert done.again == ["message-one"]
+    assert "errands could not be postponed" in [line["message"] for line in done.log]
+
+
+def test_an_environment_that_is_off_leaves_the_batch_in_the_queue(world: World) -> None:
+    world.environ["MAXIMUM_CONCURRENCY"] = "none"
+
+    with pytest.raises(ConfigError, match="MAXIMUM_CONCURRENCY should be a whole number"):
+        worker.run({"Records": [message("one")]}, Context(), world.edges())  # type: ignore[arg-type]
+    assert world.secrets.calls == []
+
+
+# --- at once, and at a pace -----------------------------------------------------------------------
+
+
+def test_several_errands_are_under_way_at_once(world: World, run: Runner) -> None:
+    together = threading.Barrier(4)
+
+    def answers(asked: Token) -> Token | Exception:
+        # Passes only if four ask at the same time.
+        together.wait(10)
+        return renewed(asked)
+
+    world.qwen.answers = answers
+    for number in range(4):
+        world.secrets.add(f"s{number}", held_by(f"s{number}").raw)
+
+    done = run(world, *(message(f"s{number}") for number in range(4)))
+
+    assert done.metrics["TokenRefreshed"] == [4]
+
+
+def test_callers_pass_at_the_pace_however_many_come_at_once() -> None:
+    now, slept = [100.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    pace = worker.Pace(4, clock=lambda: now[0], sleep=sleep)
+    for _ in range(4):
+        pace()
+    now[0] += 10
+    pace()
+
+    assert slept == [0, 0.25, 0.5, 0.75, 0]
+
+
+def test_each_write_waits_for_its_turn_and_reads_do_not(world: World, run: Runner) -> None:
+    world.secrets.add("one", held_by("one").raw)
+
+    run(world, message("one"))
+
+    paced = {name.rpartition(".")[2] for name in world.secrets.hooks}
+    assert paced == {"PutSecretValue", "UpdateSecretVersionStage"}
+    paces = set(world.secrets.hooks.values())
+    assert len(paces) == 1, "all writes share one pace"
+    assert {type(pace) for pace in paces} == {worker.Pace}
+
+
+def test_it_reads_the_environment_that_the_template_sets(world: World, run: Runner) -> None:
+    world.secrets.add("one", held_by("one").raw)
+    run(world, message("one"))
+
+    assert world.environ.asked == ENVIRON.keys()
+
+
+def test_no_token_and_no_part_of_one_is_in_anything_that_a_worker_says(
+    world: World, run: Runner
+) -> None:
+    def answers(asked: Token) -> Token | Exception:
+        return TokenRejectedError("refused") if asked.account == "dead" else renewed(asked)
+
+    world.qwen.answers = answers
+    raws = []
+    for name in ("one", "dead"):
+        world.secrets.add(name, held_by(name).raw)
+        raws += [held_by(name).raw, renewed(held_by(name)).raw]
+
+    done = run(world, message("one"), message("dead"))
+
+    said = done.output + json.dumps([world.topic.documents, world.bus.put, world.queue.sent])
+    assert not any(piece in said for raw in raws for piece in pieces(raw))
