@@ -61,7 +61,7 @@ put-token: .venv/ready ## store a token: asks at a hidden prompt, or reads stand
 	@$(CLI) put $(OF_STACK) $(ARGS)
 
 .PHONY: status
-status: .venv/ready ## show the token, its time left, the schedule and the alarms
+status: .venv/ready ## show the token, its time left, the schedule and the alarms (ARGS=--fleet)
 	@$(CLI) status $(OF_STACK) $(ARGS)
 
 .PHONY: refresh
@@ -71,6 +71,14 @@ refresh: .venv/ready ## run the deployed function now (ARGS=--force, ARGS=--dry-
 .PHONY: smoke
 smoke: .venv/ready ## check it all: read the token, refresh it, use the new one (ARGS=--stdin: a token of yours)
 	@$(CLI) smoke $(OF_STACK) $(ARGS)
+
+.PHONY: sweep
+sweep: .venv/ready ## have the fleet looked through now: what is due is queued
+	@$(CLI) sweep $(OF_STACK) $(ARGS)
+
+.PHONY: redrive
+redrive: .venv/ready ## put the fleet's dead letters back into its queue
+	@$(CLI) redrive $(OF_STACK) $(ARGS)
 
 .PHONY: logs
 logs: .venv/ready .tools/sam/ready ## follow the function's log
@@ -105,7 +113,7 @@ integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges
 
 .PHONY: e2e
 e2e: setup ## tests of the deployed stack on the embedded AWS, and at the same time the proofs of trust
-	$(PYTEST) tests/e2e tests/trust -n 2 --dist loadgroup $(ARGS)
+	$(PYTEST) tests/e2e tests/trust tests/fleet -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: trust
 trust: setup ## proofs: every crash point, races, readers that never stop (ARGS=-rP shows the counts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from qwen_token.store import AWS_CONFIG
-from tests.localcloud.aws import Cloud, local_cloud
+from tests.localcloud.aws import Cloud, build, local_cloud
 from tests.localcloud.qwen import FakeQwen
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "QwenTokenRefresh"
 _TESTS: Final = Path(__file__).parent
 # What the tests of each of these share, they use one after the other: a stack, a set of secrets, or
 # a scan that takes long.
-_ON_ONE_WORKER: Final = frozenset({"e2e", "gates", "trust"})
+_ON_ONE_WORKER: Final = frozenset({"e2e", "fleet", "gates", "trust"})
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -44,6 +44,11 @@ def _qwen() -> Iterator[FakeQwen]:
 def _cloud() -> Iterator[Cloud]:
     with local_cloud() as cloud:
         yield cloud
+
+
+@pytest.fixture(scope="session", name="built")
+def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture(scope="session", name="secrets")

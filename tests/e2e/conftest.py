@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcloud.aws import Cloud, build
+from tests.localcloud.aws import Cloud
 from tests.localcloud.qwen import MINTS_NEWER_CLAIMS, FakeQwen
 from tests.localcloud.stack import Notification, Run, Stack
 
@@ -54,11 +54,6 @@ class Deployed:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let those tests be the last that look back at what all others made the function do."""
     items.sort(key=lambda item: item.path.name == "test_permissions.py")
-
-
-@pytest.fixture(scope="session", name="built")
-def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("built"))
 
 
 @pytest.fixture(scope="session", name="session_stack")

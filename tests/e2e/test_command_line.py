@@ -318,3 +318,17 @@ def test_status_says_what_is_wrong_with_a_secret_without_a_token(
     assert "token_m" in document["problem"]
     assert document["account"] is None
     assert "hunter2" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("sweep",), ("redrive",), ("remove", "--name", "x"), ("status", "--fleet")],
+    ids=" ".join,
+)
+def test_a_command_for_the_fleet_says_that_there_is_none(
+    command: tuple[str, ...], deployed: Deployed
+) -> None:
+    done = deployed.stack.command_line(*command)
+
+    assert done.returncode == 1
+    assert "has no fleet: deploy it with the parameter Fleet=true" in done.stderr

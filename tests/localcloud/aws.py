@@ -345,8 +345,14 @@ class Cloud:
             AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
         )["Role"]
         iam.attach_role_policy(RoleName=role["RoleName"], PolicyArn=policy_arn)
+        return self.session_of_role(role["RoleName"])
+
+    def session_of_role(self, name: str) -> boto3.Session:
+        """Return a session of a role, whoever else may take it."""
+        iam = self.session.client("iam", endpoint_url=self.endpoint)
+        arn = iam.get_role(RoleName=name)["Role"]["Arn"]
         sts = self.session.client("sts", endpoint_url=self.endpoint)
-        assumed = sts.assume_role(RoleArn=role["Arn"], RoleSessionName="reader")["Credentials"]
+        assumed = sts.assume_role(RoleArn=arn, RoleSessionName="reader")["Credentials"]
         return self.session_with(
             assumed["AccessKeyId"], assumed["SecretAccessKey"], assumed["SessionToken"]
         )

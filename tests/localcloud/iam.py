@@ -41,14 +41,15 @@ class Iam:
         """Return who may take a role."""
         return list(_document(self.role(logical_id)["AssumeRolePolicyDocument"])["Statement"])
 
-    def statements(self, logical_id: str) -> list[Any]:
-        """Return all that a role allows, from wherever it has it."""
+    def statements(self, logical_id: str, *, without: str | None = None) -> list[Any]:
+        """Return all that a role allows, from wherever it has it but one policy."""
         name = self.role(logical_id)["RoleName"]
         attached = self._client.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
         assert attached == [], "the template writes down itself what its roles may do"
         return [
             statement
             for policy in self._client.list_role_policies(RoleName=name)["PolicyNames"]
+            if policy != without
             for statement in _document(
                 self._client.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
             )["Statement"]

@@ -15,13 +15,14 @@ from enum import Enum
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 _SIGNED_FOR: Final = re.compile(
     r"Credential=(?P<key_id>[^/]+)/\d{8}/[^/]+/(?P<service>[^/]+)/aws4_request"
 )
 # What the calls of each service name their resource with.
 _RESOURCE_FIELDS: Final = ("SecretId", "TopicArn", "EventBusName")
+_INVOKED: Final = re.compile(r"/2015-03-31/functions/(?P<function>[^/]+)/invocations")
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 _TIMEOUT: Final = 60.0
 
@@ -51,7 +52,10 @@ class Email:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A permission that was used: whose key signed the call, what it did, and to what."""
+    """A permission that was used: whose key signed the call, what it did, and to what.
+
+    ``resource`` is as the call has it: an ARN, or of a queue and a function the name.
+    """
 
     key_id: str
     action: str
@@ -138,7 +142,7 @@ class Relay:
     def answer(self, call: Call) -> Answer | None:
         """Remember the call and return its answer; None breaks the connection off."""
         self.calls.append(call.operation)
-        self.uses.add(_use(call))
+        self.uses |= set(_uses(call))
         return self.gate(call, lambda: self._carry_out(call))
 
     def _carry_out(self, call: Call) -> Answer | None:
@@ -212,16 +216,29 @@ def _operation(headers: Mapping[str, str], body: bytes, path: str) -> str:
     return f"{service}:{path}"
 
 
-def _use(call: Call) -> Use:
+def _uses(call: Call) -> Iterator[Use]:
+    """Yield the permissions that AWS asks for a call."""
     signed_for = _SIGNED_FOR.search(call.headers.get("Authorization", ""))
+    key_id = signed_for["key_id"] if signed_for else "unsigned"
+    if invoked := _INVOKED.fullmatch(call.path):
+        yield Use(key_id, "lambda:InvokeFunction", unquote(invoked["function"]))
+        return
     if "X-Amz-Target" in call.headers:
         fields = json.loads(call.body)
     else:
         fields = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
+    if "QueueUrl" in fields:
+        # A batch of messages takes the permission to send one.
+        action = call.operation.removesuffix("Batch")
+        yield Use(key_id, action, fields["QueueUrl"].rpartition("/")[2])
+        return
+    # A batch of values takes the permission to read each one.
+    for secret_id in fields.get("SecretIdList", ()):
+        yield Use(key_id, "secretsmanager:GetSecretValue", secret_id)
     # Events name their bus one by one.
     named = fields | (fields["Entries"][0] if "Entries" in fields else {})
     resource = next((named[name] for name in _RESOURCE_FIELDS if name in named), "*")
-    return Use(signed_for["key_id"] if signed_for else "unsigned", call.operation, resource)
+    yield Use(key_id, call.operation, resource)
 
 
 def refuse(call: Call, refusal: Refusal) -> Answer:

@@ -126,21 +126,32 @@ class Stack:
             return Run(None, payload["errorMessage"])
         return Run(payload, None)
 
-    def log(self) -> list[str]:
-        """Return the lines of the function's log."""
-        return [line for _, _, line in self._log_events()]
+    def log(self, function: str = "refresh") -> list[str]:
+        """Return the lines of a function's log: ``refresh``, ``dispatch`` or ``worker``."""
+        return [line for _, _, line in self._log_events(f"/aws/lambda/{self.name}-{function}")]
+
+    def log_documents(self, function: str = "refresh") -> list[dict[str, Any]]:
+        """Return the lines of a function's log that are JSON, read."""
+        return _json_objects(self.log(function))
 
     def runs(self) -> list[Mapping[str, Any]]:
         """Return what the function logged of its runs, the oldest first: one document each."""
-        documents = _json_objects(self.log())
+        documents = self.log_documents()
         return [document for document in documents if "outcome" in document or "reason" in document]
 
-    def _log_events(self) -> list[tuple[str, int, str]]:
+    def _log_events(self, group: str) -> list[tuple[str, int, str]]:
         pages = self.cloud.logs.get_paginator("filter_log_events")
         return [
             (event["logStreamName"], event["timestamp"], event["message"])
-            for page in pages.paginate(logGroupName=f"/aws/lambda/{self.name}-refresh")
+            for page in pages.paginate(logGroupName=group)
             for event in page["events"]
+        ]
+
+    def _log_groups(self) -> list[str]:
+        return [
+            physical_id
+            for logical_id, physical_id in self.resources().items()
+            if logical_id.endswith("LogGroup")
         ]
 
     # --- what the owner is told -------------------------------------------------------------------
@@ -185,7 +196,8 @@ class Stack:
         }
 
     def _put_logged_metrics(self) -> None:
-        new = [event for event in self._log_events() if event not in self._counted]
+        events = [event for group in self._log_groups() for event in self._log_events(group)]
+        new = [event for event in events if event not in self._counted]
         for document in _json_objects(line for _, _, line in new):
             for namespace, data in _embedded_metrics(document):
                 self.cloud.cloudwatch.put_metric_data(Namespace=namespace, MetricData=data)

@@ -7,7 +7,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from qwen_token import StoreError, TokenMalformedError, TokenMissingError
-from qwen_token.fleet import Fleet
+from qwen_token.fleet import Fleet, Member
 from qwen_token.store import Held
 from tests.minting import token
 from tests.unit.fleet_fakes import TAG, FakeSecrets, arn
@@ -19,6 +19,10 @@ def fleet(secrets: Any) -> Fleet:
     return Fleet(secrets, TAG)
 
 
+def members_of(secrets: Any) -> list[Member]:
+    return [member for page in fleet(secrets).pages() for member in page.members]
+
+
 def test_members_are_the_secrets_with_exactly_this_tag_whatever_its_value_but_off() -> None:
     secrets = FakeSecrets()
     secrets.add("empty", "…")
@@ -27,7 +31,7 @@ def test_members_are_the_secrets_with_exactly_this_tag_whatever_its_value_but_of
     secrets.add("longer", "…", tags={f"{TAG}-of-another": ""})
     secrets.add("none", "…", tags={})
 
-    assert [member.name for member in fleet(secrets).members()] == ["empty", "team"]
+    assert [member.name for member in members_of(secrets)] == ["empty", "team"]
 
 
 def test_members_of_all_pages_are_found() -> None:
@@ -35,7 +39,7 @@ def test_members_of_all_pages_are_found() -> None:
     for number in range(250):
         secrets.add(f"s{number}", "…")
 
-    assert len(list(fleet(secrets).members())) == 250
+    assert len(members_of(secrets)) == 250
     assert secrets.calls.count("ListSecrets") == 3
 
 
@@ -57,7 +61,7 @@ def test_values_are_read_twenty_at_a_time() -> None:
     for number in range(45):
         secrets.add(f"s{number}", held.raw)
 
-    found = list(fleet(secrets).read(list(fleet(secrets).members())))
+    found = list(fleet(secrets).read(members_of(secrets)))
 
     assert secrets.batches == [20, 20, 5]
     assert all(isinstance(each, Held) and each.token == held for _, each in found)
@@ -77,7 +81,7 @@ def test_each_member_is_answered_for_whatever_is_wrong_with_others() -> None:
     secrets.add("replica", good.raw, listed={"PrimaryRegion": "us-east-1"})
     secrets.add("primary", good.raw, listed={"PrimaryRegion": "eu-west-1"})
 
-    members = list(fleet(secrets).members())
+    members = members_of(secrets)
     found = {member.name: each for member, each in fleet(secrets).read(members)}
 
     kinds = {name: type(each) for name, each in found.items()}
@@ -103,7 +107,7 @@ def test_a_batch_of_nothing_readable_is_not_asked_for() -> None:
     secrets = FakeSecrets()
     secrets.add("deleted", "…", listed={"DeletedDate": "2026-11-24"})
 
-    [(_, found)] = fleet(secrets).read(list(fleet(secrets).members()))
+    [(_, found)] = fleet(secrets).read(members_of(secrets))
 
     assert isinstance(found, StoreError)
     assert secrets.batches == []
@@ -127,7 +131,7 @@ def test_that_secrets_manager_fails_as_a_whole_is_said(error: Exception) -> None
 
     secrets = FakeSecrets()
     secrets.add("s", "…")
-    members = list(fleet(secrets).members())
+    members = members_of(secrets)
 
     with pytest.raises(StoreError, match="list the fleet's secrets"):
         fleet(Failing()).page()
@@ -138,5 +142,5 @@ def test_that_secrets_manager_fails_as_a_whole_is_said(error: Exception) -> None
 def test_an_arn_has_the_name_of_the_member() -> None:
     secrets = FakeSecrets()
     secrets.add("team/one", "…")
-    [member] = fleet(secrets).members()
+    [member] = members_of(secrets)
     assert (member.secret_id, member.name) == (arn("team/one"), "team/one")

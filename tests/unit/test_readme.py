@@ -48,6 +48,7 @@ def test_every_target_exists(target: str) -> None:
 
 def test_every_command_and_exit_code_is_named() -> None:
     assert "`python -m qwen_token put|status|refresh|smoke|environ`" in README
+    assert "`remove|sweep|redrive`" in README
     assert {int(code) for code in table("code")} == {
         output.OK,
         output.FAILED,

@@ -74,13 +74,13 @@ class Fleet:
         )
         return Page(members, listed.get("NextToken"))
 
-    def members(self) -> Iterator[Member]:
-        """Yield all members, page by page."""
+    def pages(self) -> Iterator[Page]:
+        """Yield all pages."""
         page = self.page()
-        yield from page.members
+        yield page
         while page.next_token is not None:
             page = self.page(page.next_token)
-            yield from page.members
+            yield page
 
     def read(self, members: Sequence[Member]) -> Iterator[tuple[Member, Held | QwenTokenError]]:
         """Yield each member with what is current in its secret, or with why that cannot be said."""

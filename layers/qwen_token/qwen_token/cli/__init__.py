@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 
 from qwen_token.bearer import BASE_URL
 
-from . import environ, put, refresh, smoke, status
+from . import environ, put, redrive, refresh, remove, smoke, status, sweep
 from .deployed import DEFAULT_STACK
 from .failures import FAILURES, Advice, failure_of
 from .output import FAILED, INTERRUPTED, complain
@@ -127,8 +127,16 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the API to ask (default: the stack's ApiBaseUrl, or {BASE_URL})",
     )
     added.add_argument("--no-check", action="store_true", help="do not ask the API about the token")
+    added.add_argument(
+        "--fleet", action="store_true", help="into a secret of the fleet, made if there is none"
+    )
+    added.add_argument("--name", metavar="NAME", help="the secret's name, with --fleet")
 
-    add("status", "show the token, its time left, the schedule and the alarms", status.run)
+    added = add("status", "show the token, its time left, the schedule and the alarms", status.run)
+    added.add_argument(
+        "--fleet", action="store_true", help="show the fleet's tokens: those that expire first"
+    )
+    added.add_argument("--all", action="store_true", help="with --fleet: every one of them")
 
     added = add("refresh", "run the deployed function now and show what it did", refresh.run)
     added.add_argument("--force", action="store_true", help="refresh even a fresh token")
@@ -144,6 +152,13 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--api-base-url", metavar="URL", help=f"the API to ask, with --stdin (default: {BASE_URL})"
     )
+
+    added = add("remove", "take a secret out of the fleet; it stays as it is", remove.run)
+    added.add_argument("--name", metavar="NAME", required=True, help="the secret's name")
+
+    add("sweep", "have the fleet looked through now: what is due is queued", sweep.run)
+
+    add("redrive", "put the fleet's dead letters back into its queue", redrive.run)
 
     add(
         "environ",

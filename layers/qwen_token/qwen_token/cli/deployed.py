@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 DEFAULT_STACK: Final = "qwen-token-refresh"
 
-# Longer than the function's own timeout; and a second attempt would be a second run.
+# Longer than the functions' own timeouts; and a second attempt would be a second run.
 _INVOKE_CONFIG: Final = Config(
-    connect_timeout=5, read_timeout=150, retries={"mode": "standard", "total_max_attempts": 1}
+    connect_timeout=5, read_timeout=330, retries={"mode": "standard", "total_max_attempts": 1}
 )
 
 _SECRET_ARN: Final = re.compile(r"arn:[^:]+:secretsmanager:(?P<region>[^:]+):[^:]*:secret:.+")
@@ -91,14 +91,16 @@ def secrets_manager(session: boto3.Session, secret_id: str) -> "SecretsManagerCl
     return client
 
 
-def run_function(session: boto3.Session, stack: Stack, event: Mapping[str, bool]) -> dict[str, Any]:
-    """Run the refresh function, and return its result.
+def run_function(
+    session: boto3.Session, function: str, event: Mapping[str, bool]
+) -> dict[str, Any]:
+    """Run a function of the stack, and return its result.
 
     Raises:
         FunctionFailedError: the run failed.
     """
     response = client_for(session, "lambda", config=_INVOKE_CONFIG).invoke(
-        FunctionName=stack.outputs["RefreshFunctionName"], Payload=json.dumps(event)
+        FunctionName=function, Payload=json.dumps(event)
     )
     result: dict[str, Any] = json.loads(response["Payload"].read())
     if "FunctionError" in response:

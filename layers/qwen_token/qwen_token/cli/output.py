@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import math
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -46,17 +48,20 @@ def console_for(options: argparse.Namespace) -> "Console | None":
 
 
 def print_rows(console: "Console", title: str, rows: Mapping[str, object]) -> None:
-    from rich.markup import escape  # noqa: PLC0415 - only people need it
-
-    def marked_up(value: object) -> str:
-        return value if isinstance(value, Markup) else escape(str(value))
-
     shown = {label: value for label, value in rows.items() if value is not None}
     width = max(map(len, shown), default=0)
-    console.print(f"[bold]{marked_up(title)}[/bold]")
+    print_line(console, Markup("[bold]"), title, Markup("[/bold]"))
     for label, value in shown.items():
         # Not a rich table: that folds an ARN to the terminal's width, and nobody can copy it then.
-        console.print(f"  [dim]{label:<{width}}[/dim]  {marked_up(value)}", soft_wrap=True)
+        print_line(console, Markup(f"  [dim]{label:<{width}}[/dim]  "), value)
+
+
+def print_line(console: "Console", *parts: object) -> None:
+    """Print one line, however long; only Markup's colours are taken for such."""
+    from rich.markup import escape  # noqa: PLC0415 - only people need it
+
+    line = "".join(part if isinstance(part, Markup) else escape(str(part)) for part in parts)
+    console.print(line, soft_wrap=True)
 
 
 def bar(
@@ -74,6 +79,19 @@ def bar(
     days = f"{in_days(left):.2f} of {in_days(life):.2f} days"
     full, empty = ("█", "░") if _draws() else ("#", "-")
     return Markup(f"[{colour}]{full * filled}[/{colour}]{empty * (_BAR_WIDTH - filled)} {days}")
+
+
+def histogram(days: Sequence[float]) -> Iterator[str]:
+    """Draw how many of these numbers there are of each whole day; negative ones are one bar."""
+    counted = Counter(max(-1, math.floor(each)) for each in days)
+    most = max(counted.values())
+    full = "█" if _draws() else "#"
+    for day in range(min(counted), max(counted) + 1):
+        count = counted[day]
+        # One is seen as well as many.
+        width = max(1, round(_BAR_WIDTH * count / most)) if count else 0
+        label = "expired" if day < 0 else f"{day}-{day + 1}"
+        yield f"  {label:>7}  {full * width}{' ' if count else ''}{count or ''}".rstrip()
 
 
 def mark(*, passed: bool | None) -> Markup:

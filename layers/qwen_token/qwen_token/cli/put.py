@@ -5,15 +5,18 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import boto3
+
 from qwen_token.alerts import in_days
 from qwen_token.bearer import BASE_URL
-from qwen_token.errors import TokenRejectedError, UpstreamError
+from qwen_token.errors import ConfigError, TokenRejectedError, UpstreamError
 from qwen_token.store import SecretStore
 from qwen_token.tokens import decode_token
 
 from .deployed import Stack, secrets_manager, session_for
 from .failures import Advice
 from .given import ask_for_token, safe_url
+from .member import join, require_fleet
 from .output import OK, bar, console_for, date, print_rows
 
 ADVICE: Final[Advice] = {
@@ -34,18 +37,18 @@ def run(options: argparse.Namespace) -> int:
         raise TokenRejectedError(f"this token expired on {date(token.expires_at)} already")
 
     session = session_for(options)
-    secret_id, api_base_url = options.secret_id, BASE_URL
-    if secret_id is None:
-        stack = Stack.find(session, options.stack)
-        secret_id, api_base_url = stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"]
+    secret_id, api_base_url, stack = _target(options, session)
     api_base_url = safe_url(options.api_base_url or api_base_url)
-    store = SecretStore(secrets_manager(session, secret_id), secret_id)
+    client = secrets_manager(session, secret_id)
     if not options.no_check:
         from qwen_token.api import QwenApi  # noqa: PLC0415 - requests is slow to import
 
         QwenApi(api_base_url).verify(token, within=_CHECK_TIME)
 
-    held = store.put(token)
+    if stack is None:
+        held = SecretStore(client, secret_id).put(token)
+    else:
+        held = join(secret_id, token, stack, client)
     document = {
         "secret_id": secret_id,
         "version_id": held.version_id,
@@ -70,3 +73,16 @@ def run(options: argparse.Namespace) -> int:
         },
     )
     return OK
+
+
+def _target(options: argparse.Namespace, session: boto3.Session) -> tuple[str, str, Stack | None]:
+    """Return the secret, the API to ask, and the stack whose fleet the secret is to join."""
+    if options.fleet is (options.name is None) or (options.fleet and options.secret_id):
+        raise ConfigError("a member of the fleet is named by --fleet and --name NAME together")
+    if options.secret_id is not None:
+        return options.secret_id, BASE_URL, None
+    stack = Stack.find(session, options.stack)
+    if not options.fleet:
+        return stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"], None
+    require_fleet(stack)
+    return options.name, stack.parameters["ApiBaseUrl"], stack

@@ -18,7 +18,7 @@ def run(options: argparse.Namespace) -> int:
         for key, wanted in (("force", options.force), ("dry_run", options.dry_run))
         if wanted
     }
-    result = run_function(session, stack, event)
+    result = run_function(session, stack.outputs["RefreshFunctionName"], event)
     code = ATTENTION if result["outcome"] == Outcome.AWAITING_TOKEN else OK
     if console is None:
         print(json.dumps(result))

@@ -181,7 +181,9 @@ class _Secret:
         return self._client(self._current())
 
     def refresh(self, _client: "QwenClient") -> "tuple[QwenClient, dict[str, Any]]":
-        result = run_function(self.session, self.stack, {"force": True})
+        result = run_function(
+            self.session, self.stack.outputs["RefreshFunctionName"], {"force": True}
+        )
         held = self._current()
         if held.version_id != result["version_id"]:
             raise _AnotherVersionError(

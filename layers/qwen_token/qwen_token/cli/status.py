@@ -15,18 +15,23 @@ from qwen_token.errors import StoreError, TokenError
 from qwen_token.policy import assess
 from qwen_token.store import SecretStore
 
+from . import fleet_status
 from .deployed import Stack, client_for, resources_of, secrets_manager, session_for
 from .output import ATTENTION, FAILED, OK, Markup, bar, console_for, date, print_rows
 
 # States of what could not be read, and of what is not there.
 _UNKNOWN: Final = "unknown"
 _NONE: Final = "none"
+# The logical id of the refresh function's schedule.
+_TIMER: Final = "RefreshFunctionTimer"
 _NOT_FOUND: Final = "ResourceNotFoundException"
 
 _RATE: Final = re.compile(r"rate\((\d+) (minute|hour|day)s?\)")
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.fleet:
+        return fleet_status.run(options)
     console = console_for(options)
     session = session_for(options)
     stack = Stack.find(session, options.stack)
@@ -106,7 +111,10 @@ def _schedule_and_alarms(
         resources = resources_of(session, stack)
     except (BotoCoreError, ClientError) as error:
         return {**schedule, "state": _unknown(error)}, {"states": _unknown(error)}
-    for name in resources.get("AWS::Scheduler::Schedule", {}):
+    for name, logical_id in resources.get("AWS::Scheduler::Schedule", {}).items():
+        if logical_id != _TIMER:
+            # The fleet's.
+            continue
         try:
             schedule = _read_schedule(session, name, now)
         except (BotoCoreError, ClientError) as error:

@@ -1,0 +1,139 @@
+"""``status --fleet``: the fleet's tokens, those that need a look first, and totals of all."""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from qwen_token.alerts import in_days
+from qwen_token.errors import QwenTokenError
+from qwen_token.fleet import Fleet
+from qwen_token.policy import TokenState, assess
+from qwen_token.store import Held
+from qwen_token.tokens import Token
+
+from .deployed import Stack, secrets_manager, session_for
+from .member import require_fleet
+from .output import ATTENTION, OK, Markup, console_for, histogram, print_line, print_rows
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# More rows than that are for --all, or for --json.
+_ROWS: Final = 30
+_COLOURS: Final = {TokenState.FRESH: "green", TokenState.STALE: "yellow", TokenState.EXPIRED: "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A member: its token and what state that is in, or why none could be read."""
+
+    name: str
+    secret_id: str
+    token: Token | None
+    state: TokenState | None
+    problem: QwenTokenError | None
+
+    def order(self) -> tuple[bool, float, str]:
+        """Sort by the days left; what could not be read comes first."""
+        expires_at = 0.0 if self.token is None else self.token.expires_at.timestamp()
+        return self.token is not None, expires_at, self.name
+
+
+def run(options: argparse.Namespace) -> int:
+    console = console_for(options)
+    session = session_for(options)
+    stack = Stack.find(session, options.stack)
+    require_fleet(stack)
+    now = datetime.now(UTC)
+    refresh_before = timedelta(days=float(stack.parameters["RefreshBeforeDays"]))
+    critical_before = timedelta(days=float(stack.parameters["CriticalDays"]))
+    fleet = Fleet(secrets_manager(session, ""), stack.parameters["FleetTag"])
+
+    rows: list[_Row] = []
+    if console is None:
+        rows += _read(fleet, now, refresh_before)
+        print(json.dumps(_document(stack, rows, now)))
+    else:
+        with console.status("looking for the fleet's secrets") as progress:
+            for row in _read(fleet, now, refresh_before):
+                rows.append(row)
+                progress.update(f"read {len(rows)} secrets")
+        _print(console, stack, rows, now, show_all=options.all)
+    needs_a_person = any(
+        row.token is None or row.token.remaining(now) < critical_before for row in rows
+    )
+    return ATTENTION if needs_a_person else OK
+
+
+def _read(fleet: Fleet, now: datetime, refresh_before: timedelta) -> Iterator[_Row]:
+    for page in fleet.pages():
+        for member, found in fleet.read(page.members):
+            if isinstance(found, Held):
+                state = assess(found.token, now=now, refresh_before=refresh_before)
+                yield _Row(member.name, member.secret_id, found.token, state, None)
+            else:
+                yield _Row(member.name, member.secret_id, None, None, found)
+
+
+def _totals(rows: Sequence[_Row]) -> dict[str, int]:
+    states = Counter(row.state for row in rows)
+    return {
+        "secrets": len(rows),
+        **{state.value: states[state] for state in TokenState},
+        "unreadable": states[None],
+    }
+
+
+def _document(stack: Stack, rows: Sequence[_Row], now: datetime) -> dict[str, object]:
+    return {
+        "stack": stack.name,
+        "tag": stack.parameters["FleetTag"],
+        "totals": _totals(rows),
+        "members": [
+            {
+                "name": row.name,
+                "secret_id": row.secret_id,
+                "account": row.token and row.token.account,
+                "state": row.state and row.state.value,
+                "expires_at": row.token and row.token.expires_at.isoformat(),
+                "days_remaining": row.token and in_days(row.token.remaining(now)),
+                "problem": row.problem and f"{row.problem} ({row.problem.reason})",
+            }
+            for row in sorted(rows, key=_Row.order)
+        ],
+    }
+
+
+def _print(
+    console: "Console", stack: Stack, rows: Sequence[_Row], now: datetime, *, show_all: bool
+) -> None:
+    in_order = sorted(rows, key=_Row.order)
+    shown = in_order if show_all else in_order[:_ROWS]
+    width = max((len(row.name) for row in shown), default=0)
+    for row in shown:
+        if row.token is None or row.state is None:
+            days, state, more = "", Markup("[red]unreadable[/red]"), f"{row.problem}"
+            more += f" ({row.problem.reason})" if row.problem else ""
+        else:
+            colour = _COLOURS[row.state]
+            days = f"{in_days(row.token.remaining(now)):.2f} days"
+            state = Markup(f"[{colour}]{row.state.value:<10}[/{colour}]")
+            more = row.token.account
+        # Not a rich table: that folds names to the terminal's width, and nobody can copy them then.
+        print_line(console, f"{row.name:<{width}}  {days:>11}  ", state, f"  {more}")
+    if hidden := len(rows) - len(shown):
+        console.print(f"… and {hidden} more that live longer (--all shows them, or --json)")
+    days_left = [row.token.remaining(now) / timedelta(days=1) for row in rows if row.token]
+    if days_left:
+        console.print("\n[bold]Days left, and how many tokens have so many[/bold]")
+        for line in histogram(days_left):
+            console.print(line)
+    print_rows(
+        console,
+        Markup(f"\n[bold]The fleet of {stack.name}[/bold]"),
+        {name.capitalize(): count for name, count in _totals(rows).items()},
+    )

@@ -1,0 +1,29 @@
+"""``remove``: take a secret out of the fleet."""
+
+import argparse
+import json
+
+from .deployed import Stack, secrets_manager, session_for
+from .member import leave, require_fleet
+from .output import OK, console_for, print_rows
+
+
+def run(options: argparse.Namespace) -> int:
+    console = console_for(options)
+    session = session_for(options)
+    stack = Stack.find(session, options.stack)
+    require_fleet(stack)
+    leave(options.name, stack, secrets_manager(session, options.name))
+    if console is None:
+        print(json.dumps({"secret_id": options.name, "removed": True}))
+        return OK
+    print_rows(
+        console,
+        "Taken out of the fleet",
+        {
+            "Secret": options.name,
+            "Token": "it stays, and lives until it expires: nothing refreshes it any more",
+            "To delete it": f"aws secretsmanager delete-secret --secret-id {options.name}",
+        },
+    )
+    return OK

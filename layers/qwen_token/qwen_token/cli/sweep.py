@@ -1,0 +1,32 @@
+"""``sweep``: have the fleet's dispatch function look at all its secrets now."""
+
+import argparse
+import json
+
+from .deployed import Stack, run_function, session_for
+from .member import require_fleet
+from .output import OK, console_for, print_rows
+
+
+def run(options: argparse.Namespace) -> int:
+    console = console_for(options)
+    session = session_for(options)
+    stack = Stack.find(session, options.stack)
+    require_fleet(stack)
+    result = run_function(session, stack.outputs["DispatchFunctionName"], {})
+    if console is None:
+        print(json.dumps(result))
+        return OK
+    print_rows(
+        console,
+        "Sweep of the fleet",
+        {
+            "Secrets seen": result["seen"],
+            "Fresh": result["skipped"],
+            "Queued": result["queued"],
+            "Of them unreadable": result["unreadable"],
+            "Ended": "yes" if result["completed"] else "no: it goes on by itself",
+            "The result": "make status ARGS=--fleet shows it, once the workers are through",
+        },
+    )
+    return OK
