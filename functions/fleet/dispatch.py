@@ -15,9 +15,10 @@ from qwen_token.alerts import Alert, Failure, Origin, publish
 from qwen_token.edges import Edges
 from qwen_token.errors import ConfigError, QwenTokenError
 from qwen_token.fleet import WRITES_PER_SECOND, Fleet, Member
+from qwen_token.keeper import STORE_CALL_LIMIT
 from qwen_token.policy import TokenState, assess, severity
 from qwen_token.settings import ALERT_TOPIC_ARN, STACK_NAME, DispatchSettings
-from qwen_token.store import AWS_CALL_LIMIT, Held
+from qwen_token.value import Held
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -26,7 +27,7 @@ logger = Logger()
 metrics = Metrics()
 
 # With less than this left, the rest is another invocation's: some calls of a page may take long.
-_RESERVE: Final = 4 * AWS_CALL_LIMIT
+_RESERVE: Final = 4 * STORE_CALL_LIMIT
 # A refresh stages and promotes.
 _WRITES_OF_A_REFRESH: Final = 2
 

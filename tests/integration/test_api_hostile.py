@@ -30,7 +30,7 @@ from qwen_token import (
 )
 from qwen_token.api import QwenApi
 from qwen_token.edges import Edges
-from qwen_token.store import AWS_CALL_LIMIT
+from qwen_token.keeper import STORE_CALL_LIMIT
 from tests.localcloud.qwen import FakeQwen
 from tests.localcloud.waiting import wait_until
 from tests.minting import ACCOUNT, all_said, pieces, token
@@ -482,7 +482,7 @@ class Context:
     aws_request_id = "request-1"
 
     def get_remaining_time_in_millis(self) -> int:
-        return int((4 * AWS_CALL_LIMIT + 2 * BRIEF) / timedelta(milliseconds=1))
+        return int((4 * STORE_CALL_LIMIT + 2 * BRIEF) / timedelta(milliseconds=1))
 
 
 class Topic:

@@ -9,7 +9,8 @@ import boto3
 import pytest
 
 from qwen_token import StoreError, TokenMalformedError, TokenMissingError
-from qwen_token.store import AWS_CONFIG, Held, SecretStore
+from qwen_token.store import AWS_CONFIG, SecretStore
+from qwen_token.value import Held
 from tests.minting import token
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import boto3
 import pytest
 
 from qwen_token import StoreError, TokenMissingError
-from qwen_token.store import AWS_CALL_LIMIT, AWS_CONFIG, SecretStore
+from qwen_token.keeper import STORE_CALL_LIMIT
+from qwen_token.store import AWS_CONFIG, SecretStore
 from tests.minting import token
 from tests.wire import Script, reply, wire
 
@@ -80,4 +81,4 @@ def test_what_one_call_may_take_is_what_the_keeper_reckons_with() -> None:
     attempts = config.retries["total_max_attempts"]
     each = config.connect_timeout + config.read_timeout
     # botocore's standard mode waits at most 1 s before the second attempt.
-    assert attempts * each + (attempts - 1) * 1 <= AWS_CALL_LIMIT.total_seconds()
+    assert attempts * each + (attempts - 1) * 1 <= STORE_CALL_LIMIT.total_seconds()

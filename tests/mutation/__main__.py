@@ -26,7 +26,7 @@ _PYTHON: Final = str(_ROOT / ".tools/mutation/bin/python")
 _WORK: Final = _ROOT / ".mutation"
 _EXPLAINED: Final = Path(__file__).with_name("survivors.toml")
 
-_MODULES: Final = ("policy", "tokens", "keeper", "store", "api", "answers")
+_MODULES: Final = ("policy", "tokens", "keeper", "store", "value", "api", "answers")
 # Those that need no emulator started: each mutant is a run of its own.
 _TESTS: Final = (
     "tests/unit/test_policy.py",

@@ -8,7 +8,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from qwen_token import StoreError, TokenMalformedError, TokenMissingError
 from qwen_token.fleet import Fleet, Member
-from qwen_token.store import Held
+from qwen_token.value import Held
 from tests.minting import token
 from tests.unit.fleet_fakes import TAG, FakeSecrets, arn
 

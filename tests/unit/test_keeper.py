@@ -21,7 +21,7 @@ from qwen_token import (
     WrongAccountError,
 )
 from qwen_token.keeper import Keeper, Outcome, Report
-from qwen_token.store import Held
+from qwen_token.value import Held
 from tests.minting import NOW, token
 
 DAY = timedelta(days=1)

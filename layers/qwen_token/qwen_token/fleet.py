@@ -6,7 +6,8 @@ from itertools import batched
 from typing import TYPE_CHECKING, Final
 
 from .errors import QwenTokenError, StoreError, TokenError, TokenMissingError
-from .store import Held, held_in, translated
+from .store import held_in, translated
+from .value import Held
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient

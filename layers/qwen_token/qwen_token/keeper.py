@@ -24,11 +24,13 @@ from .policy import (
     require_long_lived,
     verifying_a_new_token,
 )
-from .store import AWS_CALL_LIMIT, Held
 from .tokens import Token
+from .value import Held
 
+# What one call to the store takes at most.
+STORE_CALL_LIMIT: Final = timedelta(seconds=15)
 # What a run still has to do after its calls to Qwen: stage, promote, look who won, and alert.
-_RESERVE: Final = 4 * AWS_CALL_LIMIT
+_RESERVE: Final = 4 * STORE_CALL_LIMIT
 # The second turn is for what another writer put in meanwhile, should that be due itself.
 _TURNS: Final = 2
 # Patience for one call to Qwen, its retries included, where the run has time to spare.

@@ -1,11 +1,8 @@
 """The secret in Secrets Manager: read it, stage a successor, promote it as compare-and-swap."""
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +16,8 @@ from botocore.exceptions import (
 )
 
 from .errors import StoreError, TokenMalformedError, TokenMissingError
-from .tokens import Token, decode_token
+from .tokens import Token
+from .value import Held, parse, rendered
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -29,30 +27,20 @@ PREVIOUS: Final = "AWSPREVIOUS"
 # Not AWSPENDING: that one is native rotation's, and left behind it makes RotateSecret fail.
 PENDING: Final = "QWEN_PENDING"
 
-# botocore's defaults (60 s each) would outlast the function.
+# botocore's defaults (60 s each) would outlast the function. These make the keeper's
+# STORE_CALL_LIMIT: two attempts of seven seconds, and the standard mode's wait (at most one second)
+# between them. With one address to connect to, that is: each further one that is silent costs two
+# seconds more in each attempt, and nothing bounds a name look-up.
 AWS_CONFIG: Final = Config(
     connect_timeout=2,
     read_timeout=5,
     retries={"mode": "standard", "total_max_attempts": 2},
 )
-# Two attempts of seven seconds, and the standard mode's wait (at most one second) between them.
-# With one address to connect to, that is: each further one that is silent costs two seconds more
-# in each attempt, and nothing bounds a name look-up.
-AWS_CALL_LIMIT: Final = timedelta(seconds=15)
 
 # Answers, or the lack of them, that say nothing about the secret or the caller's permissions; with
 # the server errors (5xx) and these codes of other statuses.
 _PASSING: Final = (HTTPClientError, ConnectionError, CredentialRetrievalError)
 _PASSING_CODES: Final = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsException"})
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A version of the secret: its token, and the value that it was read from."""
-
-    token: Token
-    version_id: str
-    text: str = field(repr=False)
 
 
 class SecretStore:
@@ -98,7 +86,7 @@ class SecretStore:
 
         An older version may hold the other keys as they were, or the token as it was pasted.
         """
-        if candidate.text == _rendered(candidate.token, over=over.text):
+        if candidate.text == rendered(candidate.token, over=over.text):
             return candidate
         return self.stage(candidate.token, over=over)
 
@@ -156,7 +144,7 @@ class SecretStore:
         return sorted(found, key=lambda held: held.token.expires_at, reverse=True)
 
     def _write(self, token: Token, *, over: str, label: str) -> Held:
-        text = _rendered(token, over=over)
+        text = rendered(token, over=over)
         response = self._client.put_secret_value(
             SecretId=self.secret_id,
             # The same in each of botocore's attempts, so that a retry adds no version.
@@ -190,37 +178,7 @@ def held_in(answer: Mapping[str, Any]) -> Held:
     """
     if "SecretBinary" in answer:
         raise TokenMalformedError("the secret's value is binary: store it as a string")
-    text, version_id = answer.get("SecretString", ""), answer["VersionId"]
-    document = _json_object(text)
-    if document is None:
-        if not text.strip():
-            raise TokenMissingError("the secret's value is empty")
-        return Held(decode_token(text), version_id, text)
-    token = document.get("token")
-    if token is not None and not isinstance(token, str):
-        raise TokenMalformedError("the key 'token' of the secret's JSON object is no string")
-    if not token or not token.strip():
-        raise TokenMissingError("the secret's JSON object has no key 'token', or an empty one")
-    return Held(decode_token(token), version_id, text)
-
-
-def _rendered(token: Token, *, over: str) -> str:
-    """Return the value that puts ``token`` in the place of the value ``over``, in its shape."""
-    document = _json_object(over)
-    if document is None:
-        return token.raw
-    expires_at = int(token.expires_at.timestamp())
-    return json.dumps(
-        {**document, "token": token.raw, "expires_at": expires_at}, ensure_ascii=False
-    )
-
-
-def _json_object(text: str) -> Mapping[str, object] | None:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
+    return parse(answer.get("SecretString", ""), answer["VersionId"])
 
 
 @contextmanager

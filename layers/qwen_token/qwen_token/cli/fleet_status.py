@@ -12,8 +12,8 @@ from qwen_token.alerts import in_days
 from qwen_token.errors import QwenTokenError
 from qwen_token.fleet import Fleet
 from qwen_token.policy import TokenState, assess
-from qwen_token.store import Held
 from qwen_token.tokens import Token
+from qwen_token.value import Held
 
 from .deployed import Stack, secrets_manager, session_for
 from .member import require_fleet

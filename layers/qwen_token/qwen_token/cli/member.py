@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_secretsmanager.type_defs import CreateSecretRequestTypeDef
 
-    from qwen_token.store import Held
     from qwen_token.tokens import Token
+    from qwen_token.value import Held
 
 _DESCRIPTION: Final = "chat.qwen.ai session token, kept alive by the fleet of {stack}."
 

@@ -16,8 +16,9 @@ from qwen_token.errors import (
     UpstreamError,
     UpstreamUnexpectedError,
 )
-from qwen_token.store import Held, SecretStore
+from qwen_token.store import SecretStore
 from qwen_token.tokens import instant
+from qwen_token.value import Held
 
 from .deployed import Stack, run_function, secrets_manager, session_for
 from .failures import FAILURES, Advice, Failure, failure_of
