@@ -2,14 +2,11 @@
 
 import io
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -28,6 +25,7 @@ from qwen_token import (
 from tests.fakes import Clock, Secrets
 from tests.localcloud.waiting import wait_until
 from tests.minting import mint, token
+from tests.programs import run_program
 from tests.wire import Script, raw, reply, wire
 
 OLD = token(left=timedelta(days=2))
@@ -610,21 +608,6 @@ def test_the_process_has_one_source_for_the_same_arguments() -> None:
     )
 
 
-def run(program: str, **environ: str) -> str:
-    """Run a program in a Python of its own, and return what it printed."""
-    root = Path(__file__).parents[2]
-    done = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
-        env={"PYTHONPATH": f"{root / 'layers/qwen_token'}:{root}", **environ},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 HEAVY = "{'boto3', 'botocore', 'requests', 'urllib3', 'httpx', 'jwt', 'rich'}"
 
 
@@ -638,7 +621,10 @@ HEAVY = "{'boto3', 'botocore', 'requests', 'urllib3', 'httpx', 'jwt', 'rich'}"
     ],
 )
 def test_nothing_is_imported_that_is_not_used(statement: str, imported: str) -> None:
-    assert run(f"{statement}; import sys; print(sorted({HEAVY} & set(sys.modules)))") == imported
+    assert (
+        run_program(f"{statement}; import sys; print(sorted({HEAVY} & set(sys.modules)))")
+        == imported
+    )
 
 
 def test_every_public_name_is_there_and_no_other() -> None:
@@ -679,7 +665,7 @@ print(os.waitstatus_to_exitcode(status))
 
 
 def test_a_child_that_was_forked_during_a_read_reads_for_itself() -> None:
-    assert run(FORK) == "0"
+    assert run_program(FORK) == "0"
 
 
 FORK_CONNECTED = """
@@ -725,7 +711,7 @@ def test_a_child_talks_over_a_connection_of_its_own() -> None:
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         serving.start()
         try:
-            run(
+            run_program(
                 FORK_CONNECTED,
                 AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_address[1]}",
                 AWS_DEFAULT_REGION="eu-west-1",

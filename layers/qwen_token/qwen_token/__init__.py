@@ -27,9 +27,9 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .auth import QwenAuth
-    from .client import QwenClient, TokenInfo
+    from .client import QwenClient
     from .source import SharedToken
-    from .tokens import Token, decode_token
+    from .tokens import Token, TokenInfo, decode_token
 
 # Where each name lives that is imported when it is first asked for.
 _MODULES: Final = {
@@ -37,7 +37,7 @@ _MODULES: Final = {
     "QwenClient": ".client",
     "SharedToken": ".source",
     "Token": ".tokens",
-    "TokenInfo": ".client",
+    "TokenInfo": ".tokens",
     "decode_token": ".tokens",
 }
 

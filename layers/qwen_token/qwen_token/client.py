@@ -1,7 +1,6 @@
 """A client for programs that hold a token themselves, and have no stack to keep it alive."""
 
 import threading
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -9,25 +8,10 @@ from .api import QwenApi
 from .bearer import BASE_URL, Origin
 from .errors import UpstreamUnexpectedError
 from .policy import require_better, verifying_a_new_token
-from .tokens import decode_token
+from .tokens import TokenInfo, decode_token
 
 _USER_STATUS_PATH: Final = "/api/v2/users/status"
 _CHATS_PATH: Final = "/api/v2/chats/?page={page}"
-_DAY: Final = timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenInfo:
-    """What a token says of itself: whose it is, and its life.
-
-    ``issued_at`` (None where the token does not say) and ``expires_at`` are aware, UTC;
-    ``days_remaining`` is a fraction, and negative once the token has expired.
-    """
-
-    user_id: str
-    issued_at: datetime | None
-    expires_at: datetime
-    days_remaining: float
 
 
 class QwenClient:
@@ -66,13 +50,7 @@ class QwenClient:
 
     def decode_token(self) -> TokenInfo:
         """Read what the token says of itself. Asks nobody, and verifies no signature."""
-        token = self._token
-        return TokenInfo(
-            user_id=token.account,
-            issued_at=token.issued_at,
-            expires_at=token.expires_at,
-            days_remaining=token.remaining(datetime.now(UTC)) / _DAY,
-        )
+        return TokenInfo.of(self._token, now=datetime.now(UTC))
 
     def get_token_info(self) -> dict[str, object]:
         """Ask the API whose the token is: ``id``, ``email``, ``name``, ``role``, ``expires_at``, ….

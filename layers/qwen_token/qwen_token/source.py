@@ -3,17 +3,16 @@
 import copy
 import logging
 import math
-import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
 
 from .errors import ConfigError, QwenTokenError, StoreError, TokenMissingError, TokenRejectedError
+from .fork import renew_after_fork
 
 # boto3, and all that comes with it, is imported by the first read and not before.
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ class SharedToken:
         self._failure: _Failure | None = None
         self._rejection: _Failure | None = None
         self._refreshed_at: float | None = None
-        _instances.add(self)
+        renew_after_fork(self)
 
     @classmethod
     def of(cls, secret_id: str, **options: "Unpack[SourceOptions]") -> "SharedToken":
@@ -250,7 +249,7 @@ class SharedToken:
         """Read the secret, and keep what it holds, expired or not."""
         try:
             if self._store is None:
-                self._store = self._new_store()
+                self._store = secret_store(self._secret_id, self._client)
             found = self._store.read()
             if found is None:
                 raise TokenMissingError(f"the secret {self._secret_id} has no value yet")
@@ -321,14 +320,6 @@ class SharedToken:
             return "the refresh function failed as well: see its alert"
         return "the refresh function was run, and changed nothing"
 
-    def _new_store(self) -> "SecretStore":
-        from .store import AWS_CONFIG, SecretStore  # noqa: PLC0415
-
-        client = self._client
-        if client is None:
-            client = _new_client("secretsmanager", self._secret_id, AWS_CONFIG)
-        return SecretStore(client, self._secret_id)
-
     def _new_lambda_client(self, function: str) -> "LambdaClient":
         from botocore.config import Config  # noqa: PLC0415
 
@@ -341,14 +332,26 @@ class SharedToken:
         client: LambdaClient = _new_client("lambda", arn, config)
         return client
 
-    def _after_fork(self) -> None:
-        """Forget what a thread of the parent may hold, or be talking over."""
+    def after_fork(self) -> None:
         self._lock = threading.Lock()
         self._store = None
         self._functions = None
 
     def __repr__(self) -> str:
         return f"SharedToken({self._secret_id!r}, token=[redacted])"
+
+
+def secret_store(secret_id: str, client: "SecretsManagerClient | None") -> "SecretStore":
+    """Return the secret, over ``client`` or one made for it.
+
+    Raises:
+        ConfigError: no region is known, or no client can be made.
+    """
+    from .store import AWS_CONFIG, SecretStore  # noqa: PLC0415
+
+    if client is None:
+        client = _new_client("secretsmanager", secret_id, AWS_CONFIG)
+    return SecretStore(client, secret_id)
 
 
 def _new_client(
@@ -375,13 +378,3 @@ def _new_client(
 
 
 _by_arguments: dict[tuple[object, ...], SharedToken] = {}
-_instances: "weakref.WeakSet[SharedToken]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for shared in _instances:
-        shared._after_fork()  # noqa: SLF001 - a fork is between this module and its class
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

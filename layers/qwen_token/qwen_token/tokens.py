@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Self
 
 import jwt
 
@@ -21,6 +21,7 @@ _PREFIX: Final = re.compile(
 # zero-width space.
 _SURROUNDINGS: Final = " \t\r\n\"'`,;\u201c\u201d\u2018\u2019\ufeff\u200b"
 
+_DAY: Final = timedelta(days=1)
 # An expiry outside these years is a unit mix-up (milliseconds) or garbage, not a date to act on.
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 _LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
@@ -47,6 +48,30 @@ class Token:
         return (
             f"Token(raw=[redacted], account={self.account!r}, "
             f"expires_at={self.expires_at.isoformat()})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """What a token says of itself: whose it is, and its life.
+
+    ``issued_at`` (None where the token does not say) and ``expires_at`` are aware, UTC;
+    ``days_remaining`` is a fraction, and negative once the token has expired.
+    """
+
+    user_id: str
+    issued_at: datetime | None
+    expires_at: datetime
+    days_remaining: float
+
+    @classmethod
+    def of(cls, token: Token, *, now: datetime) -> Self:
+        """Say it of ``token``, at ``now``."""
+        return cls(
+            user_id=token.account,
+            issued_at=token.issued_at,
+            expires_at=token.expires_at,
+            days_remaining=token.remaining(now) / _DAY,
         )
 
 

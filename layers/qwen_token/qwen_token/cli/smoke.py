@@ -17,7 +17,7 @@ from qwen_token.errors import (
     UpstreamUnexpectedError,
 )
 from qwen_token.store import SecretStore
-from qwen_token.tokens import instant
+from qwen_token.tokens import TokenInfo, instant
 from qwen_token.value import Held
 
 from .deployed import Stack, run_function, secrets_manager, session_for
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import boto3
     from rich.console import Console
 
-    from qwen_token.client import QwenClient, TokenInfo
+    from qwen_token.client import QwenClient
 
 DESCRIPTION: Final = """\
 Check it all, in three steps: read the token; refresh it; with the new one, ask for
@@ -151,7 +151,7 @@ def _take(source: _Source, token: _Step, refresh: _Step, use: _Step) -> Iterator
     yield
 
 
-def _life(told: "TokenInfo") -> dict[str, object]:
+def _life(told: TokenInfo) -> dict[str, object]:
     return {"expires_at": told.expires_at, "days_remaining": round(told.days_remaining, 2)}
 
 
