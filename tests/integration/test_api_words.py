@@ -2,16 +2,18 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
-from qwen_token import QwenTokenError, Token
+from qwen_token import QwenTokenError, RateLimitedError, Token
 from qwen_token.api import QwenApi
 from tests.minting import ACCOUNT, token
 from tests.wire import BRIEF, Script, raw, reply, wire
 
-HELD = token(left=timedelta(days=2), now=datetime.now(UTC))
-SUCCESSOR = token(left=timedelta(days=7), now=datetime.now(UTC))
+NOW = datetime.now(UTC)
+HELD = token(left=timedelta(days=2), now=NOW)
+SUCCESSOR = token(left=timedelta(days=7), now=NOW)
 SESSION = {"id": ACCOUNT, "role": "user", "token": SUCCESSOR.raw}
 
 
@@ -150,3 +152,53 @@ def test_a_media_types_parameters_and_case_do_not_make_a_gateways_problem_the_ap
     with wire(answer) as server, pytest.raises(QwenTokenError) as caught:
         ask(server.base_url)
     assert caught.value.reason == "upstream_unexpected"
+
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "pause"),
+    [
+        pytest.param(reply("429 Slow", b"", "Retry-After: 3600"), HOUR, id="in seconds"),
+        pytest.param(
+            reply("429 Slow", b"", f"Retry-After: {format_datetime(NOW + HOUR, usegmt=True)}"),
+            HOUR,
+            id="as a date",
+        ),
+        pytest.param(
+            reply("200 OK", body({**LIMITED, "data": {"code": "RateLimited", "num": 1}})),
+            HOUR,
+            id="in hours, in the envelope",
+        ),
+        pytest.param(
+            reply("429 Slow", b"", f"Retry-After: {'9' * 400}"), 24 * HOUR, id="a day at most"
+        ),
+        pytest.param(reply("429 Slow"), None, id="not said"),
+        pytest.param(reply("429 Slow", b"", "Retry-After: soon"), None, id="no number"),
+        pytest.param(
+            reply("200 OK", body({**LIMITED, "data": {"code": "RateLimited", "num": 0}})),
+            None,
+            id="none",
+        ),
+        pytest.param(
+            reply("200 OK", body({"success": False, "data": {"code": "RateLimited", "num": True}})),
+            None,
+            id="no number of hours",
+        ),
+        pytest.param(
+            reply("429 Slow", b'{"data": "none"}', "Retry-After: Fri, 31 Dec 9999"),
+            None,
+            id="no date",
+        ),
+    ],
+)
+def test_the_pause_that_the_api_asks_for_is_told(answer: Script, pause: timedelta | None) -> None:
+    with wire(answer) as server, pytest.raises(RateLimitedError) as caught:
+        ask(server.base_url)
+    told = caught.value.retry_after
+    if pause is None:
+        assert told is None
+    else:
+        assert told is not None
+        assert abs(told - pause) < timedelta(minutes=5)

@@ -67,6 +67,7 @@ _BACKOFF_FACTOR: Final = 0.5
 _BACKOFF_JITTER: Final = 0.5
 _BACKOFF_MAX: Final = 4.0
 _RETRY_AFTER_MAX: Final = 10
+_LONGEST_ASKED_PAUSE: Final = 86_400
 
 # What these mean depends on who says them: the API itself, or something in front of it.
 _REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -165,6 +166,7 @@ class _Reply:
     location: str
     # It may hold a token.
     body: bytes = field(repr=False)
+    retry_after: str = ""
 
 
 class _Bearer(AuthBase):
@@ -354,6 +356,7 @@ def _send(url: str, token: Token, deadline: float, line: _Line) -> _Reply:
                 status=actual_status(response.status_code, response.headers.get(STATUS_HEADER, "")),
                 media_type=media_type(response.headers.get("Content-Type", "")),
                 location=response.headers.get("Location", ""),
+                retry_after=response.headers.get("Retry-After", ""),
                 body=_read_body(response),
             )
 
@@ -379,7 +382,9 @@ def _read_answer(reply: _Reply) -> Mapping[str, object]:
     code = failure_code(document)
     has_detail = _has_detail(reply, document)
     if code == "RateLimited" or reply.status == HTTPStatus.TOO_MANY_REQUESTS:
-        raise RateLimitedError(f"the API asks to be called less often: {seen}")
+        error = RateLimitedError(f"the API asks to be called less often: {seen}")
+        error.retry_after = _asked_pause(reply, document)
+        raise error
     # A 403 with a code is about what the code says; with a mere text it is about the token.
     if (
         code == UNAUTHORIZED
@@ -394,6 +399,24 @@ def _read_answer(reply: _Reply) -> Mapping[str, object]:
     if reply.status != HTTPStatus.OK or code is not None or not document:
         raise UpstreamUnexpectedError(f"not an answer of the API as it is known: {seen}")
     return document
+
+
+def _asked_pause(reply: _Reply, document: Mapping[str, object]) -> timedelta | None:
+    """Return the pause that the API asks for: in the header, or in hours in its envelope."""
+    seconds: float | None = None
+    data = document.get("data")
+    hours = data.get("num") if isinstance(data, dict) else None
+    if isinstance(hours, int) and not isinstance(hours, bool):
+        seconds = hours * 3600
+    if reply.retry_after:
+        with suppress(InvalidHeader, ValueError, OverflowError):
+            seconds = Retry(retry_after_max=_LONGEST_ASKED_PAUSE).parse_retry_after(
+                reply.retry_after
+            )
+    if seconds is None or seconds <= 0:
+        return None
+    # No pause is worth a token: whoever asks for more is asked again after a day.
+    return timedelta(seconds=min(seconds, _LONGEST_ASKED_PAUSE))
 
 
 def _has_detail(reply: _Reply, document: Mapping[str, object]) -> bool:

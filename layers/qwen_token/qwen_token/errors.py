@@ -21,7 +21,7 @@
 A message never quotes a token, nor text that came from upstream: such text may hold one.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 
@@ -100,10 +100,14 @@ class UpstreamError(QwenTokenError):
 
 
 class RateLimitedError(UpstreamError):
-    """The API asks to be called less often."""
+    """The API asks to be called less often.
+
+    ``retry_after`` is the pause that it asks for, or None where it does not say.
+    """
 
     reason = "rate_limited"
     advice = "Nothing while time is left: the next run tries again."
+    retry_after: timedelta | None = None
 
 
 class UpstreamBlockedError(UpstreamError):
