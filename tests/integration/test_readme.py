@@ -5,6 +5,7 @@ import subprocess
 import sys
 import uuid
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,7 +63,7 @@ def test_a_snippet_sends_the_token_that_the_secret_holds(
 def test_the_snippet_without_a_secret_refreshes_when_it_says(
     cloud: Cloud, days: int, calls: int
 ) -> None:
-    [snippet] = [snippet for snippet in SNIPPETS if snippet not in FROM_A_SECRET]
+    [snippet] = [snippet for snippet in SNIPPETS if "QwenClient(" in snippet]
     with FakeQwen() as qwen:
         raw = qwen.mint(lifetime=timedelta(days=days))
         qwen.chats[ACCOUNT] = ["Bread", "Butter"]
@@ -72,3 +73,15 @@ def test_the_snippet_without_a_secret_refreshes_when_it_says(
     paths = [request.path for request in qwen.requests]
     assert paths.count("/api/v1/auths/") == calls
     assert (qwen.requests[-1].raw == raw) is (calls == 0)
+
+
+def test_the_snippet_with_a_manager_keeps_the_token_in_a_file(cloud: Cloud, tmp_path: Path) -> None:
+    [snippet] = [snippet for snippet in SNIPPETS if "TokenManager(" in snippet]
+    snippet = snippet.replace('"qwen-token"', repr(str(tmp_path / "token")))
+    # It ends as soon as it has its headers: the check that it began comes to its end.
+    with FakeQwen() as qwen:
+        raw = qwen.mint(lifetime=timedelta(days=2))
+        for said in ("good for 7 days\n", ""):
+            assert run(snippet, cloud, "", qwen.base_url, typed=raw) == said
+    stored = (tmp_path / "token").read_text()
+    assert [request.raw for request in qwen.requests] == [raw, stored]

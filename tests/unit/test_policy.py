@@ -25,14 +25,18 @@ from qwen_token.policy import (
     Severity,
     TokenState,
     assess,
+    expires_later,
+    pause_after,
     require_better,
     require_long_lived,
     severity,
 )
-from tests.minting import NOW, token
+from tests.minting import ACCOUNT, NOW, token
 
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
 
 
 @pytest.mark.parametrize(
@@ -161,3 +165,50 @@ def test_every_failure_has_a_reason_of_its_own_and_advice() -> None:
     }
     assert len(kinds) == 12
     assert all(kind.advice.endswith(".") and kind.__name__.endswith("Error") for kind in kinds)
+
+
+def rate_limited(retry_after: timedelta | None) -> RateLimitedError:
+    error = RateLimitedError("slowly")
+    error.retry_after = retry_after
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "failures", "remaining", "pause"),
+    [
+        pytest.param(UpstreamUnavailableError(), 1, DAY, MINUTE, id="the first"),
+        pytest.param(UpstreamUnavailableError(), 2, DAY, 2 * MINUTE, id="twice as long"),
+        pytest.param(UpstreamUnavailableError(), 6, DAY, 32 * MINUTE, id="and again"),
+        pytest.param(UpstreamUnavailableError(), 7, DAY, HOUR, id="up to an hour"),
+        pytest.param(UpstreamUnavailableError(), 10**6, DAY, HOUR, id="for ever"),
+        pytest.param(StoreError(), 9, 30 * MINUTE, 15 * MINUTE, id="halfway to the end"),
+        pytest.param(StoreError(), 9, MINUTE, MINUTE, id="a minute at least"),
+        pytest.param(StoreError(), 9, timedelta(0), HOUR, id="past the end"),
+        pytest.param(StoreError(), 9, -DAY, HOUR, id="long past the end"),
+        pytest.param(TokenRejectedError(), 1, DAY, HOUR, id="only a person can help"),
+        pytest.param(ConfigError(), 1, DAY, HOUR, id="only who configures can help"),
+        pytest.param(ValueError(), 3, DAY, 4 * MINUTE, id="whatever else"),
+        pytest.param(rate_limited(None), 1, DAY, 15 * MINUTE, id="fewer calls"),
+        pytest.param(rate_limited(None), 9, DAY, HOUR, id="fewer calls, again and again"),
+        pytest.param(rate_limited(3 * HOUR), 1, HOUR, 3 * HOUR, id="not before it says"),
+        pytest.param(rate_limited(MINUTE), 3, DAY, 4 * MINUTE, id="no sooner than by itself"),
+    ],
+)
+def test_the_pause_after_a_failure_grows_and_looks_at_the_end(
+    error: Exception, failures: int, remaining: timedelta, pause: timedelta
+) -> None:
+    assert pause_after(error, failures=failures, remaining=remaining) == pause
+
+
+@pytest.mark.parametrize(
+    ("left", "account", "later"),
+    [
+        (DAY, ACCOUNT, False),
+        (DAY + SECOND, ACCOUNT, True),
+        (2 * DAY, "somebody-else", False),
+    ],
+)
+def test_a_token_outlives_another_of_its_account(
+    left: timedelta, account: str, *, later: bool
+) -> None:
+    assert expires_later(token(left=left, account=account), than=token(left=DAY)) is later

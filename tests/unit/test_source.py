@@ -618,6 +618,8 @@ HEAVY = "{'boto3', 'botocore', 'requests', 'urllib3', 'httpx', 'jwt', 'rich'}"
         ("from qwen_token import SharedToken; SharedToken('qwen/token')", "[]"),
         ("from qwen_token import Token, decode_token", "['jwt']"),
         ("from qwen_token import QwenAuth", "['requests', 'urllib3']"),
+        ("import qwen_token.manager", "['jwt']"),
+        ("from qwen_token import TokenManager; TokenManager.from_secret('qwen/token')", "['jwt']"),
     ],
 )
 def test_nothing_is_imported_that_is_not_used(statement: str, imported: str) -> None:

@@ -1,7 +1,8 @@
 """Keep a chat.qwen.ai token alive, and read it where it is needed.
 
 What has a heavy import behind it is imported when it is first asked for: the errors cost nothing,
-``SharedToken`` imports boto3 with its first read, ``QwenAuth`` and ``QwenClient`` import requests.
+``SharedToken`` imports boto3 with its first read, ``TokenManager`` requests with its first
+refresh; ``QwenAuth`` and ``QwenClient`` import requests.
 """
 
 from importlib import import_module
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .errors import (
     ConfigError,
+    FileStoreError,
     QwenTokenError,
     RateLimitedError,
     StoreError,
@@ -28,21 +30,30 @@ from .errors import (
 if TYPE_CHECKING:
     from .auth import QwenAuth
     from .client import QwenClient
+    from .local_store import FileStore, MemoryStore, TokenStore
+    from .manager import TokenManager
     from .source import SharedToken
     from .tokens import Token, TokenInfo, decode_token
 
 # Where each name lives that is imported when it is first asked for.
 _MODULES: Final = {
+    "FileStore": ".local_store",
+    "MemoryStore": ".local_store",
     "QwenAuth": ".auth",
     "QwenClient": ".client",
     "SharedToken": ".source",
     "Token": ".tokens",
     "TokenInfo": ".tokens",
+    "TokenManager": ".manager",
+    "TokenStore": ".local_store",
     "decode_token": ".tokens",
 }
 
 __all__ = [
     "ConfigError",
+    "FileStore",
+    "FileStoreError",
+    "MemoryStore",
     "QwenAuth",
     "QwenClient",
     "QwenTokenError",
@@ -53,10 +64,12 @@ __all__ = [
     "TokenError",
     "TokenInfo",
     "TokenMalformedError",
+    "TokenManager",
     "TokenMissingError",
     "TokenNotExtendedError",
     "TokenRejectedError",
     "TokenShortLivedError",
+    "TokenStore",
     "UpstreamBlockedError",
     "UpstreamError",
     "UpstreamUnavailableError",

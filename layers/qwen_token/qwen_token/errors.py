@@ -16,6 +16,7 @@
     │   ├── UpstreamUnavailableError  upstream_unavailable
     │   └── UpstreamUnexpectedError upstream_unexpected
     ├── StoreError                  store_failed
+    │   └── FileStoreError          store_failed, of a token file
     └── ConfigError                 config_invalid
 
 A message never quotes a token, nor text that came from upstream: such text may hold one.
@@ -138,7 +139,7 @@ class UpstreamUnexpectedError(UpstreamError):
 
 
 class StoreError(QwenTokenError):
-    """Secrets Manager refused or failed.
+    """What holds the token, Secrets Manager as a rule, refused or failed.
 
     ``may_pass`` says that it gave no answer, or failed itself: a later try may do.
     """
@@ -149,6 +150,15 @@ class StoreError(QwenTokenError):
         "by the stack's ReaderPolicyArn), the network path, and the AWS status page."
     )
     may_pass: bool = False
+
+
+class FileStoreError(StoreError):
+    """A token file could not be read or written."""
+
+    advice = (
+        "Name a regular file, not a link, in a directory that this process may write in, on a disk "
+        "with room left."
+    )
 
 
 class ConfigError(QwenTokenError):

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
+from typing import Final
 
 from .errors import (
     ConfigError,
     QwenTokenError,
+    RateLimitedError,
     TokenError,
     TokenNotExtendedError,
     TokenRejectedError,
@@ -16,6 +18,11 @@ from .errors import (
     WrongAccountError,
 )
 from .tokens import Token
+
+_FIRST_PAUSE: Final = timedelta(minutes=1)
+_LONGEST_PAUSE: Final = timedelta(hours=1)
+# After an answer that asks for fewer calls, and does not say from when on.
+_RATE_LIMITED_PAUSE: Final = timedelta(minutes=15)
 
 
 class TokenState(Enum):
@@ -63,6 +70,11 @@ def require_better(successor: Token, *, than: Token) -> Token:
     return successor
 
 
+def expires_later(token: Token, *, than: Token) -> bool:
+    """Say whether ``token`` is the same account's, and outlives the other: not by nothing."""
+    return token.account == than.account and token.expires_at > than.expires_at
+
+
 @contextmanager
 def verifying_a_new_token() -> Iterator[None]:
     """See a refusal of the token that the API has just issued as what it is: no dead token.
@@ -104,3 +116,20 @@ def severity(error: QwenTokenError, *, now: datetime, critical_before: timedelta
     if error.expires_at is not None and error.expires_at - now < critical_before:
         return Severity.CRITICAL
     return Severity.WARNING
+
+
+def pause_after(error: Exception, *, failures: int, remaining: timedelta) -> timedelta:
+    """Return the pause after so many tries that failed in a row, the last of them with ``error``.
+
+    Twice as long after each, from a minute to an hour, but halfway to the expiry at the latest; an
+    hour after what only a person can mend; and where the API wants fewer calls, what it asks for.
+    """
+    # Twelve is far beyond the longest, and not beyond what can be calculated.
+    pause = min(_FIRST_PAUSE * 2.0 ** min(failures - 1, 12), _LONGEST_PAUSE)
+    if isinstance(error, RateLimitedError):
+        return max(pause, error.retry_after or _RATE_LIMITED_PAUSE)
+    if isinstance(error, TokenError | ConfigError):
+        pause = _LONGEST_PAUSE
+    if remaining > timedelta(0):
+        pause = min(pause, max(remaining / 2, _FIRST_PAUSE))
+    return pause

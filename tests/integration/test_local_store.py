@@ -1,0 +1,367 @@
+"""Where a program without AWS keeps its token: real files, real processes, real crashes."""
+
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from qwen_token import FileStore, FileStoreError, TokenMalformedError, TokenMissingError
+from qwen_token.value import Held
+from tests.minting import all_said, pieces, token
+from tests.programs import run_program, start_program
+
+NOW: Final = datetime.now(UTC)
+DAY: Final = timedelta(days=1)
+OLD: Final = token(left=2 * DAY, now=NOW)
+NEW: Final = token(left=7 * DAY, now=NOW)
+NEWER: Final = token(left=8 * DAY, now=NOW)
+STRANGERS: Final = token(left=2 * DAY, account="somebody-else", now=NOW)
+
+
+@pytest.fixture(name="path")
+def _path(tmp_path: Path) -> Path:
+    return tmp_path / "token"
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def read(store: FileStore) -> Held:
+    held = store.read()
+    assert held is not None
+    return held
+
+
+@contextmanager
+def umask(value: int) -> Iterator[None]:
+    before = os.umask(value)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def test_a_file_that_is_not_there_holds_no_token_yet(path: Path) -> None:
+    assert FileStore(path).read() is None
+    assert FileStore(path / "and" / "no" / "directory").read() is None
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o777], ids=oct)
+def test_whatever_the_umask_its_owner_alone_can_read_the_file(path: Path, mask: int) -> None:
+    store = FileStore(path)
+    with umask(mask):
+        store.put(OLD)
+    assert (mode(path), path.read_text()) == (0o600, OLD.raw)
+
+
+def test_a_file_that_others_could_read_is_the_owners_alone_once_it_is_written(path: Path) -> None:
+    path.write_text(OLD.raw)
+    path.chmod(0o644)
+    FileStore(path).put(NEW)
+    assert mode(path) == 0o600
+
+
+def test_the_text_never_lies_in_a_file_of_another_mode(path: Path) -> None:
+    shown = run(
+        """
+def look(event, arguments):
+    if event != "os.scandir":  # its own
+        for file in os.scandir(os.path.dirname(path)):
+            modes.add(oct(file.stat().st_mode & 0o777))
+
+modes = set()
+os.umask(0)
+sys.addaudithook(look)
+assert FileStore(path).save(new, over=None)
+print(*modes)
+""",
+        path,
+    )
+    assert shown == "0o600"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(f"Bearer {OLD.raw}\n", NEW.raw, id="bare"),
+        pytest.param(
+            json.dumps({"token": OLD.raw, "note": "日本\ud800"}),
+            f'{{"token": "{NEW.raw}", "note": "日本\\ud800", '
+            f'"expires_at": {NEW.expires_at.timestamp():.0f}}}',
+            id="JSON",
+        ),
+        pytest.param(" \n", NEW.raw, id="blank"),
+        pytest.param("x.y.z", NEW.raw, id="garbage"),
+    ],
+)
+def test_the_shape_and_the_other_keys_are_kept(path: Path, before: str, after: str) -> None:
+    path.write_text(before)
+    held = FileStore(path).put(NEW)
+    assert path.read_text() == held.text == after
+    assert read(FileStore(path)) == held
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", TokenMissingError),
+        (b'{"note": 1}', TokenMissingError),
+        (b"hunter2", TokenMalformedError),
+        (b"\xff\xfe\x00", TokenMalformedError),
+        (b"a" * 70_000, TokenMalformedError),
+    ],
+    ids=["empty", "no token", "no JWT", "no text", "too long"],
+)
+def test_a_file_that_holds_no_token_is_told_apart(
+    path: Path, content: bytes, kind: type[Exception]
+) -> None:
+    path.write_bytes(content)
+    with pytest.raises(kind):
+        FileStore(path).read()
+
+
+def test_a_text_is_saved_over_the_one_that_it_came_of_and_over_no_other(path: Path) -> None:
+    store = FileStore(path)
+    assert not store.save(NEW.raw, over=OLD.raw)
+    assert not path.exists()
+    assert store.save(OLD.raw, over=None)
+    assert not store.save(NEW.raw, over=None)
+    assert path.read_text() == OLD.raw
+    assert store.save(NEW.raw, over=OLD.raw)
+    assert [file.name for file in path.parent.iterdir()] == ["token"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "stays"),
+    [
+        (NEW.raw, True),
+        (NEWER.raw, True),
+        (token(left=3 * DAY, now=NOW).raw, False),
+        (STRANGERS.raw, True),
+        (json.dumps({"token": OLD.raw, "note": 1}), False),
+    ],
+    ids=["as good", "better", "worse", "another account's", "the old one in another shape"],
+)
+def test_of_two_writers_the_later_expiring_token_wins(
+    path: Path, theirs: str, *, stays: bool
+) -> None:
+    path.write_text(OLD.raw)
+    store = FileStore(path)
+    over = read(store)
+    staged = store.stage(NEW, over=over)
+    assert path.read_text() == OLD.raw
+    path.write_text(theirs)
+    held = store.promote(staged, over=over)
+    assert held == read(store)
+    assert (path.read_text() == theirs) is stays
+    assert stays or held.token == NEW
+    assert ("note" in path.read_text()) is ("note" in theirs)
+
+
+def test_what_is_no_token_is_not_written_over_by_a_refresh(path: Path) -> None:
+    path.write_text(OLD.raw)
+    store = FileStore(path)
+    over = read(store)
+    staged = store.stage(NEW, over=over)
+    path.write_text("hunter2")
+    with pytest.raises(TokenMalformedError):
+        store.promote(staged, over=over)
+    assert path.read_text() == "hunter2"
+
+
+def test_the_staged_token_is_an_alternative_for_its_own_account(path: Path) -> None:
+    path.write_text(OLD.raw)
+    store = FileStore(path)
+    over = read(store)
+    assert store.alternatives(to=over) == []
+    staged = store.stage(NEW, over=over)
+    assert store.alternatives(to=over) == [staged]
+    assert store.alternatives(to=Held(STRANGERS, "v", "")) == []
+    assert store.promote(store.adopt(staged, over=over), over=over) == staged
+    assert store.alternatives(to=over) == []
+
+
+# What goes wrong
+
+
+def linked(path: Path) -> str:
+    target = path.with_name("target")
+    target.write_text(OLD.raw)
+    path.symlink_to(target)
+    return "symbolic link.*name the file"
+
+
+def a_directory(path: Path) -> str:
+    path.mkdir()
+    return "Is a directory"
+
+
+def a_pipe(path: Path) -> str:
+    os.mkfifo(path)
+    return "no regular file"
+
+
+@pytest.mark.parametrize("make", [linked, a_directory, a_pipe])
+def test_what_is_no_regular_file_is_neither_read_nor_replaced(path: Path, make: Any) -> None:
+    said = make(path)
+    for use in (FileStore(path).load, lambda: FileStore(path).put(NEW)):
+        with pytest.raises(FileStoreError, match=said):
+            use()
+    assert not path.is_file() or path.readlink().read_text() == OLD.raw
+    assert len(list(path.parent.iterdir())) <= 2
+
+
+def test_without_a_directory_the_error_says_so(path: Path) -> None:
+    store = FileStore(path / "token")
+    with pytest.raises(FileStoreError, match="could not be written: No such file") as caught:
+        store.put(NEW)
+    assert "directory that this process may write in" in caught.value.advice
+    assert not pieces(NEW.raw) & pieces(all_said(caught.value))
+
+
+def run(program: str, path: Path, *, texts: tuple[str, str] = (OLD.raw, NEW.raw)) -> str:
+    """Run a program that has the path, the texts ``old`` and ``new``, and the store's classes."""
+    head = """
+import fcntl, os, resource, signal, sys, time
+from qwen_token import FileStore, FileStoreError, decode_token
+path, old, new = sys.stdin.read().split()
+"""
+    return run_program(head + program, typed="\n".join((str(path), *texts)))
+
+
+def test_a_directory_that_may_not_be_written_to_is_named_and_the_token_stays() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "token"
+        path.write_text(OLD.raw)
+        Path(directory).chmod(0o555)
+        said = run(
+            """
+if os.geteuid() == 0:
+    os.seteuid(65534)  # root may write everywhere
+try:
+    FileStore(path).save(new, over=FileStore(path).load())
+except FileStoreError as error:
+    print(error)
+""",
+            path,
+        )
+        Path(directory).chmod(0o700)
+        assert said == f"{path} could not be written: Permission denied"
+        assert path.read_text() == OLD.raw
+
+
+def test_a_disk_without_room_leaves_the_old_text_and_nothing_else(path: Path) -> None:
+    path.write_text(OLD.raw)
+    said = run(
+        """
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+try:
+    FileStore(path).save(new, over=old)
+except FileStoreError as error:
+    print(error)
+""",
+        path,
+    )
+    assert said == f"{path} could not be written: File too large"
+    assert path.read_text() == OLD.raw
+    assert [file.name for file in path.parent.iterdir()] == ["token"]
+
+
+CRASHES = """
+point = 0
+while True:
+    point += 1
+    for file in os.listdir(os.path.dirname(path)):
+        if file != "token":
+            print("left", file.count("."))
+    child = os.fork()
+    if child == 0:
+        seen = 0
+        def die(event, arguments):
+            global seen
+            seen += 1
+            if seen == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(die)
+        assert FileStore(path).save(new, over=old)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with open(path) as file:
+        text = file.read()
+    print({old: "old", new: "new"}[text], status)
+    if status == 0:
+        break
+    if text == new:
+        assert FileStore(path).save(old, over=new)
+"""
+
+
+def test_killed_at_any_point_a_save_leaves_the_old_text_or_the_new_one(path: Path) -> None:
+    path.write_text(OLD.raw)
+    ends = run(CRASHES, path).splitlines()
+    assert set(ends) <= {"old -9", "new -9", "new 0", "left 3"}
+    assert ends[-1] == "new 0"
+    assert ends.count("old -9") > 5
+    # A crash may leave its own file behind; it never outlives the next save.
+    assert "left 3" in ends
+    assert [file.name for file in path.parent.iterdir()] == ["token"]
+
+
+RACE = """
+store = FileStore(path)
+for turn in range(50):
+    while True:
+        text = store.load()
+        count = int(text or 0)
+        if store.save(str(count + 1), over=text):
+            break
+"""
+
+
+def test_writers_of_several_processes_lose_nothing(path: Path) -> None:
+    program = f"from qwen_token import FileStore\npath = {str(path)!r}{RACE}"
+    with ExitStack() as running:
+        racers = [running.enter_context(start_program(program)) for _ in range(4)]
+        assert [racer.communicate(timeout=60) for racer in racers] == [("", "")] * 4
+    assert path.read_text() == "200"
+    assert [file.name for file in path.parent.iterdir()] == ["token"]
+
+
+def test_a_child_that_was_forked_during_a_save_holds_no_lock(path: Path) -> None:
+    said = run(
+        """
+reading, writing = os.pipe()
+store = FileStore(path)
+with store._locked():
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)  # till the parent is done
+        os._exit(0)
+assert store.save(new, over=None)
+os.close(writing)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""",
+        path,
+    )
+    assert said == "0"
+
+
+def test_the_home_directory_and_the_working_directory_are_those_of_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    stores = [FileStore("~/token"), FileStore("token")]
+    monkeypatch.chdir("/")
+    assert stores[0].save(OLD.raw, over=None)
+    assert stores[1].load() == OLD.raw
+    assert repr(stores[0]) == f"FileStore('{tmp_path}/token')"
