@@ -212,3 +212,7 @@ bench: bench-readers
 .PHONY: bench-readers
 bench-readers: setup ## what reading the token costs a service, against other caches
 	@PYTHONPATH=layers/qwen_token .venv/bin/python -m tests.bench.readers
+
+.PHONY: bench-fleet
+bench-fleet: setup ## a fleet of 2,000 secrets, against a loop over all; and in trouble (takes minutes)
+	@PYTHONPATH=layers/qwen_token .venv/bin/python -m tests.bench.fleet $(ARGS)

@@ -2,6 +2,8 @@
 
 import asyncio
 import copy
+import math
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -110,7 +112,11 @@ def run(
 
 
 class Pace:
-    """Lets callers through one by one, so many a second, whatever thread they come from."""
+    """Lets callers through one by one, so many a second, whatever thread they come from.
+
+    After a rest, the first one waits as well, for a part of the interval that ``phase`` draws (0 to
+    1): workers that begin together would else all write in the same moment.
+    """
 
     def __init__(
         self,
@@ -118,19 +124,24 @@ class Pace:
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        phase: Callable[[], float] = random.random,
     ) -> None:
         self._interval = 1 / per_second
         self._clock = clock
         self._sleep = sleep
+        self._phase = phase
         self._lock = threading.Lock()
-        self._free_at = clock()
+        self._next_turn = -math.inf
 
     def __call__(self, **_: object) -> None:
         """Wait for this caller's turn. (botocore's hooks are called with what they may look at.)"""
         with self._lock:
-            turn = max(self._clock(), self._free_at)
-            self._free_at = turn + self._interval
-        self._sleep(max(0.0, turn - self._clock()))
+            now = self._clock()
+            turn = self._next_turn
+            if turn < now:
+                turn = now + self._interval * self._phase()
+            self._next_turn = turn + self._interval
+        self._sleep(turn - now)
 
 
 @cache

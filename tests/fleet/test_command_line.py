@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.fleet.conftest import DAY, TAG, Fleet
+from tests.localcloud.fleet import DAY, TAG, Fleet
 from tests.minting import pieces
 
 

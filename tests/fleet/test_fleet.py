@@ -3,8 +3,8 @@
 import json
 import threading
 
-from tests.fleet.conftest import DAY, SOON, Fleet
 from tests.localcloud import qwen as scenarios
+from tests.localcloud.fleet import DAY, SOON, Fleet
 from tests.localcloud.qwen import Reply, Request, Scenario
 from tests.localcloud.waiting import wait_until
 

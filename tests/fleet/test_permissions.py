@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.fleet.conftest import DAY, TAG, Fleet
 from tests.localcloud import qwen as scenarios
 from tests.localcloud.aws import EMULATOR_POLICY, REGION
+from tests.localcloud.fleet import DAY, TAG, Fleet
 from tests.localcloud.iam import Iam, Permission, permissions
 from tests.localcloud.relay import Refusal
 

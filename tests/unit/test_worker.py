@@ -431,13 +431,13 @@ def test_callers_pass_at_the_pace_however_many_come_at_once() -> None:
     def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    pace = worker.Pace(4, clock=lambda: now[0], sleep=sleep)
+    pace = worker.Pace(4, clock=lambda: now[0], sleep=sleep, phase=lambda: 0.5)
     for _ in range(4):
         pace()
     now[0] += 10
     pace()
 
-    assert slept == [0, 0.25, 0.5, 0.75, 0]
+    assert slept == [0.125, 0.375, 0.625, 0.875, 0.125]
 
 
 def test_each_write_waits_for_its_turn_and_reads_do_not(world: World, run: Runner) -> None:
