@@ -187,7 +187,7 @@ class _Batch:
     done: list[tuple[Errand, Report]] = field(default_factory=list)
     # With the messages' ids.
     failed: list[tuple[str, Errand, QwenTokenError]] = field(default_factory=list)
-    postponed: list[tuple[str, Errand]] = field(default_factory=list)
+    postponed: list[tuple[str, Errand, QwenTokenError]] = field(default_factory=list)
 
     def do(self, record: "SQSRecord") -> None:
         """Run the keeper for one errand. What it raises is no QwenTokenError, but a crash."""
@@ -196,7 +196,7 @@ class _Batch:
             report = self._keep(errand)
         except QwenTokenError as error:
             if isinstance(error, _TROUBLE) and errand.postponed < _POSTPONEMENTS:
-                self.postponed.append((record.message_id, errand))
+                self.postponed.append((record.message_id, errand, error))
             else:
                 self.failed.append((record.message_id, errand, error))
         else:
@@ -251,15 +251,17 @@ class _Batch:
         if not self.postponed:
             return set()
         later: list[tuple[Errand, int]] = []
-        for _, errand in self.postponed:
-            wait = _POSTPONEMENT * 2**errand.postponed
+        for _, errand, error in self.postponed:
+            wait = float(_POSTPONEMENT * 2**errand.postponed)
+            asked = error.retry_after if isinstance(error, RateLimitedError) else None
+            least = wait / 2 if asked is None else asked.total_seconds()
             put_off = replace(errand, postponed=errand.postponed + 1)
-            later.append((put_off, delay(wait / 2, wait * 3 / 2)))
+            later.append((put_off, delay(least, max(least, wait * 3 / 2))))
         try:
             send(later, client=self.edges.sqs(), queue_url=self.settings.queue_url)
         except Exception:
             logger.exception("errands could not be postponed", queue_url=self.settings.queue_url)
-            return {message_id for message_id, _ in self.postponed}
+            return {message_id for message_id, _, _ in self.postponed}
         logger.warning("postponed", secret_ids=[errand.secret_id for errand, _ in later])
         return set()
 

@@ -290,6 +290,24 @@ def test_each_postponement_is_twice_as_long_and_after_the_third_the_failure_is_t
     assert done.again == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "least", "most"), [(75, 75, 90), (300, 300, 300), (7200, 900, 900)]
+)
+def test_an_errand_is_put_off_for_as_long_as_the_api_asks_as_far_as_sqs_delays(
+    asked: int, least: int, most: int, world: World, run: Runner
+) -> None:
+    limited = RateLimitedError("slow down")
+    limited.retry_after = timedelta(seconds=asked)
+    world.qwen.answers = lambda _: limited
+    for name in ("one", "two"):
+        world.secrets.add(name, held_by(name).raw)
+
+    run(world, message("one"), message("two"))
+
+    assert all(least <= seconds <= most for _, seconds in world.queue.sent)
+    assert len(world.queue.sent) == 2
+
+
 def test_what_is_told_of_a_token_that_was_not_sent_is_its_own_expiry(
     world: World, run: Runner
 ) -> None:
