@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
 import jwt
+
+from .serving import Server
 
 ACCOUNT: Final = "0d1c8a4e-7a52-4b0e-9f7e-5a1e00000001"
 ANOTHER_ACCOUNT: Final = "0d1c8a4e-7a52-4b0e-9f7e-5a1e00000002"
@@ -88,7 +90,7 @@ class FakeQwen:
 
     def __enter__(self) -> Self:
         handler = type("_Handler", (_Handler,), {"qwen": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = Server(("127.0.0.1", 0), handler)
         self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
