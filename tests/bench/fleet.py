@@ -50,10 +50,16 @@ class Cost:
 
 
 class Bench:
-    """A fleet of ``secrets`` secrets, of which ``due`` are due."""
+    """A fleet of ``secrets`` secrets, of which ``due`` are due.
 
-    def __init__(self, fleet: Fleet, console: Console, *, secrets: int, due: int) -> None:
+    ``aws_latency`` is added to what the emulator takes for each call, in seconds.
+    """
+
+    def __init__(
+        self, fleet: Fleet, console: Console, *, secrets: int, due: int, aws_latency: float
+    ) -> None:
         self.fleet = fleet
+        self.aws_latency = aws_latency
         self.console = console
         self.names = [f"pool/{number:05}" for number in range(secrets)]
         step = secrets / due
@@ -63,6 +69,7 @@ class Bench:
         fleet.cloud.relay.gate = self._gate
 
     def _gate(self, call: Call, carry_out: CarryOut) -> Answer | None:
+        time.sleep(self.aws_latency)
         answer = carry_out()
         if call.operation in _WRITES:
             self._writes_at.append(time.monotonic())
@@ -265,7 +272,10 @@ def main() -> int:
     parser.add_argument("--secrets", type=int, default=2000, help="default: %(default)s")
     parser.add_argument("--due", type=int, default=300, help="of them due (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=2, help="of both in turn (default: 2)")
-    parser.add_argument("--latency", type=float, default=0.1, help="of the API, in seconds")
+    parser.add_argument("--latency", type=float, default=0.1, help="of the API (default: 0.1 s)")
+    parser.add_argument(
+        "--aws-latency", type=float, default=0.0, help="of AWS, beside the emulator's (default: 0)"
+    )
     options = parser.parse_args()
     console = Console(highlight=False)
     try:
@@ -273,7 +283,13 @@ def main() -> int:
             with console.status("building and deploying"):
                 fleet = deploy(cloud, qwen, Path(directory))
             qwen.answer_with(slow(options.latency))
-            bench = Bench(fleet, console, secrets=options.secrets, due=options.due)
+            bench = Bench(
+                fleet,
+                console,
+                secrets=options.secrets,
+                due=options.due,
+                aws_latency=options.aws_latency,
+            )
             bench.fill()
             measure(bench, options.rounds)
             return 0 if trouble(bench) else 1

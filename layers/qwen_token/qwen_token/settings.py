@@ -55,15 +55,14 @@ class Settings:
             ConfigError: names every variable that is missing or off, and what it should be.
         """
         with _reading(environ) as variables:
-            settings = cls(
+            refresh_before, critical_before = variables.windows()
+            return cls(
                 secret_id=variables.text(SECRET_ID, "the secret's ARN or name"),
-                refresh_before=variables.days(REFRESH_BEFORE_DAYS),
-                critical_before=variables.days(CRITICAL_DAYS),
-                alert_topic_arn=variables.topic(),
                 api_base_url=variables.url(API_BASE_URL),
+                refresh_before=refresh_before,
+                critical_before=critical_before,
+                alert_topic_arn=variables.topic(),
             )
-            variables.compare(settings.refresh_before, settings.critical_before)
-        return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +80,15 @@ class DispatchSettings:
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
         """Read the environment. Raises: as ``Settings`` does."""
         with _reading(environ) as variables:
-            settings = cls(
+            refresh_before, critical_before = variables.windows()
+            return cls(
                 stack=variables.text(STACK_NAME, "the stack's name"),
                 tag=variables.text(FLEET_TAG, "the key of a tag"),
                 queue_url=variables.queue(),
-                refresh_before=variables.days(REFRESH_BEFORE_DAYS),
-                critical_before=variables.days(CRITICAL_DAYS),
+                refresh_before=refresh_before,
+                critical_before=critical_before,
                 alert_topic_arn=variables.topic(),
             )
-            variables.compare(settings.refresh_before, settings.critical_before)
-        return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +109,17 @@ class WorkerSettings:
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
         """Read the environment. Raises: as ``Settings`` does."""
         with _reading(environ) as variables:
-            settings = cls(
+            refresh_before, critical_before = variables.windows()
+            return cls(
                 stack=variables.text(STACK_NAME, "the stack's name"),
                 dispatch_function=variables.text(DISPATCH_FUNCTION, "a function's name"),
                 queue_url=variables.queue(),
                 workers=variables.count(MAXIMUM_CONCURRENCY),
-                refresh_before=variables.days(REFRESH_BEFORE_DAYS),
-                critical_before=variables.days(CRITICAL_DAYS),
-                alert_topic_arn=variables.topic(),
                 api_base_url=variables.url(API_BASE_URL),
+                refresh_before=refresh_before,
+                critical_before=critical_before,
+                alert_topic_arn=variables.topic(),
             )
-            variables.compare(settings.refresh_before, settings.critical_before)
-        return settings
 
 
 class _Variables:
@@ -150,11 +147,12 @@ class _Variables:
             self._should(name, SAFE_URL)
         return value
 
-    def days(self, name: str) -> timedelta:
-        value = _positive_days(self._environ.get(name, ""))
-        if value is None:
-            self._should(name, f"a number of days greater than 0, at most {_MOST_DAYS}")
-        return value or timedelta()
+    def windows(self) -> tuple[timedelta, timedelta]:
+        """Return before how much time left to refresh, and how much is critical."""
+        refresh_before, critical_before = map(self._days, (REFRESH_BEFORE_DAYS, CRITICAL_DAYS))
+        if critical_before > refresh_before > timedelta():
+            self.problems.append(f"{CRITICAL_DAYS} should not be more than {REFRESH_BEFORE_DAYS}")
+        return refresh_before, critical_before
 
     def count(self, name: str) -> int:
         value = self._environ.get(name, "").strip()
@@ -163,9 +161,11 @@ class _Variables:
             return 1
         return int(value)
 
-    def compare(self, refresh_before: timedelta, critical_before: timedelta) -> None:
-        if critical_before > refresh_before > timedelta():
-            self.problems.append(f"{CRITICAL_DAYS} should not be more than {REFRESH_BEFORE_DAYS}")
+    def _days(self, name: str) -> timedelta:
+        value = _positive_days(self._environ.get(name, ""))
+        if value is None:
+            self._should(name, f"a number of days greater than 0, at most {_MOST_DAYS}")
+        return value or timedelta()
 
     def _should(self, name: str, be: str) -> None:
         self.problems.append(f"{name} should be {be}")
