@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from qwen_token.store import AWS_CONFIG
 from tests.localcloud.aws import Cloud, build, local_cloud
@@ -19,19 +20,30 @@ if TYPE_CHECKING:
 os.environ["POWERTOOLS_SERVICE_NAME"] = "my-stack"
 os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "QwenTokenRefresh"
 
-_TESTS: Final = Path(__file__).parent
-# What the tests of each of these share, they use one after the other: a stack, a set of secrets, or
-# a scan that takes long.
-_ON_ONE_WORKER: Final = frozenset({"e2e", "fleet", "gates", "trust"})
+# What the tests below each of these share, they use one after the other: a stack, some secrets, or
+# a scan that takes long. The first that fits counts: the examples' tests have a stack of their own.
+_ON_ONE_WORKER: Final = (
+    "tests/e2e/test_examples.py",
+    "tests/e2e/",
+    "tests/fleet/",
+    "tests/gates/",
+    "tests/trust/",
+)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep such a folder's tests on one worker, and in their order, where there are several."""
-    for item in items:
-        folder = item.path.relative_to(_TESTS).parts[0]
-        if folder in _ON_ONE_WORKER:
-            item.add_marker(pytest.mark.xdist_group(folder))
+class _TogetherOrNot(LoadScopeScheduling):  # type: ignore[misc]
+    """Keeps such tests on one worker, where there are several, and in their order.
+
+    xdist's own loadgroup cannot: it adds the groups to node ids, which pytest 9 does not keep.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((each for each in _ON_ONE_WORKER if nodeid.startswith(each)), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _TogetherOrNot | None:
+    """Take ours for ``--dist loadgroup``."""
+    return _TogetherOrNot(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(name="qwen")
