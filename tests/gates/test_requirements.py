@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYER = ROOT / "layers/qwen_token/requirements.txt"
+LOCK = ROOT / "requirements/aws-sdk/package-lock.json"
 FILES = sorted([*ROOT.glob("requirements/*.txt"), LAYER])
 
 PIN = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(\[[a-z,]+\])?==(?P<version>[A-Za-z0-9.+!]+)")
@@ -36,10 +37,24 @@ def test_a_file_of_pins_holds_nothing_else(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_file_of_pins_belongs_to_one_of_reasons(file: Path) -> None:
     wanted = file.with_suffix(".in").read_text().splitlines()
-    names = [re.split(r"[\[ #]", line)[0].lower() for line in wanted if re.match(r"[A-Za-z]", line)]
+    names = [
+        re.split(r"[\[ #<]", line)[0].lower() for line in wanted if re.match(r"[A-Za-z]", line)
+    ]
 
     assert names
     assert set(names) <= pins(file).keys()
+
+
+def test_the_lock_of_npm_holds_versions_and_hashes_and_no_address() -> None:
+    wanted = json.loads(LOCK.with_name("package.json").read_text())["dependencies"]
+    packages = json.loads(LOCK.read_text())["packages"]
+    assert packages.pop("")["dependencies"] == wanted
+
+    assert {f"node_modules/{name}" for name in wanted} <= packages.keys()
+    for package in packages.values():
+        assert re.fullmatch(r"[0-9][0-9A-Za-z.+-]*", package["version"])
+        assert re.fullmatch(r"sha512-[0-9A-Za-z+/]{86}==", package["integrity"])
+    assert "://" not in LOCK.read_text()
 
 
 def test_what_is_tested_is_what_ships() -> None:
@@ -52,6 +67,7 @@ def test_every_file_of_pins_is_audited_and_kept_up_to_date() -> None:
     for file in FILES:
         name = str(file.relative_to(ROOT).with_suffix(""))
         assert len(re.findall(rf"{name}\b", printed)) >= 2, name
+    assert len(re.findall(r"cd requirements/aws-sdk && .*npm-cli\.js (audit|update)", printed)) == 2
 
 
 def make(*arguments: str) -> str:

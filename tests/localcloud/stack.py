@@ -241,7 +241,7 @@ class Stack:
             input=typed,
             env={
                 **self.cloud.environ(),
-                **({} if session is None else _credentials(session)),
+                **({} if session is None else credentials(session)),
                 "PYTHONIOENCODING": encoding,
             },
             capture_output=True,
@@ -250,7 +250,8 @@ class Stack:
         )
 
 
-def _credentials(session: "boto3.Session") -> dict[str, str]:
+def credentials(session: "boto3.Session") -> dict[str, str]:
+    """Return the variables that give a program a session's credentials."""
     found = session.get_credentials()
     assert found is not None
     keys = found.get_frozen_credentials()

@@ -1,0 +1,415 @@
+"""The examples: typed as their README says, deployed, run, and with each permission taken away."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Deployed
+from tests.localcloud.aws import ROOT, Cloud
+from tests.localcloud.iam import permissions
+from tests.localcloud.qwen import ACCOUNT
+from tests.localcloud.stack import credentials
+from tests.minting import pieces
+
+DAY = timedelta(days=1)
+EXAMPLES = ROOT / "examples"
+README = (EXAMPLES / "README.md").read_text()
+TITLES = ["Bread", "Butter"]
+READ = "secretsmanager:GetSecretValue"
+LOG = {"logs:CreateLogStream", "logs:PutLogEvents"}
+
+
+def words(section: str, begin: str = "") -> str:
+    """Return what the README tells to type, in one of its sections."""
+    text = README.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    blocks = [
+        re.sub(r"^ {3}", "", block, flags=re.MULTILINE)
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    ]
+    [block] = [block for block in blocks if block.startswith(begin)]
+    return block
+
+
+# Before the first section: lets the shell know the stack's outputs.
+KNOW_THE_OUTPUTS = re.findall(r"```sh\n(.*?)```", README.partition("\n## ")[0], re.DOTALL)[0]
+
+
+def typed(cloud: Cloud, text: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    done = cloud.typed(f"{KNOW_THE_OUTPUTS}\n{text}", **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def talking_to(base_url: str, text: str) -> str:
+    """Return what to type, with the stand-in's address for the API's."""
+    return text.replace("--parameter-overrides", f'--parameter-overrides ApiBaseUrl="{base_url}"')
+
+
+def outputs(cloud: Cloud, stack: str) -> dict[str, str]:
+    [described] = cloud.cloudformation.describe_stacks(StackName=stack)["Stacks"]
+    return {each["OutputKey"]: each["OutputValue"] for each in described["Outputs"]}
+
+
+def resource(cloud: Cloud, stack: str, logical_id: str) -> str:
+    detail = cloud.cloudformation.describe_stack_resource(
+        StackName=stack, LogicalResourceId=logical_id
+    )
+    return detail["StackResourceDetail"]["PhysicalResourceId"]
+
+
+def client(cloud: Cloud, service: str) -> Any:
+    return cloud.session.client(service, endpoint_url=cloud.endpoint)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role of an example, and what it may do."""
+
+    cloud: Cloud
+    name: str
+
+    @property
+    def iam(self) -> Any:
+        return client(self.cloud, "iam")
+
+    def own(self) -> set[tuple[str, str]]:
+        """Return what it may do by policies of its own."""
+        return permissions(
+            [
+                statement
+                for policy in self.iam.list_role_policies(RoleName=self.name)["PolicyNames"]
+                for statement in self.iam.get_role_policy(RoleName=self.name, PolicyName=policy)[
+                    "PolicyDocument"
+                ]["Statement"]
+            ]
+        )
+
+    def attached(self) -> list[str]:
+        found = self.iam.list_attached_role_policies(RoleName=self.name)["AttachedPolicies"]
+        return [each["PolicyArn"] for each in found]
+
+    @contextmanager
+    def without(self, policy_arn: str) -> Iterator[None]:
+        self.iam.detach_role_policy(RoleName=self.name, PolicyArn=policy_arn)
+        try:
+            yield
+        finally:
+            self.iam.attach_role_policy(RoleName=self.name, PolicyArn=policy_arn)
+
+
+def test_the_readme_has_a_row_and_a_section_for_each_example() -> None:
+    folders = {each.name for each in EXAMPLES.iterdir() if each.is_dir()}
+
+    assert set(re.findall(r"^\| \[`([a-z-]+)`\]\(#", README, re.MULTILINE)) == folders
+    assert set(re.findall(r"^## ([a-z-]+)$", README, re.MULTILINE)) == folders
+
+
+def assert_it_only_reads_and_logs(role: Role, deployed: Deployed, log_group: str) -> None:
+    assert role.attached() == [deployed.stack.outputs["ReaderPolicyArn"]]
+    assert {action for action, _ in role.own()} == LOG
+    [logs] = {resource for _, resource in role.own()}
+    assert logs.endswith(f":log-group:{log_group}:*")
+
+
+# --- python-lambda and node-lambda ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Function:
+    """An example's function, deployed."""
+
+    deployed: Deployed
+    stack: str
+    said: str
+
+    @property
+    def cloud(self) -> Cloud:
+        return self.deployed.stack.cloud
+
+    @property
+    def role(self) -> Role:
+        return Role(self.cloud, resource(self.cloud, self.stack, "ChatsFunctionRole"))
+
+    @property
+    def log_group(self) -> str:
+        return resource(self.cloud, self.stack, "ChatsFunctionLogGroup")
+
+    def run(self) -> tuple[Any, list[str]]:
+        """Run it; return what it answered, and its calls to AWS."""
+        seen = len(self.cloud.relay.calls)
+        answer = self.cloud.functions.invoke(
+            FunctionName=resource(self.cloud, self.stack, "ChatsFunction")
+        )
+        payload = json.loads(answer["Payload"].read())
+        return payload, self.cloud.relay.calls[seen:]
+
+    @contextmanager
+    def talking_to(self, base_url: str) -> Iterator[None]:
+        """Let it take another address for the API's meanwhile."""
+        name = resource(self.cloud, self.stack, "ChatsFunction")
+        configure = self.cloud.functions.update_function_configuration
+        configuration = self.cloud.functions.get_function_configuration(FunctionName=name)
+        variables = configuration["Environment"]["Variables"]
+        configure(
+            FunctionName=name, Environment={"Variables": {**variables, "API_BASE_URL": base_url}}
+        )
+        try:
+            yield
+        finally:
+            configure(FunctionName=name, Environment={"Variables": variables})
+
+    def log(self) -> str:
+        pages = self.cloud.logs.get_paginator("filter_log_events")
+        return "\n".join(
+            event["message"]
+            for page in pages.paginate(logGroupName=self.log_group)
+            for event in page["events"]
+        )
+
+
+@pytest.fixture(scope="module", name="node")
+def _node(cloud: Cloud) -> None:
+    # Lambda's Node runtime brings the AWS SDK: here it lies above the functions' directories.
+    (cloud.directory / "node_modules").symlink_to(ROOT / ".tools/aws-sdk/node_modules")
+
+
+@pytest.fixture(scope="module", name="deployed_functions")
+def _deployed_functions(session_stack: Deployed, node: None) -> Mapping[str, Function]:  # noqa: ARG001
+    session_stack.qwen.chats[ACCOUNT] = TITLES
+    session_stack.hold(5 * DAY)
+    return {
+        name: Function(
+            session_stack,
+            f"qwen-{name}",
+            typed(
+                session_stack.stack.cloud,
+                talking_to(session_stack.qwen.base_url, words(name)),
+            ).stdout,
+        )
+        for name in ("python-lambda", "node-lambda")
+    }
+
+
+@pytest.fixture(params=["python-lambda", "node-lambda"], name="function")
+def _function(
+    request: pytest.FixtureRequest, deployed_functions: Mapping[str, Function], deployed: Deployed
+) -> Function:
+    deployed.qwen.chats[ACCOUNT] = TITLES
+    return deployed_functions[request.param]
+
+
+def test_the_function_answers_what_its_readme_promises(function: Function) -> None:
+    assert json.dumps(TITLES) in function.said
+
+
+def test_the_function_reads_the_secret_once_for_many_requests(function: Function) -> None:
+    function.run()
+
+    for _ in range(5):
+        assert function.run() == (TITLES, [])
+
+
+@pytest.mark.parametrize("shape", ["{}", '{{"note": 1, "token": "{}"}}'], ids=["bare", "json"])
+def test_the_function_reads_the_secret_again_when_its_token_is_refused(
+    function: Function, shape: str
+) -> None:
+    function.run()
+    raw = function.deployed.hold(5 * DAY)
+    function.deployed.stack.put(shape.format(raw))
+
+    seen = len(function.deployed.qwen.requests)
+    assert function.run() == (TITLES, [READ])
+    refused, accepted = function.deployed.qwen.requests[seen:]
+    assert refused.raw != raw
+    assert accepted.raw == raw
+
+
+def test_the_function_shows_no_token_when_it_fails(function: Function) -> None:
+    deployed = function.deployed
+    raw = deployed.hold(5 * DAY)
+    function.run()
+    deployed.qwen.revoke()
+
+    for value in (raw, raw[:-40], f'{{"token": "{raw}', f'{{"token": ["{raw}"]}}', f"{raw} x"):
+        deployed.stack.put(value)
+        answer, calls = function.run()
+        assert "errorMessage" in answer
+        assert READ in calls
+        assert not pieces(raw.partition(".")[2]) & pieces(json.dumps(answer) + function.log())
+
+
+def test_the_function_may_read_the_secret_and_nothing_else(function: Function) -> None:
+    assert_it_only_reads_and_logs(function.role, function.deployed, function.log_group)
+
+
+def test_the_function_needs_the_reader_policy(function: Function) -> None:
+    function.run()
+    with function.role.without(function.deployed.stack.outputs["ReaderPolicyArn"]):
+        function.deployed.hold(5 * DAY)
+        answer, calls = function.run()
+
+    assert re.search("AccessDenied|is not authorized", answer["errorMessage"])
+    assert READ in calls
+
+
+def test_the_function_takes_no_page_for_an_answer(function: Function) -> None:
+    page = f"{function.deployed.qwen.base_url}/not-the-api"
+    with function.talking_to(page):
+        answer, _ = function.run()
+
+    assert "no answer of the API's own (status 200)" in answer["errorMessage"]
+
+
+# --- shell ----------------------------------------------------------------------------------------
+
+SCRIPT = "examples/shell/chats.sh"
+
+
+@pytest.fixture(name="run_script")
+def _run_script(deployed: Deployed) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Return what runs the script, with a reader's credentials, on the secret."""
+    stack, qwen = deployed.stack, deployed.qwen
+    qwen.chats[ACCOUNT] = TITLES
+    deployed.hold(5 * DAY)
+    reader = stack.cloud.session_of_role_with(stack.outputs["ReaderPolicyArn"])
+
+    def run(
+        command: str = f'{SCRIPT} "$SecretArn"', **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
+        return stack.cloud.typed(
+            command,
+            **{
+                "SecretArn": stack.secret_arn,
+                "API_BASE_URL": qwen.base_url,
+                **credentials(reader),
+                **variables,
+            },
+        )
+
+    return run
+
+
+Script = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_the_script_is_run_as_its_readme_says(run_script: Script) -> None:
+    done = run_script(words("shell"))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [chat["title"] for chat in json.loads(done.stdout)["data"]] == TITLES
+
+
+def test_the_one_line_of_the_projects_readme_prints_the_token(
+    run_script: Script, deployed: Deployed
+) -> None:
+    text = (ROOT / "README.md").read_text()
+    [line] = re.findall(r"```sh\n(aws secretsmanager get-secret-value .*?)```", text, re.DOTALL)
+
+    assert run_script(line).stdout == f"{deployed.stack.current().text}\n"
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '{{"token": "{}"}}',
+        '{{\n  "token" : "{}",\n  "note": "a.b"\n}}',
+        '{{"a":"token","token":"{}"}}',
+    ],
+)
+def test_the_script_finds_the_token_in_an_object(
+    run_script: Script, deployed: Deployed, shape: str
+) -> None:
+    deployed.stack.put(shape.format(deployed.stack.current().text))
+
+    assert run_script().returncode == 0
+
+
+def test_the_script_tells_by_its_exit_code_what_is_wrong(
+    run_script: Script, deployed: Deployed
+) -> None:
+    raw = deployed.stack.current().text
+    failures = [
+        (1, run_script(SecretArn="no/such/secret")),
+        (1, run_script(API_BASE_URL=f"{deployed.qwen.base_url}/not-the-api")),
+        (1, run_script(API_BASE_URL="http://127.0.0.1:1")),
+        (2, run_script(SCRIPT)),
+        (2, run_script(API_BASE_URL="http://example.com")),
+    ]
+    deployed.qwen.revoke()
+    failures.append((3, run_script()))
+    for value in (raw[:-44], f'{{"note": "{raw}"}}', f'{raw}"\nurl = "http://example.com'):
+        deployed.stack.put(value)
+        failures.append((3, run_script()))
+
+    assert [done.returncode for _, done in failures] == [code for code, _ in failures]
+    for _, done in failures:
+        assert done.stdout == ""
+        assert "chats.sh: " in done.stderr
+        assert not pieces(raw) & pieces(done.stderr)
+
+
+def test_the_script_shows_no_token_in_a_trace_and_exports_none(
+    run_script: Script, deployed: Deployed
+) -> None:
+    raw = deployed.stack.current().text
+    # A caller that exports what the script's variables are called, and more than that.
+    done = run_script(f'sh -axv {SCRIPT} "$SecretArn"', token="x", secret="x")
+
+    assert done.returncode == 0
+    assert not pieces(raw) & pieces(done.stderr)
+
+
+def test_the_token_is_on_no_command_line_and_in_no_environment_meanwhile(
+    run_script: Script, deployed: Deployed
+) -> None:
+    raw = deployed.stack.current().text
+    seen: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            # curl waits for the answer, the shell for curl.
+            listed = subprocess.run(
+                ["ps", "axeww", "-o", "command"],  # noqa: S607 - wherever the system has it
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            seen.append(listed.stdout)
+            seen.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"success": true, "data": []}')
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+            """Stay silent."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        done = run_script(
+            API_BASE_URL=f"http://127.0.0.1:{server.server_port}", token="x", secret="x"
+        )
+        thread.join()
+
+    assert done.returncode == 0
+    processes, header = seen
+    assert header == f"Bearer {raw}"
+    assert "curl" in processes
+    assert "API_BASE_URL" in processes, "the environments are listed as well"
+    assert not pieces(raw) & pieces(processes)
+
+
+def test_the_script_needs_the_reader_policy(run_script: Script, deployed: Deployed) -> None:
+    cloud = deployed.stack.cloud
+    nobody = cloud.session_of_role_with("arn:aws:iam::aws:policy/AWSDenyAll")
+
+    assert run_script(**credentials(nobody)).returncode == 1
