@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Deployed
-from tests.localcloud.aws import ROOT, Cloud
+from tests.e2e.conftest import ARRIVAL, Deployed
+from tests.localcloud.aws import REGION, ROOT, Cloud
+from tests.localcloud.cloudformation import read_template, resolved
 from tests.localcloud.iam import permissions
 from tests.localcloud.qwen import ACCOUNT
 from tests.localcloud.stack import credentials
+from tests.localcloud.waiting import wait_until
 from tests.minting import pieces
 
 DAY = timedelta(days=1)
@@ -413,3 +416,185 @@ def test_the_script_needs_the_reader_policy(run_script: Script, deployed: Deploy
     nobody = cloud.session_of_role_with("arn:aws:iam::aws:policy/AWSDenyAll")
 
     assert run_script(**credentials(nobody)).returncode == 1
+
+
+# --- ecs ------------------------------------------------------------------------------------------
+
+ECS = "qwen-ecs"
+
+
+@dataclass(frozen=True)
+class Service:
+    """The example's service, deployed."""
+
+    deployed: Deployed
+
+    @property
+    def cloud(self) -> Cloud:
+        return self.deployed.stack.cloud
+
+    def role(self, logical_id: str) -> Role:
+        return Role(self.cloud, resource(self.cloud, ECS, logical_id))
+
+    def deployment(self) -> str:
+        """Return the id of the service's newest deployment."""
+        found = outputs(self.cloud, ECS)
+        [service] = client(self.cloud, "ecs").describe_services(
+            cluster=found["ClusterName"], services=[found["ServiceArn"]]
+        )["services"]
+        [newest] = [each["id"] for each in service["deployments"] if each["status"] == "PRIMARY"]
+        return str(newest)
+
+    def executions(self) -> list[Any]:
+        """Return the runs of the state machine, the newest first."""
+        found = client(self.cloud, "stepfunctions").list_executions(
+            stateMachineArn=resource(self.cloud, ECS, "Redeploy")
+        )
+        return list(found["executions"])
+
+    def container(self) -> Any:
+        """Return the task definition's container: the emulator loses where its secrets are."""
+        arn = resource(self.cloud, ECS, "TaskDefinition")
+        ecs = client(self.cloud, "ecs")
+        definition = ecs.describe_task_definition(taskDefinition=arn)["taskDefinition"]
+        [container] = definition["containerDefinitions"]
+        return container
+
+    def secrets(self, **parameters: str) -> dict[str, str]:
+        """Return where the container's secrets are, by the variable's name."""
+        template = read_template((EXAMPLES / "ecs/template.yaml").read_text())
+        [described] = self.cloud.cloudformation.describe_stacks(StackName=ECS)["Stacks"]
+        given = {each["ParameterKey"]: each["ParameterValue"] for each in described["Parameters"]}
+        [container] = resolved(
+            template["Resources"]["TaskDefinition"]["Properties"]["ContainerDefinitions"],
+            {**given, **parameters, "AWS::Region": REGION, "LogGroup": ""},
+            template["Conditions"],
+        )
+        return {each["Name"]: each["ValueFrom"] for each in container["Secrets"]}
+
+    def start_task(self, **parameters: str) -> "subprocess.Popen[str]":
+        """Do as ECS does: fetch the secrets as the execution role, run the command with them."""
+        container = self.container()
+        sts = client(self.cloud, "sts")
+        arn = f"arn:aws:iam::000000000000:role/{self.role('ExecutionRole').name}"
+        keys = sts.assume_role(RoleArn=arn, RoleSessionName="ecs")["Credentials"]
+        role = self.cloud.session_with(
+            keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"]
+        )
+        secrets = role.client("secretsmanager", endpoint_url=self.cloud.endpoint)
+        environment = {each["name"]: each["value"] for each in container["environment"]}
+        for name, value_from in self.secrets(**parameters).items():
+            # An ARN has seven parts; what may follow is a key, a label and a version.
+            parts = [*value_from.split(":"), "", "", ""]
+            text = secrets.get_secret_value(SecretId=":".join(parts[:7]))["SecretString"]
+            environment[name] = json.loads(text)[parts[7]] if parts[7] else text
+        python, *arguments = container["command"]
+        assert python == "python"
+        return subprocess.Popen(  # noqa: S603 - the example's own program
+            [sys.executable, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture(scope="module", name="deployed_service")
+def _deployed_service(session_stack: Deployed) -> Service:
+    cloud = session_stack.stack.cloud
+    subnet = client(cloud, "ec2").describe_subnets()["Subnets"][0]["SubnetId"]
+    text = talking_to(session_stack.qwen.base_url, words("ecs"))
+    typed(cloud, text.replace("subnet-…", subnet))
+    return Service(session_stack)
+
+
+@pytest.fixture(name="service")
+def _service(deployed_service: Service, deployed: Deployed) -> Service:
+    deployed.qwen.chats[ACCOUNT] = TITLES
+    return deployed_service
+
+
+def test_a_refresh_and_nothing_else_starts_the_service_anew(
+    service: Service, deployed: Deployed
+) -> None:
+    before, runs = service.deployment(), len(service.executions())
+    source, kind, secret_arn = "qwen-token-refresh", "Token Refreshed", deployed.stack.secret_arn
+    service.cloud.events.put_events(
+        Entries=[
+            {"Source": sender, "DetailType": what, "Detail": "{}", "Resources": [of]}
+            for sender, what, of in (
+                (source, kind, f"{secret_arn}x"),
+                ("another", kind, secret_arn),
+                (source, "Token Refresh Failed", secret_arn),
+            )
+        ]
+    )
+    deployed.hold(5 * DAY)
+    assert deployed.stack.invoke().result is not None, "fresh"
+    deployed.hold(2 * DAY)
+    assert deployed.stack.invoke().result is not None, "refreshed"
+
+    wait_until(
+        lambda: service.deployment() != before,
+        within=ARRIVAL,
+        expected="a new deployment",
+        seen=lambda: str(service.executions()),
+    )
+    wait_until(
+        lambda: service.executions()[0]["status"] == "SUCCEEDED",
+        within=ARRIVAL,
+        expected="the state machine to end well",
+        seen=lambda: str(service.executions()),
+    )
+    assert len(service.executions()) == runs + 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"), [("bare", "{}"), ("json", '{{"note": 1, "token": "{}"}}')]
+)
+def test_a_task_has_the_token_as_it_starts(
+    service: Service, deployed: Deployed, shape: str, text: str
+) -> None:
+    raw = deployed.hold(5 * DAY)
+    deployed.stack.put(text.format(raw))
+    with service.start_task(SecretShape=shape) as task:
+        assert task.stdout is not None
+        try:
+            assert task.stdout.readline() == "2 chats on the first page\n"
+        finally:
+            task.kill()
+
+    assert deployed.qwen.requests[-1].raw == raw
+
+
+def test_a_task_ends_when_its_token_is_refused_so_that_the_next_one_gets_another(
+    service: Service, deployed: Deployed
+) -> None:
+    raw = deployed.hold(5 * DAY)
+    deployed.qwen.revoke()
+    with service.start_task() as task:
+        out, err = task.communicate(timeout=60)
+
+    assert task.returncode == 1
+    assert "unauthorized" in err
+    assert not pieces(raw) & pieces(out + err)
+
+
+def test_a_task_needs_the_reader_policy(service: Service, deployed: Deployed) -> None:
+    role = service.role("ExecutionRole")
+    log_group = resource(service.cloud, ECS, "LogGroup")
+    assert_it_only_reads_and_logs(role, deployed, log_group)
+    with (
+        role.without(deployed.stack.outputs["ReaderPolicyArn"]),
+        pytest.raises(service.cloud.secretsmanager.exceptions.ClientError, match="AccessDenied"),
+    ):
+        service.start_task()
+
+
+def test_the_rule_may_start_one_machine_and_that_may_update_one_service(service: Service) -> None:
+    machine = resource(service.cloud, ECS, "Redeploy")
+    rule, redeploy = service.role("RuleRole"), service.role("RedeployRole")
+
+    assert (rule.attached(), redeploy.attached()) == ([], [])
+    assert rule.own() == {("states:StartExecution", machine)}
+    assert redeploy.own() == {("ecs:UpdateService", outputs(service.cloud, ECS)["ServiceArn"])}

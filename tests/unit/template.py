@@ -6,33 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
+from tests.localcloud.cloudformation import read_template
 
 type Json = Any
 
-
-class _Loader(yaml.SafeLoader):
-    """Reads CloudFormation's short forms (``!Ref x``) as their long ones (``{"Ref": "x"}``)."""
-
-
-def _intrinsic(loader: _Loader, tag: str, node: yaml.Node) -> dict[str, Json]:
-    value: Json
-    if isinstance(node, yaml.ScalarNode):
-        value = loader.construct_scalar(node)
-    elif isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    else:
-        raise TypeError(tag)
-    if tag == "GetAtt":
-        value = value.split(".", maxsplit=1)
-    return {tag if tag == "Ref" else f"Fn::{tag}": value}
-
-
-_Loader.add_multi_constructor("!", _intrinsic)
-
-TEMPLATE: Final[dict[str, Json]] = _Loader(
+TEMPLATE: Final[dict[str, Json]] = read_template(
     (Path(__file__).parents[2] / "template.yaml").read_text(encoding="utf-8")
-).get_single_data()
+)
 PARAMETERS: Final = TEMPLATE["Parameters"]
 RESOURCES: Final = TEMPLATE["Resources"]
 OUTPUTS: Final = TEMPLATE["Outputs"]
