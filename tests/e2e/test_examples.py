@@ -598,3 +598,150 @@ def test_the_rule_may_start_one_machine_and_that_may_update_one_service(service:
     assert (rule.attached(), redeploy.attached()) == ([], [])
     assert rule.own() == {("states:StartExecution", machine)}
     assert redeploy.own() == {("ecs:UpdateService", outputs(service.cloud, ECS)["ServiceArn"])}
+
+
+# --- cross-account --------------------------------------------------------------------------------
+
+READER = "111122223333"
+# Not a session of it: AWS takes the role for aws:PrincipalArn, the emulator the session.
+ROLE = f"arn:aws:iam::{READER}:role/qwen-token-reader"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the two accounts allow, as it was deployed."""
+
+    secret_arn: str
+    key_arn: str
+    secret_policy: Any
+    key_policy: Any
+    role_policy: Any
+
+    def request(self, action: str, **changes: Any) -> dict[str, Any]:
+        """Return a request of the reader, as Secrets Manager makes it for a read."""
+        of_key = action.startswith("kms:")
+        return {
+            "principal": ROLE,
+            "action": action,
+            "resource": self.key_arn if of_key else self.secret_arn,
+            "resource_policy": self.key_policy if of_key else self.secret_policy,
+            "policies": [self.role_policy],
+            "context": {
+                "kms:ViaService": f"secretsmanager.{REGION}.amazonaws.com",
+                "kms:EncryptionContext:SecretARN": self.secret_arn,
+            },
+            **changes,
+        }
+
+
+def allowed(*requests: dict[str, Any]) -> list[bool]:
+    """Ask the emulator's IAM."""
+    done = subprocess.run(  # noqa: S603 - our own program
+        [ROOT / ".tools/cloud/bin/python", ROOT / "tests/localcloud/judge.py"],
+        input=json.dumps(requests),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    verdicts: list[bool] = json.loads(done.stdout)
+    return verdicts
+
+
+@pytest.fixture(scope="module", name="agreement")
+def _agreement(session_stack: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Agreement:
+    stack = session_stack.stack
+    cloud, secret_arn = stack.cloud, stack.secret_arn
+
+    # The emulator knows no resource policies in templates: that resource is left out.
+    text = (EXAMPLES / "cross-account/owner.yaml").read_text()
+    without = tmp_path_factory.mktemp("cross-account") / "owner.yaml"
+    without.write_text(re.sub(r"(?ms)^  SecretPolicy:$.*?(?=^Outputs:)", "", text))
+    begin = "sam deploy --template-file examples/cross-account/"
+    owner = words("cross-account", f"{begin}owner.yaml")
+    typed(cloud, owner.replace("examples/cross-account/owner.yaml", str(without)))
+    key_arn = outputs(cloud, "qwen-reader-access")["KeyArn"]
+    key_policy = client(cloud, "kms").get_key_policy(KeyId=key_arn, PolicyName="default")["Policy"]
+    values = {
+        "SecretArn": secret_arn,
+        "ReaderAccountId": READER,
+        "ReaderRoleName": "qwen-token-reader",
+        "AWS::Partition": "aws",
+    }
+    secret_policy = resolved(
+        read_template(text)["Resources"]["SecretPolicy"]["Properties"]["ResourcePolicy"], values, {}
+    )
+
+    # In the other account, whose shell does not see this account's stack.
+    reader = words("cross-account", f"{begin}reader.yaml").replace("arn:aws:kms:…", key_arn)
+    in_it = {"AWS_ACCESS_KEY_ID": READER}
+    done = cloud.typed(reader, SecretArn=secret_arn, **in_it)
+    assert done.returncode == 0, done.stdout + done.stderr
+    iam: Any = cloud.session_with(READER, "test").client("iam", endpoint_url=cloud.endpoint)
+    [policy] = iam.list_role_policies(RoleName="qwen-token-reader")["PolicyNames"]
+    role_policy = iam.get_role_policy(RoleName="qwen-token-reader", PolicyName=policy)
+    return Agreement(
+        secret_arn, key_arn, secret_policy, json.loads(key_policy), role_policy["PolicyDocument"]
+    )
+
+
+def test_the_role_of_the_other_account_may_read_and_nothing_else(agreement: Agreement) -> None:
+    reads = [READ, "secretsmanager:DescribeSecret", "kms:Decrypt"]
+    others = [
+        "secretsmanager:PutSecretValue",
+        "secretsmanager:UpdateSecretVersionStage",
+        "secretsmanager:PutResourcePolicy",
+        "secretsmanager:DeleteSecret",
+        "kms:GenerateDataKey",
+        "kms:PutKeyPolicy",
+        "kms:CreateGrant",
+    ]
+
+    verdicts = allowed(*(agreement.request(action) for action in [*reads, *others]))
+
+    assert verdicts == [True] * len(reads) + [False] * len(others)
+
+
+@pytest.mark.parametrize("action", [READ, "kms:Decrypt"])
+def test_both_accounts_must_agree(agreement: Agreement, action: str) -> None:
+    verdicts = allowed(
+        agreement.request(action),
+        agreement.request(action, policies=[]),
+        agreement.request(action, resource_policy=""),
+        agreement.request(action, principal=f"arn:aws:iam::{READER}:role/another"),
+        agreement.request(action, principal=f"{ROLE}-too"),
+        agreement.request(action, principal=ROLE.replace(READER, "444455556666")),
+    )
+
+    assert verdicts == [True, False, False, False, False, False]
+
+
+def test_the_key_opens_this_secret_only_and_only_for_secrets_manager(agreement: Agreement) -> None:
+    right = agreement.request("kms:Decrypt")
+    context = right["context"]
+    verdicts = allowed(
+        right,
+        {**right, "context": {}},
+        {**right, "context": {**context, "kms:ViaService": f"s3.{REGION}.amazonaws.com"}},
+        {**right, "context": {**context, "kms:EncryptionContext:SecretARN": "another"}},
+    )
+
+    assert verdicts == [True, False, False, False]
+
+
+def test_the_stack_goes_on_keeping_the_token_under_the_secrets_policy(
+    agreement: Agreement, deployed: Deployed
+) -> None:
+    secrets = deployed.stack.cloud.secretsmanager
+    secrets.put_resource_policy(
+        SecretId=agreement.secret_arn,
+        ResourcePolicy=json.dumps(agreement.secret_policy),
+        BlockPublicPolicy=True,
+    )
+    try:
+        deployed.hold(2 * DAY)
+        result = deployed.stack.invoke().result
+    finally:
+        secrets.delete_resource_policy(SecretId=agreement.secret_arn)
+
+    assert result is not None
+    assert result["outcome"] == "refreshed"
