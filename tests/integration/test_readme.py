@@ -16,11 +16,8 @@ from tests.localcloud.qwen import ACCOUNT, FakeQwen
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-SNIPPETS = [
-    snippet
-    for snippet in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    if "from qwen_token" in snippet
-]
+ALL = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+SNIPPETS = [snippet for snippet in ALL if "from qwen_token" in snippet]
 FROM_A_SECRET = [snippet for snippet in SNIPPETS if "qwen/token" in snippet]
 
 
@@ -85,3 +82,13 @@ def test_the_snippet_with_a_manager_keeps_the_token_in_a_file(cloud: Cloud, tmp_
             assert run(snippet, cloud, "", qwen.base_url, typed=raw) == said
     stored = (tmp_path / "token").read_text()
     assert [request.raw for request in qwen.requests] == [raw, stored]
+
+
+def test_the_snippet_without_the_layer_returns_the_token(
+    cloud: Cloud, secrets: "SecretsManagerClient", qwen: FakeQwen
+) -> None:
+    [snippet] = [snippet for snippet in ALL if "qwen_token" not in snippet]
+    raw, secret_id = qwen.mint(), f"test/{uuid.uuid4()}"
+    secrets.create_secret(Name=secret_id, SecretString=raw)
+
+    assert run(f"{snippet}\nprint(token())", cloud, secret_id, qwen.base_url) == f"{raw}\n"
