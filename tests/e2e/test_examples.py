@@ -250,6 +250,19 @@ def test_the_function_shows_no_token_when_it_fails(function: Function) -> None:
         assert not pieces(raw.partition(".")[2]) & pieces(json.dumps(answer) + function.log())
 
 
+def test_the_function_in_node_does_not_let_the_parser_quote_the_secret(
+    deployed_functions: Mapping[str, Function], deployed: Deployed
+) -> None:
+    function = deployed_functions["node-lambda"]
+    raw = deployed.hold(5 * DAY)
+    function.run()
+    deployed.qwen.revoke()
+
+    for value in (f'{{"token": {raw}}}', f'{{"token": "{raw}" "}}', '{"token": null}'):
+        deployed.stack.put(value)
+        assert function.run()[0]["errorMessage"] == "the secret holds no token"
+
+
 def test_the_function_may_read_the_secret_and_nothing_else(function: Function) -> None:
     assert_it_only_reads_and_logs(function.role, function.deployed, function.log_group)
 
@@ -573,7 +586,10 @@ def test_a_task_ends_when_its_token_is_refused_so_that_the_next_one_gets_another
     raw = deployed.hold(5 * DAY)
     deployed.qwen.revoke()
     with service.start_task() as task:
-        out, err = task.communicate(timeout=60)
+        try:
+            out, err = task.communicate(timeout=20)
+        finally:
+            task.kill()
 
     assert task.returncode == 1
     assert "unauthorized" in err
@@ -696,9 +712,13 @@ def test_the_role_of_the_other_account_may_read_and_nothing_else(agreement: Agre
         "kms:CreateGrant",
     ]
 
-    verdicts = allowed(*(agreement.request(action) for action in [*reads, *others]))
-
-    assert verdicts == [True] * len(reads) + [False] * len(others)
+    # By what both allow; and by what each allows, were the other to allow everything.
+    everything = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "*", "Resource": "*"}
+    policy = {"Version": "2012-10-17", "Statement": [everything]}
+    changes: list[dict[str, Any]] = [{}, {"policies": [policy]}, {"resource_policy": policy}]
+    for change in changes:
+        verdicts = allowed(*(agreement.request(action, **change) for action in [*reads, *others]))
+        assert verdicts == [True] * len(reads) + [False] * len(others)
 
 
 @pytest.mark.parametrize("action", [READ, "kms:Decrypt"])

@@ -27,7 +27,7 @@ def _get(path: str) -> Any:
 
 @cache
 def _session() -> requests.Session:
-    """Return one session for all requests: the secret is read at most once in five minutes."""
+    """Return one session for all requests: it keeps the connection, and the copy of the token."""
     session = requests.Session()
     session.auth = QwenAuth.from_secret(
         os.environ["SECRET_ID"], base_url=os.environ["API_BASE_URL"]
