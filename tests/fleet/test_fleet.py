@@ -3,6 +3,8 @@
 import json
 import threading
 
+import pytest
+
 from tests.localcloud import qwen as scenarios
 from tests.localcloud.fleet import DAY, SOON, Fleet
 from tests.localcloud.qwen import Reply, Request, Scenario
@@ -188,7 +190,7 @@ def test_a_fleet_too_large_for_one_invocation_is_looked_through_to_its_end(fleet
     assert (ended["queued"], ended["skipped"]) == (1, 101)
 
 
-def test_the_fleets_alarms_go_off_and_are_over(fleet: Fleet) -> None:
+def test_a_token_of_the_fleet_that_is_about_to_expire_raises_its_alarm(fleet: Fleet) -> None:
     fleet.add("dying", left=DAY / 2)
     fleet.qwen.revoke("dying")
 
@@ -196,9 +198,9 @@ def test_the_fleets_alarms_go_off_and_are_over(fleet: Fleet) -> None:
     fleet.drain()
     assert fleet.stack.alarms()["fleet-token-expiring"] == "ALARM"
 
-    alarms = [each for each in fleet.stack.notifications() if each.is_alarm]
-    assert "pool-fleet-token-expiring" in {each.document["AlarmName"] for each in alarms}
-    assert "--fleet" in alarms[0].document["AlarmDescription"]
+    alarms = [each.document for each in fleet.stack.notifications() if each.is_alarm]
+    told = {alarm["AlarmName"]: alarm["AlarmDescription"] for alarm in alarms}
+    assert "make status STACK=pool ARGS=--fleet" in told["pool-fleet-token-expiring"]
 
 
 def test_the_schedule_runs_dispatch(fleet: Fleet) -> None:
@@ -212,3 +214,32 @@ def test_the_schedule_runs_dispatch(fleet: Fleet) -> None:
 def test_the_keepers_own_secret_is_none_of_the_fleets(fleet: Fleet) -> None:
     fleet.stack.put(fleet.qwen.mint(lifetime=DAY))
     assert fleet.sweep()["seen"] == 0
+
+
+@pytest.mark.parametrize(
+    ("alarm", "metric", "queue", "bad"),
+    [
+        (
+            "fleet-dead-letters",
+            "ApproximateNumberOfMessagesVisible",
+            "FleetDeadLetterQueueUrl",
+            1,
+        ),
+        ("fleet-queue-old", "ApproximateAgeOfOldestMessage", "FleetQueueUrl", 3601),
+    ],
+)
+def test_what_sqs_measures_of_the_queues_raises_alarms(
+    alarm: str, metric: str, queue: str, bad: float, fleet: Fleet
+) -> None:
+    # As SQS would: the emulator's does not measure its queues.
+    [measured] = fleet.cloud.cloudwatch.describe_alarms(AlarmNames=[f"pool-{alarm}"])[
+        "MetricAlarms"
+    ]
+    name = fleet.stack.outputs[queue].rpartition("/")[2]
+    assert (measured["Namespace"], measured["MetricName"]) == ("AWS/SQS", metric)
+    assert measured["Dimensions"] == [{"Name": "QueueName", "Value": name}]
+
+    fleet.measure(metric, queue=name, value=bad)
+    assert fleet.stack.alarms()[alarm] == "ALARM"
+    told = [each.document for each in fleet.stack.notifications() if each.is_alarm]
+    assert f"pool-{alarm}" in [each["AlarmName"] for each in told]

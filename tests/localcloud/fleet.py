@@ -121,6 +121,19 @@ class Fleet:
             seen=lambda: str(self.queued()),
         )
 
+    def measure(self, metric: str, *, queue: str, value: float) -> None:
+        """Put a metric of a queue, as SQS does and the emulator's does not."""
+        self.cloud.cloudwatch.put_metric_data(
+            Namespace="AWS/SQS",
+            MetricData=[
+                {
+                    "MetricName": metric,
+                    "Dimensions": [{"Name": "QueueName", "Value": queue}],
+                    "Value": value,
+                }
+            ],
+        )
+
     @contextmanager
     def one_page_an_invocation(self) -> Iterator[None]:
         """Give dispatch a timeout that leaves no time for a second page."""
