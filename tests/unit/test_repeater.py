@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from qwen_token.repeater import Repeater, elapsed, wait
+from qwen_token.manager.repeater import Repeater, elapsed, wait
 
 SOON = 20.0
 MINUTE = timedelta(minutes=1)

@@ -618,7 +618,7 @@ HEAVY = "{'boto3', 'botocore', 'requests', 'urllib3', 'httpx', 'jwt', 'rich'}"
         ("from qwen_token import SharedToken; SharedToken('qwen/token')", "[]"),
         ("from qwen_token import Token, decode_token", "['jwt']"),
         ("from qwen_token import QwenAuth", "['requests', 'urllib3']"),
-        ("import qwen_token.manager", "['jwt']"),
+        ("import qwen_token.manager.token_manager", "['jwt']"),
         ("from qwen_token import TokenManager; TokenManager.from_secret('qwen/token')", "['jwt']"),
     ],
 )

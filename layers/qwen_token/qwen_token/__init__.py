@@ -30,22 +30,22 @@ from .errors import (
 if TYPE_CHECKING:
     from .auth import QwenAuth
     from .client import QwenClient
-    from .local_store import FileStore, MemoryStore, TokenStore
-    from .manager import TokenManager
+    from .manager.local_store import FileStore, MemoryStore, TokenStore
+    from .manager.token_manager import TokenManager
     from .source import SharedToken
     from .tokens import Token, TokenInfo, decode_token
 
 # Where each name lives that is imported when it is first asked for.
 _MODULES: Final = {
-    "FileStore": ".local_store",
-    "MemoryStore": ".local_store",
+    "FileStore": ".manager.local_store",
+    "MemoryStore": ".manager.local_store",
     "QwenAuth": ".auth",
     "QwenClient": ".client",
     "SharedToken": ".source",
     "Token": ".tokens",
     "TokenInfo": ".tokens",
-    "TokenManager": ".manager",
-    "TokenStore": ".local_store",
+    "TokenManager": ".manager.token_manager",
+    "TokenStore": ".manager.local_store",
     "decode_token": ".tokens",
 }
 

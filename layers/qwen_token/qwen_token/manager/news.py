@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .errors import ConfigError
+from qwen_token.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 

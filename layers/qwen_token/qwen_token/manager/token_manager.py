@@ -11,9 +11,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
 
-from . import repeater
-from .bearer import BASE_URL, Origin
-from .errors import (
+from qwen_token.bearer import BASE_URL, Origin
+from qwen_token.errors import (
     ConfigError,
     QwenTokenError,
     StoreError,
@@ -22,22 +21,24 @@ from .errors import (
     TokenRejectedError,
     WrongAccountError,
 )
-from .fork import renew_after_fork
-from .keeper import Keeper
+from qwen_token.fork import renew_after_fork
+from qwen_token.keeper import Keeper
+from qwen_token.policy import Severity, TokenState, assess, expires_later, pause_after, severity
+from qwen_token.source import secret_store
+from qwen_token.tokens import Token, TokenInfo, decode_token
+from qwen_token.value import Held
+
+from . import repeater
 from .local_store import MemoryStore
 from .news import News, place
-from .policy import Severity, TokenState, assess, expires_later, pause_after, severity
 from .repeater import Repeater
 from .shelf import Shelf, Store
-from .source import secret_store
-from .tokens import Token, TokenInfo, decode_token
-from .value import Held
 
 # requests, and all that comes with it, is imported by the first refresh and not before.
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-    from .api import QwenApi
+    from qwen_token.api import QwenApi
 
 _NOTHING: Final = timedelta(0)
 # How often a token that is due is looked for in the store, for one that somebody else put there.
@@ -454,7 +455,7 @@ class TokenManager:
         return None
 
     def _api(self) -> "QwenApi":
-        from .api import QwenApi  # noqa: PLC0415
+        from qwen_token.api import QwenApi  # noqa: PLC0415
 
         return QwenApi(self._base_url)
 

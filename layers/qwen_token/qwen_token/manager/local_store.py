@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from .errors import FileStoreError, TokenMalformedError, TokenMissingError
-from .policy import expires_later
-from .tokens import Token
-from .value import Held, parse, rendered
+from qwen_token.errors import FileStoreError, TokenMalformedError, TokenMissingError
+from qwen_token.policy import expires_later
+from qwen_token.tokens import Token
+from qwen_token.value import Held, parse, rendered
 
 # As Secrets Manager's own limit.
 _MOST_BYTES: Final = 64 * 1024

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
-from . import keeper
-from .errors import StoreError
-from .policy import expires_later
-from .tokens import Token
-from .value import Held
+from qwen_token import keeper
+from qwen_token.errors import StoreError
+from qwen_token.policy import expires_later
+from qwen_token.tokens import Token
+from qwen_token.value import Held
 
 # In the place of a version's id: the version was never written.
 _UNWRITTEN: Final = ""
