@@ -1,6 +1,10 @@
-"""The store against Secrets Manager on the embedded AWS: what is written, under which label."""
+"""The store against a secret, embedded and simulated: what is written, and under which label.
+
+That the store finds no difference is what ``tests/simulation`` rests on.
+"""
 
 import json
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -11,7 +15,10 @@ import pytest
 from qwen_token import StoreError, TokenMalformedError, TokenMissingError
 from qwen_token.store import AWS_CONFIG, SecretStore
 from qwen_token.value import Held
+from tests.localcloud.aws import Cloud
+from tests.localcloud.relay import Answer, Call, CarryOut
 from tests.minting import token
+from tests.simulation.secret import SimulatedSecret
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -26,11 +33,10 @@ NEWER = token(left=8 * DAY, now=NOW)
 class Secret:
     """A new secret, and what a reader and an auditor see of it."""
 
-    def __init__(self, client: "SecretsManagerClient", value: str | None) -> None:
-        given = {} if value is None else {"SecretString": value}
+    def __init__(self, client: "SecretsManagerClient", arn: str) -> None:
         self.client = client
-        self.arn = client.create_secret(Name=f"test/{uuid.uuid4()}", **given)["ARN"]  # type: ignore[arg-type]
-        self.store = SecretStore(client, self.arn)
+        self.arn = arn
+        self.store = SecretStore(client, arn)
 
     def labels(self) -> dict[str, set[str]]:
         described = self.client.describe_secret(SecretId=self.arn)
@@ -45,9 +51,22 @@ class Secret:
         return held
 
 
-@pytest.fixture(name="new_secret")
-def _new_secret(secrets: "SecretsManagerClient") -> Any:
-    return lambda value=None: Secret(secrets, value)
+def simulated(_request: pytest.FixtureRequest, value: str | None) -> Secret:
+    secret: Any = SimulatedSecret()
+    if value is not None:
+        secret.put_secret_value(SecretId=secret.arn, SecretString=value)
+    return Secret(secret, secret.arn)
+
+
+def emulated(request: pytest.FixtureRequest, value: str | None) -> Secret:
+    client: SecretsManagerClient = request.getfixturevalue("secrets")
+    given: Any = {} if value is None else {"SecretString": value}
+    return Secret(client, client.create_secret(Name=f"test/{uuid.uuid4()}", **given)["ARN"])
+
+
+@pytest.fixture(name="new_secret", params=[simulated, emulated], ids=["simulated", "emulated"])
+def _new_secret(request: pytest.FixtureRequest) -> Any:
+    return lambda value=None: request.param(request, value)
 
 
 def test_a_bare_token_is_read_with_its_version(new_secret: Any) -> None:
@@ -61,25 +80,39 @@ def test_a_secret_without_a_value_reads_as_none(new_secret: Any) -> None:
     assert new_secret().store.read() is None
 
 
+EMPTY = "the stored value is empty"
+NO_KEY = "the stored JSON object has no key 'token', or an empty one"
+NO_STRING = "the key 'token' of the stored JSON object is no string"
+NO_JWT = "the value is not a JWT: .*"
+
+
 @pytest.mark.parametrize(
-    ("value", "kind"),
+    ("value", "kind", "said"),
     [
-        pytest.param(" ", TokenMissingError, id="a blank"),
-        pytest.param('{"note": 1}', TokenMissingError, id="an object without a token"),
-        pytest.param('{"token": ""}', TokenMissingError, id="an object with an empty token"),
-        pytest.param('{"token": null}', TokenMissingError, id="an object with a null token"),
-        pytest.param('{"token": 7}', TokenMalformedError, id="a token that is a number"),
-        pytest.param('{"token": "abc"}', TokenMalformedError, id="a token that is no JWT"),
-        pytest.param('{"token": ', TokenMalformedError, id="half an object"),
-        pytest.param("hunter2", TokenMalformedError, id="something else entirely"),
-        pytest.param("[" * 20_000, TokenMalformedError, id="deep nesting"),
+        pytest.param(" ", TokenMissingError, EMPTY, id="a blank"),
+        pytest.param('{"note": 1}', TokenMissingError, NO_KEY, id="an object without a token"),
+        pytest.param(
+            '{"token": ""}', TokenMissingError, NO_KEY, id="an object with an empty token"
+        ),
+        pytest.param(
+            '{"token": " "}', TokenMissingError, NO_KEY, id="an object with a blank token"
+        ),
+        pytest.param(
+            '{"token": null}', TokenMissingError, NO_KEY, id="an object with a null token"
+        ),
+        pytest.param('{"token": 7}', TokenMalformedError, NO_STRING, id="a token that is a number"),
+        pytest.param('{"token": "abc"}', TokenMalformedError, NO_JWT, id="a token that is no JWT"),
+        pytest.param('{"token": ', TokenMalformedError, NO_JWT, id="half an object"),
+        pytest.param("hunter2", TokenMalformedError, NO_JWT, id="something else entirely"),
+        pytest.param("[" * 20_000, TokenMalformedError, NO_JWT, id="deep nesting"),
     ],
 )
 def test_a_value_that_holds_no_token_is_told_apart(
-    new_secret: Any, value: str, kind: type[Exception]
+    new_secret: Any, value: str, kind: type[Exception], said: str
 ) -> None:
-    with pytest.raises(kind):
+    with pytest.raises(kind) as caught:
         new_secret(value).store.read()
+    assert re.fullmatch(said, str(caught.value))
 
 
 def test_a_binary_value_is_malformed(secrets: "SecretsManagerClient") -> None:
@@ -129,6 +162,8 @@ def test_a_json_object_keeps_its_other_keys_and_gets_the_expiry(new_secret: Any)
         "token": NEW.raw,
         "expires_at": int(NEW.expires_at.timestamp()),
     }
+    # As people wrote it, not as JSON could write it, too.
+    assert "für immer" in secret.value()
 
 
 def test_a_pasted_form_becomes_the_plain_token_at_the_first_write(new_secret: Any) -> None:
@@ -197,6 +232,20 @@ def test_the_alternatives_are_the_staged_and_the_previous_token_of_the_same_acco
 
     assert [held.version_id for held in found] == [staged.version_id, first.version_id]
     assert [held.token for held in found] == [NEWER, OLD]
+
+
+def test_neither_what_is_current_nor_what_has_a_label_of_somebodys_own_is_an_alternative(
+    new_secret: Any,
+) -> None:
+    secret = new_secret(OLD.raw)
+    first = secret.read()
+    secret.client.put_secret_value(
+        SecretId=secret.arn, SecretString=NEWER.raw, VersionStages=["MINE"]
+    )
+    # It keeps the label that it was staged under.
+    current = secret.store.promote(secret.store.stage(NEW, over=first), over=first)
+
+    assert secret.store.alternatives(to=current) == [first]
 
 
 def test_an_alternative_with_the_value_that_staging_would_write_is_adopted_as_it_is(
@@ -279,6 +328,32 @@ def test_a_person_can_put_a_token_in(new_secret: Any, before: str | None, after:
     assert secret.read() == held
 
 
+def test_a_put_whose_answer_was_lost_is_sent_again_and_adds_one_version(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puts: list[Call] = []
+
+    def lose_the_first_answer(call: Call, carry_out: CarryOut) -> Answer | None:
+        answer = carry_out()
+        if call.operation == "secretsmanager:PutSecretValue":
+            puts.append(call)
+        return None if len(puts) == 1 else answer
+
+    client = cloud.session.client("secretsmanager", endpoint_url=cloud.relay.url, config=AWS_CONFIG)
+    arn = client.create_secret(Name=f"test/{uuid.uuid4()}", SecretString=OLD.raw)["ARN"]
+    secret = Secret(client, arn)
+    held = secret.read()
+    monkeypatch.setattr(cloud.relay, "gate", lose_the_first_answer)
+
+    staged = secret.store.stage(NEW, over=held)
+
+    assert len(puts) == 2
+    assert secret.labels() == {
+        held.version_id: {"AWSCURRENT"},
+        staged.version_id: {"QWEN_PENDING"},
+    }
+
+
 def test_a_secret_that_does_not_exist_is_a_failure_of_the_store(
     secrets: "SecretsManagerClient",
 ) -> None:
@@ -286,11 +361,13 @@ def test_a_secret_that_does_not_exist_is_a_failure_of_the_store(
         SecretStore(secrets, "no/such/secret").read()
 
 
-def test_a_secret_that_is_being_deleted_is_a_failure_of_the_store(new_secret: Any) -> None:
-    secret = new_secret(OLD.raw)
-    secret.client.delete_secret(SecretId=secret.arn)
+def test_a_secret_that_is_being_deleted_is_a_failure_of_the_store(
+    secrets: "SecretsManagerClient",
+) -> None:
+    arn = secrets.create_secret(Name=f"test/{uuid.uuid4()}", SecretString=OLD.raw)["ARN"]
+    secrets.delete_secret(SecretId=arn)
     with pytest.raises(StoreError, match="InvalidRequestException"):
-        secret.store.read()
+        SecretStore(secrets, arn).read()
 
 
 def test_an_aws_that_is_not_there_is_a_failure_of_the_store() -> None:

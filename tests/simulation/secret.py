@@ -106,4 +106,8 @@ class SimulatedSecret:
 
 def _refused(operation: str, code: str) -> ClientError:
     kind = _NotFoundError if code == "ResourceNotFoundException" else ClientError
-    return kind({"Error": {"Code": code, "Message": "simulated"}}, operation)
+    refused: Any = {
+        "Error": {"Code": code, "Message": "simulated"},
+        "ResponseMetadata": {"HTTPStatusCode": 400},
+    }
+    return kind(refused, operation)

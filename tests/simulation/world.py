@@ -284,7 +284,11 @@ class World:
             raise _DeathError
         if name in {"refresh", "verify"}:
             raise Outage.DOWN.error()
-        raise ClientError({"Error": {"Code": "InternalServiceError"}}, name)
+        failed: Any = {
+            "Error": {"Code": "InternalServiceError"},
+            "ResponseMetadata": {"HTTPStatusCode": 500},
+        }
+        raise ClientError(failed, name)
 
     # --- the owner's inbox, and the bus -----------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """The secret in Secrets Manager: read it, stage a successor, promote it as compare-and-swap."""
 
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -21,6 +20,7 @@ from .value import Held, parse, rendered
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_secretsmanager.type_defs import GetSecretValueResponseTypeDef
 
 CURRENT: Final = "AWSCURRENT"
 PREVIOUS: Final = "AWSPREVIOUS"
@@ -63,9 +63,7 @@ class SecretStore:
         """
         with translated(f"read the secret {self.secret_id}"):
             try:
-                response = self._client.get_secret_value(
-                    SecretId=self.secret_id, VersionStage=CURRENT
-                )
+                response = self._get_current()
             except self._client.exceptions.ResourceNotFoundException:
                 # Either there is no value or no secret: describing it tells which.
                 if self._never_had_a_value():
@@ -97,10 +95,7 @@ class SecretStore:
         """
         with translated("put the token in"):
             try:
-                response = self._client.get_secret_value(
-                    SecretId=self.secret_id, VersionStage=CURRENT
-                )
-                text = response.get("SecretString", "")
+                text = _text(self._get_current())
             except self._client.exceptions.ResourceNotFoundException:
                 text = ""
             return self._write(token, over=text, label=CURRENT)
@@ -122,7 +117,7 @@ class SecretStore:
             current = self.read()
             if current is None or current.version_id == over.version_id:
                 raise _store_error("promote the new token", error) from error
-            return staged if current.version_id == staged.version_id else current
+            return current
         return staged
 
     def alternatives(self, *, to: Held) -> list[Held]:
@@ -143,14 +138,14 @@ class SecretStore:
             ]
         return sorted(found, key=lambda held: held.token.expires_at, reverse=True)
 
+    def _get_current(self) -> "GetSecretValueResponseTypeDef":
+        return self._client.get_secret_value(SecretId=self.secret_id, VersionStage=CURRENT)
+
     def _write(self, token: Token, *, over: str, label: str) -> Held:
         text = rendered(token, over=over)
+        # botocore names a ClientRequestToken, the same in each attempt: a retry adds no version.
         response = self._client.put_secret_value(
-            SecretId=self.secret_id,
-            # The same in each of botocore's attempts, so that a retry adds no version.
-            ClientRequestToken=str(uuid.uuid4()),
-            SecretString=text,
-            VersionStages=[label],
+            SecretId=self.secret_id, SecretString=text, VersionStages=[label]
         )
         return Held(token, response["VersionId"], text)
 
@@ -167,6 +162,12 @@ class SecretStore:
         return len(described.get("VersionIdsToStages", {})) <= 1
 
 
+def _text(answer: Mapping[str, Any]) -> str:
+    """Return the value, an empty text where it is binary or there is none."""
+    text: str = answer.get("SecretString", "")
+    return text
+
+
 def held_in(answer: Mapping[str, Any]) -> Held:
     """Read what Secrets Manager answers of one version, when asked for a value.
 
@@ -178,7 +179,7 @@ def held_in(answer: Mapping[str, Any]) -> Held:
     """
     if "SecretBinary" in answer:
         raise TokenMalformedError("the secret's value is binary: store it as a string")
-    return parse(answer.get("SecretString", ""), answer["VersionId"])
+    return parse(_text(answer), answer["VersionId"])
 
 
 @contextmanager
@@ -193,6 +194,7 @@ def translated(step: str) -> Iterator[None]:
 def _store_error(step: str, error: BotoCoreError | ClientError) -> StoreError:
     """Name the step and AWS's code; AWS's message stays in the cause."""
     if isinstance(error, ClientError):
+        # botocore's own say both; those that a service's tests make up may not.
         code = error.response.get("Error", {}).get("Code", "unknown")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         may_pass = code in _PASSING_CODES or status >= HTTPStatus.INTERNAL_SERVER_ERROR
