@@ -70,6 +70,8 @@ def test_a_server_with_a_certificate_of_its_own_gets_the_token(authority: trustm
         QwenApi(url).refresh(HELD, within=BRIEF)
 
     assert set(tokens) == {f"Bearer {HELD.raw}"}
+    # It failed, and was asked again.
+    assert len(tokens) == 2
 
 
 @pytest.mark.usefixtures("authority")

@@ -2,11 +2,17 @@
 
 import gzip
 import json
+import random
 import socket
+import struct
+import threading
 import time
-from contextlib import suppress
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -40,6 +46,11 @@ def failure(*scripts: Script, within: timedelta = AMPLE) -> QwenTokenError:
     with wire(*scripts) as server, pytest.raises(UpstreamError) as caught:
         refresh(server.base_url, within=within)
     return caught.value
+
+
+def senders() -> list[threading.Thread]:
+    """Return the threads of all calls that go on."""
+    return [each for each in threading.enumerate() if each.name == "qwen-token-exchange"]
 
 
 def test_the_token_goes_as_bearer_to_the_path_with_the_slash() -> None:
@@ -120,10 +131,25 @@ def test_the_endless_body_of_a_reply_that_is_tried_again_is_not_read_either() ->
         assert refresh(server.base_url) == SUCCESSOR
 
 
-def test_a_compressed_bomb_is_refused_before_it_is_unpacked() -> None:
-    bomb = gzip.compress(b" " * (256 * 1024 * 1024), compresslevel=1)
-    error = failure(reply("200 OK", bomb, "Content-Encoding: gzip"))
-    assert "longer than" in str(error)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_compressed_bomb_is_refused_before_it_is_unpacked(times: int) -> None:
+    bomb = b" " * (256 * 1024 * 1024)
+    for _ in range(times):
+        bomb = gzip.compress(bomb, compresslevel=1)
+    answer = reply("200 OK", bomb, f"Content-Encoding: {', '.join(['gzip'] * times)}")
+    tracemalloc.start()
+    try:
+        assert "longer than" in str(failure(answer))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 16 * 1024 * 1024
+
+
+def test_what_is_compressed_though_nobody_asked_for_it_is_read() -> None:
+    answer = reply("200 OK", gzip.compress(GOOD_BODY), "Content-Encoding: gzip")
+    with wire(answer) as server:
+        assert refresh(server.base_url) == SUCCESSOR
 
 
 def test_a_body_that_drips_is_cut_off_in_time() -> None:
@@ -157,6 +183,81 @@ def test_a_server_that_is_silent_is_cut_off_in_time() -> None:
         connection.recv(1)
 
     assert isinstance(failure(wait, within=timedelta(seconds=2)), UpstreamUnavailableError)
+
+
+@contextmanager
+def full_server() -> Iterator[str]:
+    """Yield the address of a server that takes no further connection, and does not say so."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as waiting:
+        address = server.getsockname()
+        with suppress(TimeoutError):
+            while True:
+                waiting.enter_context(socket.create_connection(address, timeout=0.2))
+        yield f"http://127.0.0.1:{address[1]}"
+
+
+def test_a_server_that_does_not_take_the_connection_is_not_waited_for_all_the_time() -> None:
+    started = time.monotonic()
+    with full_server() as base_url, pytest.raises(UpstreamUnavailableError) as caught:
+        refresh(base_url, within=timedelta(seconds=4.4))
+
+    assert str(caught.value) == "the API did not answer in time"
+    assert 3 <= time.monotonic() - started < 4.4
+
+
+def test_a_connection_that_does_not_stand_in_time_is_given_up_with_the_call() -> None:
+    with full_server() as base_url:
+        with pytest.raises(UpstreamUnavailableError):
+            refresh(base_url, within=timedelta(seconds=1.2))
+        for sender in senders():
+            sender.join(1)
+        assert senders() == []
+
+
+def test_a_connection_that_is_reset_is_unavailable() -> None:
+    def reset(connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    assert isinstance(failure(reset, within=timedelta(seconds=1.4)), UpstreamUnavailableError)
+
+
+def test_a_name_look_up_that_takes_too_long_is_not_waited_for_and_no_token_is_sent_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    look_up = socket.getaddrinfo
+    given_up = threading.Event()
+
+    def look_up_slowly(*question: Any) -> Any:
+        given_up.wait(10)
+        return look_up(*question)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_slowly)
+    with wire(GOOD) as server:
+        started = time.monotonic()
+        with pytest.raises(UpstreamUnavailableError) as caught:
+            refresh(server.base_url, within=timedelta(seconds=1.6))
+        took = time.monotonic() - started
+        given_up.set()
+        for sender in senders():
+            sender.join(10)
+
+    assert str(caught.value) == "the API gave no complete answer within 2 s"
+    assert took < 5
+    assert not any(b"Bearer" in request for request in server.requests)
+
+
+def test_a_call_that_is_not_waited_for_keeps_no_program_from_ending() -> None:
+    senders: list[threading.Thread] = []
+
+    def answer(connection: socket.socket) -> None:
+        senders.extend(each for each in threading.enumerate() if each.name == "qwen-token-exchange")
+        GOOD(connection)
+
+    with wire(answer) as server:
+        refresh(server.base_url)
+
+    assert {each.daemon for each in senders} == {True}
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
@@ -216,6 +317,8 @@ def test_a_status_that_stays_is_not_tried_again(status: int) -> None:
 
 
 def test_each_wait_for_another_attempt_is_longer_than_the_one_before() -> None:
+    # The draws after this seed are all above 0.4.
+    random.seed(92)
     arrivals: list[float] = []
 
     def busy(connection: socket.socket) -> None:
@@ -226,8 +329,27 @@ def test_each_wait_for_another_attempt_is_longer_than_the_one_before() -> None:
 
     waits = [later - earlier for earlier, later in pairwise(arrivals)]
     # Half a second, doubled each time from the second on, and up to half a second at random.
-    for wait, least in zip(waits, [0.0, 1.0, 2.0], strict=True):
+    for wait, least in zip(waits, [0.0, 1.2, 2.2], strict=True):
         assert least <= wait < least + 0.5 + 1
+
+
+def test_where_there_is_no_time_for_a_wait_and_an_attempt_there_is_none() -> None:
+    # A wait of at most half a second, and an attempt of at least one.
+    with wire(reply("503 Busy")) as server, pytest.raises(UpstreamUnavailableError):
+        refresh(server.base_url, within=timedelta(seconds=1.4))
+    assert len(server.requests) == 1
+
+
+def test_a_wait_that_would_leave_too_little_time_for_an_attempt_is_not_begun() -> None:
+    slow = reply("429 Slow", b"", "Retry-After: 2")
+    with wire(slow) as server, pytest.raises(RateLimitedError):
+        refresh(server.base_url, within=timedelta(seconds=2.8))
+    assert len(server.requests) == 1
+
+
+def test_a_second_is_enough_for_a_call() -> None:
+    with wire(GOOD) as server:
+        assert refresh(server.base_url, within=timedelta(seconds=1)) == SUCCESSOR
 
 
 def test_a_failure_that_passes_is_outlived() -> None:
@@ -236,8 +358,17 @@ def test_a_failure_that_passes_is_outlived() -> None:
     assert len(server.requests) == 3
 
 
-def test_a_server_that_stays_down_is_asked_four_times_and_no_more() -> None:
-    with wire(reply("502 Bad Gateway")) as server, pytest.raises(UpstreamUnavailableError):
+@pytest.mark.parametrize(
+    ("down", "said"),
+    [
+        pytest.param(reply("502 Bad Gateway"), "the API failed", id="fails"),
+        pytest.param(
+            raw(b""), "the API could not be reached, or broke off: ConnectionError", id="breaks off"
+        ),
+    ],
+)
+def test_a_server_that_stays_down_is_asked_four_times_and_no_more(down: Script, said: str) -> None:
+    with wire(down) as server, pytest.raises(UpstreamUnavailableError, match=said):
         refresh(server.base_url)
     assert len(server.requests) == 4
 

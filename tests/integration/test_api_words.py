@@ -7,7 +7,7 @@ from email.utils import format_datetime
 import pytest
 
 from qwen_token import QwenTokenError, RateLimitedError, Token
-from qwen_token.api import QwenApi
+from qwen_token.api import QwenApi, _Bearer
 from tests.minting import ACCOUNT, token
 from tests.wire import BRIEF, Script, raw, reply, wire
 
@@ -130,6 +130,19 @@ def test_what_came_is_said_in_these_words(answer: Script, said: str) -> None:
     with wire(answer) as server, pytest.raises(QwenTokenError) as caught:
         ask(server.base_url)
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("answer", [{"data": 1}, {"success": True}, {"success": 1, "data": 1}])
+def test_data_without_its_envelope_is_said_to_be_none(answer: dict[str, object]) -> None:
+    with wire(reply("200 OK", body(answer))) as server, pytest.raises(QwenTokenError) as caught:
+        QwenApi(server.base_url).data("/api/v2/users/status", HELD, within=BRIEF)
+    assert str(caught.value) == (
+        "the API's answer is no envelope: it has no 'success' or no 'data'"
+    )
+
+
+def test_what_brings_the_token_to_the_wire_does_not_show_it() -> None:
+    assert repr(_Bearer(HELD)) == "_Bearer([redacted])"
 
 
 def test_a_body_of_the_longest_length_is_read() -> None:

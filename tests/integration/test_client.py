@@ -113,7 +113,8 @@ def test_after_a_refresh_that_failed_the_client_goes_on_with_the_token_that_it_h
 def test_threads_that_refresh_at_once_get_the_token_of_one_refresh(qwen: FakeQwen) -> None:
     def waiting() -> list[str]:
         innermost = [frame.f_code.co_name for frame in sys._current_frames().values()]
-        return [name for name in innermost if name == "refresh_token"]
+        # The name has more to it where the client is a mutant.
+        return [name for name in innermost if "refresh_token" in name]
 
     def answer(qwen: FakeQwen, request: Request) -> Reply:
         wait_until(
@@ -160,7 +161,11 @@ def test_a_chat_that_moves_while_the_pages_are_read_is_listed_once(qwen: FakeQwe
 @pytest.mark.parametrize(
     ("pages", "said"),
     [
-        pytest.param([page("a"), page("a")], "page 2 .* on a page before", id="a page twice"),
+        pytest.param(
+            [page("a"), page("a")],
+            "page 2 .* on a page before: the API does not page as it did$",
+            id="a page twice",
+        ),
         pytest.param([page(7)], "page 1 .* 'id'", id="an id that is no text"),
         pytest.param([b'{"success": true, "data": ["a"]}'], "page 1 .* 'id'", id="no objects"),
         pytest.param([b'{"success": true, "data": {"a": {}}}'], "page 1 .* list", id="no list"),

@@ -1,7 +1,7 @@
 """Break the core in every way that mutmut knows, and say which of the breaks no test noticed.
 
 ``survivors.toml`` explains those that may stay: mutants that behave like the original. Any other
-survivor makes the exit code 1.
+survivor makes the exit code 1, and so does an explanation that no survivor needs.
 """
 
 import argparse
@@ -99,22 +99,28 @@ def main() -> int:
     mutants = list(_results())
     explained = {
         (each["module"], each["function"], each["line"])
-        for each in tomllib.loads(_EXPLAINED.read_text("utf-8")).get("survivor", [])
+        for each in tomllib.loads(_EXPLAINED.read_text("utf-8"))["survivor"]
+        if each["module"] in modules and each["why"]
     }
+    needed = set[tuple[str, str, str]]()
     unnoticed: list[tuple[Mutant, str]] = []
     counts: dict[str, Counter[str]] = {module: Counter() for module in modules}
     for mutant in mutants:
         fate = mutant.status
         if fate not in {"killed", "timeout"}:
             line = _broken_line(mutant)
-            if (mutant.module, mutant.function, line) in explained:
+            named = (mutant.module, mutant.function, line)
+            if named in explained:
+                needed.add(named)
                 fate = "explained"
             else:
                 unnoticed.append((mutant, line))
                 fate = "unnoticed"
         counts[mutant.module][fate] += 1
     _print(console, counts, unnoticed)
-    return 1 if unnoticed or not mutants else 0
+    for module, function, line in sorted(explained - needed):
+        console.print(f"{module}.{function} is explained in vain: {line}", markup=False)
+    return 1 if unnoticed or explained != needed or not mutants else 0
 
 
 def _lay_out(modules: Sequence[str]) -> None:

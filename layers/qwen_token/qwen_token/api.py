@@ -13,15 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http import HTTPStatus
-from types import TracebackType
 from typing import Any, Final, Self
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from urllib3 import BaseHTTPResponse, Retry
-from urllib3.connectionpool import ConnectionPool
-from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ResponseError
+from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 
 from .answers import (
     STATUS_HEADER,
@@ -65,7 +63,6 @@ _RETRIES: Final = 3
 _RETRIED_STATUS: Final = (429, 500, 502, 503, 504)
 _BACKOFF_FACTOR: Final = 0.5
 _BACKOFF_JITTER: Final = 0.5
-_BACKOFF_MAX: Final = 4.0
 _RETRY_AFTER_MAX: Final = 10
 _LONGEST_ASKED_PAUSE: Final = 86_400
 
@@ -208,22 +205,14 @@ class _RetryUntil(Retry):
         except (InvalidHeader, ValueError, OverflowError):
             return None
 
-    def increment(
-        self,
-        method: str | None = None,
-        url: str | None = None,
-        response: BaseHTTPResponse | None = None,
-        error: Exception | None = None,
-        _pool: ConnectionPool | None = None,
-        _stacktrace: TracebackType | None = None,
-    ) -> Self:
-        successor = super().increment(method, url, response, error, _pool, _stacktrace)
+    def increment(self, *args: Any, **kwargs: Any) -> Self:
+        successor = super().increment(*args, **kwargs)
+        response: BaseHTTPResponse | None = kwargs.get("response")
         asked = self.get_retry_after(response) if response is not None else None
         wait = asked if asked is not None else successor.get_backoff_time() + _BACKOFF_JITTER
         if time.monotonic() + wait + _SHORTEST_ATTEMPT > self._deadline:
-            # As typed, a pool is required; urllib3's own calls always give one.
-            assert _pool is not None  # noqa: S101
-            raise MaxRetryError(_pool, url or "", error or ResponseError("no time for a retry"))
+            # Where there was a reply, urllib3 returns that instead.
+            raise MaxRetryError(kwargs["_pool"], args[1], kwargs.get("error"))
         if response is not None:
             # urllib3 would read the refused reply to its end, however long, to save a connection.
             response.close()
@@ -242,8 +231,9 @@ class _Line:
         with self._lock:
             self._release()
             if self._cut:
+                # The time was over before the connection stood, and nobody waits for it.
                 connected.close()
-                raise TimeoutError("the time was over before the connection stood")
+                raise TimeoutError
             # A handle of its own: TLS takes the socket itself away from whoever has it.
             self._socket = connected.dup()
         return connected
@@ -328,10 +318,8 @@ def _send(url: str, token: Token, deadline: float, line: _Line) -> _Reply:
     retry = _RetryUntil(
         total=_RETRIES,
         status_forcelist=_RETRIED_STATUS,
-        allowed_methods=("GET",),
         backoff_factor=_BACKOFF_FACTOR,
         backoff_jitter=_BACKOFF_JITTER,
-        backoff_max=_BACKOFF_MAX,
         retry_after_max=_RETRY_AFTER_MAX,
         # The last answer is classified like any other.
         raise_on_status=False,
