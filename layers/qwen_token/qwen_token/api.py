@@ -192,8 +192,8 @@ class _Session(requests.Session):
 class _RetryUntil(Retry):
     """Exponential backoff with jitter that gives up where its next wait would pass a deadline."""
 
-    def __init__(self, *args: Any, deadline: float, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, deadline: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self._deadline = deadline
 
     def new(self, **kwargs: Any) -> Self:
