@@ -12,9 +12,9 @@ from botocore.exceptions import ClientError
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-# SQS takes no more messages in one call, and delays none for longer.
+# SQS delays no message for longer (in seconds), and takes no more of them in one call.
+LONGEST_DELAY: Final = 900
 _BATCH: Final = 10
-_LONGEST_DELAY: Final = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +59,4 @@ def send(errands: Iterable[tuple[Errand, int]], *, client: "SQSClient", queue_ur
 
 def delay(least: float, most: float) -> int:
     """Return a delay in whole seconds, at random in between, as far as SQS delays."""
-    return min(_LONGEST_DELAY, round(random.uniform(least, most)))  # noqa: S311 - no secret
+    return min(LONGEST_DELAY, round(random.uniform(least, most)))  # noqa: S311 - no secret

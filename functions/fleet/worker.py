@@ -21,7 +21,7 @@ from aws_lambda_powertools.utilities.batch import (
     async_process_partial_response,
 )
 
-from errands import Errand, delay, send
+from errands import LONGEST_DELAY, Errand, delay, send
 from qwen_token.alerts import Alert, Failure, Origin, publish
 from qwen_token.changes import REFRESH_FAILED, REFRESHED, Change, announce, result
 from qwen_token.edges import Edges
@@ -255,8 +255,11 @@ class _Batch:
             wait = float(_POSTPONEMENT * 2**errand.postponed)
             asked = error.retry_after if isinstance(error, RateLimitedError) else None
             least = wait / 2 if asked is None else asked.total_seconds()
+            # However long: what came back as one batch would be stopped as one batch again, by an
+            # account that is limited for itself alone.
+            least = min(least, LONGEST_DELAY - wait)
             put_off = replace(errand, postponed=errand.postponed + 1)
-            later.append((put_off, delay(least, max(least, wait * 3 / 2))))
+            later.append((put_off, delay(least, least + wait)))
         try:
             send(later, client=self.edges.sqs(), queue_url=self.settings.queue_url)
         except Exception:
