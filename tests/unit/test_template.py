@@ -760,7 +760,7 @@ def test_an_alarm_looks_back_no_longer_than_cloudwatch_can(name: str) -> None:
             "FleetTokenExpiringAlarm",
             ("QwenTokenRefresh", "TokenDaysRemaining", {"service": THE_FLEET}),
             ("Minimum", "LessThanThreshold", {"Ref": "CriticalDays"}),
-            "ignore",
+            "notBreaching",
         ),
         (
             "FleetSilentAlarm",

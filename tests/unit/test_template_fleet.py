@@ -191,6 +191,16 @@ def test_the_largest_batch_fits_into_a_workers_time_at_the_slowest_pace() -> Non
     assert seconds <= properties("WorkerFunction")["Timeout"] / 2
 
 
+def test_a_token_that_expires_is_not_forgotten_for_what_is_said_of_others() -> None:
+    alarm = properties("FleetTokenExpiringAlarm")
+    hour = 3600
+
+    # Schedule allows for 12 hours; errands are delayed, and wait for a worker.
+    assert alarm["Period"] * alarm["EvaluationPeriods"] >= 13 * hour
+    assert alarm["DatapointsToAlarm"] == 1
+    assert alarm["Period"] == 300, "it goes off at once"
+
+
 def test_what_the_functions_of_the_fleet_log_is_kept_like_what_the_keeper_logs() -> None:
     for name in FUNCTIONS:
         group = properties(f"{name}LogGroup")
