@@ -35,7 +35,7 @@ from qwen_token.errors import (
     UpstreamUnavailableError,
 )
 from qwen_token.fleet import WRITES_PER_SECOND
-from qwen_token.keeper import SUCCEEDED, Client, Keeper, Outcome, Report
+from qwen_token.keeper import STORE_CALL_LIMIT, SUCCEEDED, Client, Keeper, Outcome, Report
 from qwen_token.policy import Severity, severity
 from qwen_token.settings import EVENT_BUS_ARN, WorkerSettings
 from qwen_token.store import SecretStore
@@ -57,6 +57,8 @@ _TROUBLE: Final = (RateLimitedError, UpstreamUnavailableError, UpstreamBlockedEr
 # seconds, then for twice as long each time.
 _POSTPONEMENTS: Final = 3
 _POSTPONEMENT: Final = 60
+# With less than this left, no errand is begun: the batch has to be reported.
+_RESERVE: Final = 4 * STORE_CALL_LIMIT
 _WRITES: Final = ("PutSecretValue", "UpdateSecretVersionStage")
 
 _edges = cache(Edges.real)
@@ -205,14 +207,20 @@ class _Batch:
     def _keep(self, errand: Errand) -> Report:
         if errand.obstacle is not None:
             raise StoreError(errand.obstacle)
+        if self._time_left() < _RESERVE:
+            # Also a run that comes to nothing reads, and a worker that is killed tells nothing.
+            raise UpstreamUnavailableError("no time was left to call the API")
         return Keeper(
             store=SecretStore(self.edges.secrets(), errand.secret_id),
             client=lambda: self.api,
             clock=self.edges.clock,
-            time_left=lambda: timedelta(milliseconds=self.context.get_remaining_time_in_millis()),
+            time_left=self._time_left,
             refresh_before=self.settings.refresh_before,
             critical_before=self.settings.critical_before,
         ).run()
+
+    def _time_left(self) -> timedelta:
+        return timedelta(milliseconds=self.context.get_remaining_time_in_millis())
 
     def report(self) -> set[str]:
         """Log, count and tell what came of the batch; return the messages to deliver again."""

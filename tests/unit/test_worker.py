@@ -79,14 +79,14 @@ def _world() -> World:
 
 @pytest.fixture(name="run")
 def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run(world: World, *messages: dict[str, Any]) -> Run:
+    def run(world: World, *messages: dict[str, Any], context: Context | None = None) -> Run:
         # The logger took hold of standard output when it was made; pytest replaces that since.
         for log_handler in logging.getLogger(worker.logger.service).handlers:
             monkeypatch.setattr(log_handler, "stream", sys.stdout)
         decorated = worker.metrics.log_metrics(
             lambda event, context: worker.run(event, context, world.edges())
         )
-        response = decorated({"Records": list(messages)}, Context())
+        response = decorated({"Records": list(messages)}, context or Context())
         output = capsys.readouterr().out
         again = [each["itemIdentifier"] for each in response["batchItemFailures"]]
         return Run(again, *read_output(output), output)
@@ -406,6 +406,19 @@ def test_failures_that_could_not_be_told_are_delivered_again(world: World, run: 
     assert done.again == ["message-malformed"]
     assert "the alert could not be published" in [line["message"] for line in done.log]
     assert [event["DetailType"] for event in world.bus.put] == ["Token Refreshed"]
+
+
+def test_what_there_is_no_time_left_for_is_put_off_unread(world: World, run: Runner) -> None:
+    for name in ("one", "two"):
+        world.secrets.add(name, held_by(name).raw)
+
+    done = run(world, message("one"), message("two"), context=Context(59_999))
+
+    # A slow store could make each reading outlast the worker, and then nothing would be told.
+    assert world.secrets.calls == []
+    assert sorted(world.queue.secret_ids) == [arn("one"), arn("two")]
+    assert {body["postponed"] for body, _ in world.queue.sent} == {1}
+    assert done.again == []
 
 
 def test_what_could_not_be_postponed_is_delivered_again(world: World, run: Runner) -> None:
