@@ -25,6 +25,7 @@ INTERRUPTED: Final = 130
 # What a token of an unknown age is drawn against.
 _USUAL_LIFE: Final = timedelta(days=7)
 _BAR_WIDTH: Final = 24
+_MOST_EMPTY_DAYS: Final = 7
 
 
 class Markup(str):
@@ -82,16 +83,27 @@ def bar(
 
 
 def histogram(days: Sequence[float]) -> Iterator[str]:
-    """Draw how many of these numbers there are of each whole day; negative ones are one bar."""
+    """Draw how many of these numbers there are of each whole day; negative ones are one bar.
+
+    Of many days in a row that have none, one line is left: some tokens live for years.
+    """
     counted = Counter(max(-1, math.floor(each)) for each in days)
     most = max(counted.values())
     full = "█" if _draws() else "#"
-    for day in range(min(counted), max(counted) + 1):
-        count = counted[day]
+    before = min(counted)
+    for day, count in sorted(counted.items()):
+        empty = range(before + 1, day)
+        if len(empty) > _MOST_EMPTY_DAYS:
+            yield f"  {'…' if _draws() else '...':>7}"
+        else:
+            yield from (f"  {_label(each):>7}" for each in empty)
         # One is seen as well as many.
-        width = max(1, round(_BAR_WIDTH * count / most)) if count else 0
-        label = "expired" if day < 0 else f"{day}-{day + 1}"
-        yield f"  {label:>7}  {full * width}{' ' if count else ''}{count or ''}".rstrip()
+        yield f"  {_label(day):>7}  {full * max(1, round(_BAR_WIDTH * count / most))} {count}"
+        before = day
+
+
+def _label(day: int) -> str:
+    return "expired" if day < 0 else f"{day}-{day + 1}"
 
 
 def mark(*, passed: bool | None) -> Markup:
