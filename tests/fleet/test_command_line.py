@@ -20,7 +20,7 @@ def test_put_makes_a_member_that_the_next_sweep_keeps(fleet: Fleet) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "zoe" in done.stdout
-    assert (fleet.current("pool/zoe"), tags_of("pool/zoe", fleet)) == (raw, {TAG: ""})
+    assert (fleet.current("pool/zoe"), tags_of("pool/zoe", fleet)) == (raw, {TAG: "on"})
     assert fleet.sweep()["queued"] == 1
     fleet.wait_for_refresh("pool/zoe")
 
@@ -34,7 +34,7 @@ def test_put_into_a_member_keeps_the_other_keys_and_takes_it_up_again(fleet: Fle
     assert done.returncode == 0, done.stderr
     stored = json.loads(fleet.current("pool/zoe"))
     assert (stored["note"], stored["token"]) == ("mine", raw)
-    assert tags_of("pool/zoe", fleet) == {TAG: ""}
+    assert tags_of("pool/zoe", fleet) == {TAG: "on"}
 
 
 def test_put_leaves_a_secret_alone_that_is_none_of_the_fleets(fleet: Fleet) -> None:

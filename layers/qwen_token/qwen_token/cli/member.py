@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from qwen_token.tokens import Token
     from qwen_token.value import Held
 
+# Not empty: the functions' roles ask for the tag to be there, and IAM's documentation of such
+# conditions counts an empty value as none.
+_ON: Final = "on"
 _DESCRIPTION: Final = "chat.qwen.ai session token, kept alive by the fleet of {stack}."
 
 
@@ -42,7 +45,7 @@ def join(name: str, token: "Token", stack: Stack, client: "SecretsManagerClient"
     request: CreateSecretRequestTypeDef = {
         "Name": name,
         "Description": _DESCRIPTION.format(stack=stack.name),
-        "Tags": [{"Key": tag, "Value": ""}],
+        "Tags": [{"Key": tag, "Value": _ON}],
     }
     if key := stack.parameters.get("SecretKmsKeyArn"):
         request["KmsKeyId"] = key
@@ -51,7 +54,7 @@ def join(name: str, token: "Token", stack: Stack, client: "SecretsManagerClient"
             client.create_secret(**request)
         except client.exceptions.ResourceExistsException:
             if _value_of(tag, name, client) == OFF:
-                client.tag_resource(SecretId=name, Tags=[{"Key": tag, "Value": ""}])
+                client.tag_resource(SecretId=name, Tags=[{"Key": tag, "Value": _ON}])
     return SecretStore(client, name).put(token)
 
 
