@@ -186,8 +186,8 @@ class _Batch:
     edges: Edges
     context: "LambdaContext"
     api: _Breaker
-    done: list[tuple[Errand, Report]] = field(default_factory=list)
     # With the messages' ids.
+    done: list[tuple[str, Errand, Report]] = field(default_factory=list)
     failed: list[tuple[str, Errand, QwenTokenError]] = field(default_factory=list)
     postponed: list[tuple[str, Errand, QwenTokenError]] = field(default_factory=list)
 
@@ -202,7 +202,7 @@ class _Batch:
             else:
                 self.failed.append((record.message_id, errand, error))
         else:
-            self.done.append((errand, report))
+            self.done.append((record.message_id, errand, report))
 
     def _keep(self, errand: Errand) -> Report:
         if errand.obstacle is not None:
@@ -228,7 +228,7 @@ class _Batch:
         now = self.edges.clock()
         results = [
             (report, result(report, secret_id=errand.secret_id, now=now))
-            for errand, report in self.done
+            for _, errand, report in self.done
         ]
         for _, outcome in results:
             logger.info("run ended", extra=outcome)
@@ -248,7 +248,7 @@ class _Batch:
             logger.exception(
                 "the alert could not be published", topic_arn=self.settings.alert_topic_arn
             )
-            return again | {message_id for message_id, _, _ in self.failed}
+            return again | {message_id for message_id, _, _ in (*self.failed, *self._awaiting())}
         told = alert.fitted()
         secret_ids = tuple(failure.secret_id or "" for failure in told.failures)
         self._announce([Change(REFRESH_FAILED, told.document(), secret_ids)])
@@ -289,10 +289,9 @@ class _Batch:
                 severity=level.value,
                 detail=str(error),
             )
-        for errand, report in self.done:
-            if report.outcome is Outcome.AWAITING_TOKEN:
-                error = TokenMissingError("the secret has no token yet: nothing can be kept alive")
-                told.append((Severity.WARNING, self._failure(errand, error, now)))
+        for _, errand, _ in self._awaiting():
+            error = TokenMissingError("the secret has no token yet: nothing can be kept alive")
+            told.append((Severity.WARNING, self._failure(errand, error, now)))
         if not told:
             return None
         told.sort(key=lambda each: each[0] is not Severity.CRITICAL)
@@ -302,6 +301,9 @@ class _Batch:
             now,
             tuple(failure for _, failure in told),
         )
+
+    def _awaiting(self) -> list[tuple[str, Errand, Report]]:
+        return [each for each in self.done if each[2].outcome is Outcome.AWAITING_TOKEN]
 
     def _failure(self, errand: Errand, error: QwenTokenError, now: datetime) -> Failure:
         origin = Origin(
@@ -314,13 +316,13 @@ class _Batch:
 
     def _count(self, now: datetime) -> None:
         expiries = [
-            *(report.held.token.expires_at for _, report in self.done if report.held is not None),
+            *(each.held.token.expires_at for _, _, each in self.done if each.held is not None),
             *(error.expires_at for _, _, error in self.failed if error.expires_at is not None),
         ]
         if expiries:
             days = (min(expiries) - now) / timedelta(days=1)
             metrics.add_metric("TokenDaysRemaining", MetricUnit.NoUnit, days)
-        outcomes = [report.outcome for _, report in self.done]
+        outcomes = [report.outcome for _, _, report in self.done]
         counted = {
             "RunSucceeded": sum(outcome in SUCCEEDED for outcome in outcomes),
             # A short-lived token was stored all the same: it is the best there is.
