@@ -1,6 +1,19 @@
-"""What people see of a command: the histogram of a fleet's days."""
+"""What people see of a command: its lines, and the histogram of a fleet's days."""
 
-from qwen_token.cli.output import histogram
+import io
+
+from rich.console import Console
+
+from qwen_token.cli.output import Markup, histogram, print_line
+
+
+def test_what_is_printed_cannot_command_the_terminal_nor_begin_another_line() -> None:
+    printed = io.StringIO()
+    console = Console(file=printed, emoji=False, highlight=False)
+
+    print_line(console, Markup("[red]unreadable[/red]"), "  zoë\x1b[2J [bold]\nnobody  fresh")
+
+    assert printed.getvalue() == "unreadable  zoë?[2J [bold]?nobody  fresh\n"
 
 
 def test_each_day_has_its_bar_and_the_fullest_one_fills_the_width() -> None:

@@ -61,8 +61,15 @@ def print_line(console: "Console", *parts: object) -> None:
     """Print one line, however long; only Markup's colours are taken for such."""
     from rich.markup import escape  # noqa: PLC0415 - only people need it
 
-    line = "".join(part if isinstance(part, Markup) else escape(str(part)) for part in parts)
+    line = "".join(
+        part if isinstance(part, Markup) else escape(_printable(str(part))) for part in parts
+    )
     console.print(line, soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    # The account that a token names is whatever somebody wrote there, and terminals obey.
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def bar(
