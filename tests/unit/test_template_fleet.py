@@ -160,6 +160,11 @@ def test_a_sweep_is_not_tried_again_by_lambda_and_may_go_on_for_as_long_as_it_ta
     assert dispatch["RecursiveLoop"] == "Allow"
 
 
+def test_what_a_worker_puts_off_is_not_taken_for_an_endless_loop() -> None:
+    # Lambda would stop it, and what it puts off would become dead letters.
+    assert properties("WorkerFunction")["RecursiveLoop"] == "Allow"
+
+
 def test_the_queue_gives_a_worker_the_time_that_aws_advises_and_a_crash_three_tries() -> None:
     queue = properties("FleetQueue")
 
