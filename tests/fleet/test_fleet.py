@@ -103,7 +103,14 @@ def test_while_the_api_is_down_errands_are_put_off_and_nobody_is_alarmed(fleet: 
     fleet.qwen.answer_with(scenarios.BLOCK_PAGE)
     asked = len(fleet.qwen.requests)
 
-    fleet.sweep()
+    with fleet.workers_resting():
+        fleet.sweep()
+        wait_until(
+            lambda: fleet.queued()["Visible"] == 15,
+            within=SOON,
+            expected="every errand to wait for a worker",
+            seen=lambda: str(fleet.queued()),
+        )
     fleet.wait_for_postponed(15)
 
     # Two batches, and in each what was under way when the first answer came.

@@ -161,6 +161,21 @@ class Fleet:
                 QueueUrl=url, Attributes={"VisibilityTimeout": before}
             )
 
+    @contextmanager
+    def workers_resting(self) -> Iterator[None]:
+        """Let no worker take an errand meanwhile; afterwards, they find full batches."""
+        queue = self.stack.outputs["FleetQueueUrl"].rpartition("/")[2]
+        [trigger] = [
+            each["UUID"]
+            for each in self.cloud.functions.list_event_source_mappings()["EventSourceMappings"]
+            if each["EventSourceArn"].endswith(f":{queue}")
+        ]
+        self.cloud.functions.update_event_source_mapping(UUID=trigger, Enabled=False)
+        try:
+            yield
+        finally:
+            self.cloud.functions.update_event_source_mapping(UUID=trigger, Enabled=True)
+
     def kill_workers(self, *, most: int = 100) -> int:
         """Kill processes that run the worker function, as they are; return how many."""
         function = self.stack.resources()["WorkerFunction"]
