@@ -32,7 +32,14 @@ class Errand:
     @classmethod
     def from_body(cls, body: str) -> Self:
         """Read a message. Raises ValueError or TypeError where it is none of ours."""
-        return cls(**json.loads(body))
+        errand = cls(**json.loads(body))
+        if not (
+            isinstance(errand.secret_id, str)
+            and isinstance(errand.obstacle, str | None)
+            and type(errand.postponed) is int
+        ):
+            raise TypeError("a message of the queue is no errand: a value is of a wrong type")
+        return errand
 
     def body(self) -> str:
         """Return the message."""

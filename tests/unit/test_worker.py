@@ -382,7 +382,20 @@ def test_a_batch_of_which_every_run_crashes_is_delivered_again(world: World, run
 
 
 @pytest.mark.parametrize(
-    "body", ["", "text", "[]", "null", "{}", '{"secret_id": "x", "what": 1}'], ids=repr
+    "body",
+    [
+        "",
+        "text",
+        "[]",
+        "null",
+        "{}",
+        '{"secret_id": "x", "what": 1}',
+        '{"secret_id": 1}',
+        '{"secret_id": "x", "obstacle": 1}',
+        '{"secret_id": "x", "postponed": "1"}',
+        '{"secret_id": "x", "postponed": true}',
+    ],
+    ids=repr,
 )
 def test_a_message_that_is_no_errand_goes_the_way_of_the_dead_letters(
     body: str, world: World, run: Runner
