@@ -103,6 +103,14 @@ def test_a_binary_version_is_no_alternative_and_neither_is_a_version_that_is_not
         assert store(aws.base_url).alternatives(to=HELD) == []
 
 
+def test_a_version_with_no_value_at_all_holds_no_token() -> None:
+    with (
+        wire(done(VersionId=V1), described(V0, V1)) as aws,
+        pytest.raises(TokenMissingError, match="the stored value is empty"),
+    ):
+        store(aws.base_url).read()
+
+
 def test_a_first_token_is_put_into_a_secret_without_a_version() -> None:
     with wire(NO_VALUE, done(VersionId=V1)) as aws:
         assert store(aws.base_url).put(FIRST).version_id == V1
