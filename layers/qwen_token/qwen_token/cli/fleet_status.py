@@ -16,7 +16,7 @@ from qwen_token.tokens import Token
 from qwen_token.value import Held
 
 from .deployed import Stack, secrets_manager, session_for
-from .member import require_fleet
+from .member import find_fleet
 from .output import ATTENTION, OK, Markup, console_for, histogram, print_line, print_rows
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ class _Row:
     state: TokenState | None
     problem: QwenTokenError | None
 
+    @property
+    def what_is_wrong(self) -> str | None:
+        """The problem in words, None where there is none."""
+        return None if self.problem is None else f"{self.problem} ({self.problem.reason})"
+
     def order(self) -> tuple[bool, float, str]:
         """Sort by the days left; what could not be read comes first."""
         expires_at = 0.0 if self.token is None else self.token.expires_at.timestamp()
@@ -46,8 +51,7 @@ class _Row:
 def run(options: argparse.Namespace) -> int:
     console = console_for(options)
     session = session_for(options)
-    stack = Stack.find(session, options.stack)
-    require_fleet(stack)
+    stack = find_fleet(session, options.stack)
     now = datetime.now(UTC)
     refresh_before = timedelta(days=float(stack.parameters["RefreshBeforeDays"]))
     critical_before = timedelta(days=float(stack.parameters["CriticalDays"]))
@@ -101,7 +105,7 @@ def _document(stack: Stack, rows: Sequence[_Row], now: datetime) -> dict[str, ob
                 "state": row.state and row.state.value,
                 "expires_at": row.token and row.token.expires_at.isoformat(),
                 "days_remaining": row.token and in_days(row.token.remaining(now)),
-                "problem": row.problem and f"{row.problem} ({row.problem.reason})",
+                "problem": row.what_is_wrong,
             }
             for row in sorted(rows, key=_Row.order)
         ],
@@ -116,8 +120,7 @@ def _print(
     width = max((len(row.name) for row in shown), default=0)
     for row in shown:
         if row.token is None or row.state is None:
-            days, state, more = "", Markup("[red]unreadable[/red]"), f"{row.problem}"
-            more += f" ({row.problem.reason})" if row.problem else ""
+            days, state, more = "", Markup("[red]unreadable[/red]"), row.what_is_wrong
         else:
             colour = _COLOURS[row.state]
             days = f"{in_days(row.token.remaining(now)):.2f} days"

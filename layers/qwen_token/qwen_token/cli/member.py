@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Final
 
+import boto3
+
 from qwen_token.errors import ConfigError
 from qwen_token.fleet import OFF
 from qwen_token.store import SecretStore, translated
@@ -21,17 +23,19 @@ _ON: Final = "on"
 _DESCRIPTION: Final = "chat.qwen.ai session token, kept alive by the fleet of {stack}."
 
 
-def require_fleet(stack: Stack) -> None:
-    """Check that the stack was deployed with a fleet.
+def find_fleet(session: boto3.Session, name: str) -> Stack:
+    """Return the stack of this name.
 
     Raises:
-        ConfigError: it was not.
+        ConfigError: there is none, or it was deployed without a fleet.
     """
+    stack = Stack.find(session, name)
     if "DispatchFunctionName" not in stack.outputs:
         raise ConfigError(
             f"the stack {stack.name!r} keeps one token and has no fleet: deploy it with the "
             "parameter Fleet=true, or name another with --stack"
         )
+    return stack
 
 
 def join(name: str, token: "Token", stack: Stack, client: "SecretsManagerClient") -> "Held":

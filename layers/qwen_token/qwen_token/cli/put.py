@@ -16,7 +16,7 @@ from qwen_token.tokens import decode_token
 from .deployed import Stack, secrets_manager, session_for
 from .failures import Advice
 from .given import ask_for_token, safe_url
-from .member import join, require_fleet
+from .member import find_fleet, join
 from .output import OK, bar, console_for, date, print_rows
 
 ADVICE: Final[Advice] = {
@@ -81,8 +81,8 @@ def _target(options: argparse.Namespace, session: boto3.Session) -> tuple[str, s
         raise ConfigError("a member of the fleet is named by --fleet and --name NAME together")
     if options.secret_id is not None:
         return options.secret_id, BASE_URL, None
-    stack = Stack.find(session, options.stack)
     if not options.fleet:
+        stack = Stack.find(session, options.stack)
         return stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"], None
-    require_fleet(stack)
+    stack = find_fleet(session, options.stack)
     return options.name, stack.parameters["ApiBaseUrl"], stack

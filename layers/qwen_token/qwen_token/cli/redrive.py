@@ -4,8 +4,8 @@ import argparse
 import json
 from typing import Any, Final
 
-from .deployed import Stack, client_for, session_for
-from .member import require_fleet
+from .deployed import client_for, session_for
+from .member import find_fleet
 from .output import OK, console_for, print_rows
 
 # SQS gives out no more messages at once.
@@ -17,8 +17,7 @@ _HIDDEN: Final = 60
 def run(options: argparse.Namespace) -> int:
     console = console_for(options)
     session = session_for(options)
-    stack = Stack.find(session, options.stack)
-    require_fleet(stack)
+    stack = find_fleet(session, options.stack)
     moved = _move(
         client_for(session, "sqs"),
         source=stack.outputs["FleetDeadLetterQueueUrl"],

@@ -3,16 +3,15 @@
 import argparse
 import json
 
-from .deployed import Stack, secrets_manager, session_for
-from .member import leave, require_fleet
+from .deployed import secrets_manager, session_for
+from .member import find_fleet, leave
 from .output import OK, console_for, print_rows
 
 
 def run(options: argparse.Namespace) -> int:
     console = console_for(options)
     session = session_for(options)
-    stack = Stack.find(session, options.stack)
-    require_fleet(stack)
+    stack = find_fleet(session, options.stack)
     leave(options.name, stack, secrets_manager(session, options.name))
     if console is None:
         print(json.dumps({"secret_id": options.name, "removed": True}))

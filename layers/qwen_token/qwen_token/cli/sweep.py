@@ -3,16 +3,15 @@
 import argparse
 import json
 
-from .deployed import Stack, run_function, session_for
-from .member import require_fleet
+from .deployed import run_function, session_for
+from .member import find_fleet
 from .output import OK, console_for, print_rows
 
 
 def run(options: argparse.Namespace) -> int:
     console = console_for(options)
     session = session_for(options)
-    stack = Stack.find(session, options.stack)
-    require_fleet(stack)
+    stack = find_fleet(session, options.stack)
     result = run_function(session, stack.outputs["DispatchFunctionName"], {})
     if console is None:
         print(json.dumps(result))
