@@ -39,9 +39,10 @@ class Sweep:
     """One look through the whole fleet, as far as it got: how many secrets …
 
     ``seen`` were members; of them, ``skipped`` were fresh, ``queued`` got an errand, among these
-    the ``unreadable``.
+    the ``unreadable``. ``begun_at`` is in seconds since the epoch.
     """
 
+    begun_at: int
     seen: int = 0
     queued: int = 0
     skipped: int = 0
@@ -67,7 +68,7 @@ def run(event: object, context: "LambdaContext", edges: Edges) -> dict[str, obje
     try:
         settings = DispatchSettings.from_environ(edges.environ)
         critical_before = settings.critical_before
-        sweep, after = _begun(event)
+        sweep, after = _begun(event, edges.clock())
         fleet = Fleet(edges.secrets(), settings.tag)
         page = fleet.page(after)
         sweep = _look_at(page.members, sweep, fleet, settings, edges)
@@ -87,6 +88,7 @@ def run(event: object, context: "LambdaContext", edges: Edges) -> dict[str, obje
     else:
         metrics.add_metric("SweepCompleted", MetricUnit.Count, 1)
     result = {**asdict(sweep), "completed": page.next_token is None}
+    del result["begun_at"]
     logger.info("sweep ended" if page.next_token is None else "sweep goes on", extra=result)
     return result
 
@@ -103,19 +105,22 @@ def _look_at(
     fresh: list[datetime] = []
     due: list[Errand] = []
     unreadable = 0
-    for member, found in fleet.read(members):
-        if isinstance(found, Held):
-            state = assess(found.token, now=now, refresh_before=settings.refresh_before)
-            if state is TokenState.FRESH:
-                fresh.append(found.token.expires_at)
-                continue
-        else:
-            unreadable += 1
-            logger.warning(
-                "unreadable", secret_id=member.secret_id, reason=found.reason, detail=str(found)
-            )
-        due.append(Errand(member.secret_id, member.obstacle))
-    send(_spread(due, sweep.queued), client=edges.sqs(), queue_url=settings.queue_url)
+    try:
+        for member, found in fleet.read(members):
+            if isinstance(found, Held):
+                state = assess(found.token, now=now, refresh_before=settings.refresh_before)
+                if state is TokenState.FRESH:
+                    fresh.append(found.token.expires_at)
+                    continue
+            else:
+                unreadable += 1
+                logger.warning(
+                    "unreadable", secret_id=member.secret_id, reason=found.reason, detail=str(found)
+                )
+            due.append(Errand(member.secret_id, member.obstacle))
+    finally:
+        # Also where reading the others failed, and ends the sweep: these were found to be due.
+        send(_spread(due, sweep, now), client=edges.sqs(), queue_url=settings.queue_url)
     if fresh:
         # For an errand's token, its worker says what is left after the run.
         days = (min(fresh) - now) / timedelta(days=1)
@@ -130,26 +135,30 @@ def _look_at(
     )
 
 
-def _spread(due: Sequence[Errand], already: int) -> Iterator[tuple[Errand, int]]:
-    """Yield errands with delays: at random, over the time that AWS lets them be written in."""
-    for number, errand in enumerate(due, start=already):
-        yield errand, delay(0, number * _WRITES_OF_A_REFRESH / WRITES_PER_SECOND)
+def _spread(due: Sequence[Errand], sweep: Sweep, now: datetime) -> Iterator[tuple[Errand, int]]:
+    """Yield errands with delays: at random, over the time that AWS lets them be written in.
+
+    Of that time, so much is over as the sweep has taken so far.
+    """
+    taken = now.timestamp() - sweep.begun_at
+    for number, errand in enumerate(due, start=sweep.queued):
+        yield errand, delay(0, max(0, number * _WRITES_OF_A_REFRESH / WRITES_PER_SECOND - taken))
 
 
-def _begun(event: Any) -> tuple[Sweep, str | None]:
+def _begun(event: Any, now: datetime) -> tuple[Sweep, str | None]:
     """Read the event: an empty object begins a sweep, this function's own goes on with one.
 
     Raises:
         ConfigError: it is neither.
     """
     if event == {}:
-        return Sweep(), None
-    counted = [field.name for field in fields(Sweep)]
+        return Sweep(int(now.timestamp())), None
+    numbers = [field.name for field in fields(Sweep)]
     marker = event.get("continue") if isinstance(event, Mapping) else None
-    if isinstance(marker, Mapping) and marker.keys() == {"after", *counted} and len(event) == 1:
-        after, counts = marker["after"], {name: marker[name] for name in counted}
-        if isinstance(after, str) and all(type(count) is int for count in counts.values()):
-            return Sweep(**counts), after
+    if isinstance(marker, Mapping) and marker.keys() == {"after", *numbers} and len(event) == 1:
+        after, values = marker["after"], {name: marker[name] for name in numbers}
+        if isinstance(after, str) and all(type(value) is int for value in values.values()):
+            return Sweep(**values), after
     raise ConfigError(
         "the event should be an empty JSON object: {} (one with 'continue' is this function's own)"
     )

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import batched
 from typing import TYPE_CHECKING, Final, Self
@@ -11,6 +11,10 @@ from botocore.exceptions import ClientError
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import (
+        BatchResultErrorEntryTypeDef,
+        SendMessageBatchRequestEntryTypeDef,
+    )
 
 # SQS delays no message for longer (in seconds), and takes no more of them in one call.
 LONGEST_DELAY: Final = 900
@@ -47,21 +51,39 @@ class Errand:
 
 
 def send(errands: Iterable[tuple[Errand, int]], *, client: "SQSClient", queue_url: str) -> None:
-    """Queue each errand with its delay in seconds. Raises whatever boto3 raises."""
+    """Queue each errand with its delay in seconds.
+
+    Whatever the queue refuses, the others are queued. Raises whatever boto3 raises, and ClientError
+    for the first that the queue refused.
+    """
+    failure: ClientError | None = None
     for batch in batched(errands, _BATCH, strict=False):
-        answer = client.send_message_batch(
-            QueueUrl=queue_url,
-            Entries=[
-                {"Id": str(number), "MessageBody": errand.body(), "DelaySeconds": seconds}
-                for number, (errand, seconds) in enumerate(batch)
-            ],
-        )
-        # The call as a whole succeeds even where a message was refused.
-        for refused in answer.get("Failed", ()):
-            raise ClientError(
-                {"Error": {"Code": refused["Code"], "Message": refused.get("Message", "")}},
+        entries: list[SendMessageBatchRequestEntryTypeDef] = [
+            {"Id": str(number), "MessageBody": errand.body(), "DelaySeconds": seconds}
+            for number, (errand, seconds) in enumerate(batch)
+        ]
+        # The call as a whole succeeds even where it refuses messages, and boto3 repeats calls only.
+        refused = _send_batch(entries, client, queue_url)
+        again = {each["Id"] for each in refused if not each["SenderFault"]}
+        if again:
+            repeated = [entry for entry in entries if entry["Id"] in again]
+            refused = [
+                *(each for each in refused if each["SenderFault"]),
+                *_send_batch(repeated, client, queue_url),
+            ]
+        for each in refused:
+            failure = failure or ClientError(
+                {"Error": {"Code": each["Code"], "Message": each.get("Message", "")}},
                 "SendMessageBatch",
             )
+    if failure is not None:
+        raise failure
+
+
+def _send_batch(
+    entries: "Sequence[SendMessageBatchRequestEntryTypeDef]", client: "SQSClient", queue_url: str
+) -> "Sequence[BatchResultErrorEntryTypeDef]":
+    return client.send_message_batch(QueueUrl=queue_url, Entries=entries).get("Failed", ())
 
 
 def delay(least: float, most: float) -> int:

@@ -152,9 +152,10 @@ class FakeSecrets:
 
 @dataclass
 class FakeQueue:
-    """SQS, which takes every message but those of ``refuses``."""
+    """SQS, which takes every message but those of ``refuses``, as often as that says."""
 
-    refuses: frozenset[str] = frozenset()
+    refuses: dict[str, int] = field(default_factory=dict)
+    sender_at_fault: bool = False
     fails_with: Exception | None = None
     sent: list[tuple[dict[str, Any], int]] = field(default_factory=list)
 
@@ -166,8 +167,11 @@ class FakeQueue:
         failed = []
         for entry in Entries:
             body = json.loads(entry["MessageBody"])
-            if body["secret_id"] in self.refuses:
-                failed.append({"Id": entry["Id"], "Code": "InternalError", "SenderFault": False})
+            if left := self.refuses.get(body["secret_id"], 0):
+                self.refuses[body["secret_id"]] = left - 1
+                failed.append(
+                    {"Id": entry["Id"], "Code": "Refused", "SenderFault": self.sender_at_fault}
+                )
             else:
                 self.sent.append((body, entry["DelaySeconds"]))
         return {"Failed": failed} if failed else {}

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +14,7 @@ from botocore.exceptions import ClientError
 
 import dispatch
 from qwen_token import ConfigError, QwenTokenError, StoreError
-from tests.minting import pieces, token
+from tests.minting import NOW, pieces, token
 from tests.unit.fleet_fakes import QUEUE, TAG, Context, Recorder, World, arn, read_output
 
 DAY = timedelta(days=1)
@@ -24,6 +25,13 @@ ENVIRON = {
     "REFRESH_BEFORE_DAYS": "3",
     "CRITICAL_DAYS": "1",
     "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
+}
+BEGUN = {
+    "begun_at": int(NOW.timestamp()),
+    "seen": 0,
+    "queued": 0,
+    "skipped": 0,
+    "unreadable": 0,
 }
 FRESH, STALE = token(left=5 * DAY), token(left=2 * DAY)
 
@@ -153,10 +161,26 @@ def test_errands_are_spread_over_the_time_that_their_writes_may_take(
     assert len(set(delays)) > 10
 
 
+@pytest.mark.parametrize(("taken", "least", "most"), [(0, 5, 20), (15, 1, 5), (20, 0, 0)])
+def test_the_time_that_a_sweep_has_taken_counts_as_time_to_write_in(
+    taken: int, least: int, most: int, world: World, run: Runner
+) -> None:
+    for number in range(100):
+        world.secrets.add(f"s{number}", STALE.raw)
+    # 400 of which the last would have its turn 20 s after the sweep began.
+    begun = {**BEGUN, "begun_at": BEGUN["begun_at"] - taken, "seen": 300, "queued": 300}
+
+    run(world, {"continue": {"after": "0", **begun}})
+
+    delays = [seconds for _, seconds in world.queue.sent]
+    assert len(delays) == 100
+    assert least <= max(delays) <= most
+
+
 def test_no_errand_is_delayed_for_longer_than_sqs_delays(world: World, run: Runner) -> None:
     for number in range(20):
         world.secrets.add(f"s{number}", STALE.raw)
-    begun = {"seen": 10**6, "queued": 10**6, "skipped": 0, "unreadable": 0}
+    begun = {**BEGUN, "seen": 10**6, "queued": 10**6}
 
     run(world, {"continue": {"after": "0", **begun}})
 
@@ -223,10 +247,11 @@ def test_even_without_time_a_page_is_done_so_that_a_sweep_always_ends(
         {"continue": {}},
         {"continue": "x"},
         {"continue": {"after": "x"}},
-        {"continue": {"after": 1, "seen": 0, "queued": 0, "skipped": 0, "unreadable": 0}},
-        {"continue": {"after": "x", "seen": True, "queued": 0, "skipped": 0, "unreadable": 0}},
-        {"continue": {"after": "x", "seen": 0, "queued": 0, "skipped": 0, "unreadable": 0, "y": 0}},
-        {"continue": {"after": "x", "seen": 0, "queued": 0, "skipped": 0, "unreadable": 0}, "y": 0},
+        {"continue": {"after": 1, **BEGUN}},
+        {"continue": {"after": "x", **BEGUN, "seen": True}},
+        {"continue": {"after": "x", **BEGUN, "begun_at": "2026-11-25"}},
+        {"continue": {"after": "x", **BEGUN, "y": 0}},
+        {"continue": {"after": "x", **BEGUN}, "y": 0},
     ],
     ids=str,
 )
@@ -253,6 +278,30 @@ def test_a_sweep_that_fails_is_told_and_raised(world: World, run: Runner) -> Non
     [failure] = document["failures"]
     assert (failure["reason"], failure["secret_id"]) == ("store_failed", None)
     assert done.metrics == {"RefreshFailed": [0, 1]}
+
+
+def test_what_was_found_to_be_due_is_queued_also_where_reading_others_fails(
+    world: World, run: Runner
+) -> None:
+    for number in range(60):
+        world.secrets.add(f"s{number}", STALE.raw)
+    world.secrets.add("deleted", STALE.raw, listed={"DeletedDate": "2026-11-24"})
+    read = world.secrets.batch_get_secret_value
+
+    def read_most(*, SecretIdList: list[str]) -> dict[str, Any]:  # noqa: N803 - boto3's
+        if arn("s25") in SecretIdList:
+            raise ClientError({"Error": {"Code": "InternalServiceError"}}, "BatchGetSecretValue")
+        return read(SecretIdList=SecretIdList)
+
+    world.secrets.batch_get_secret_value = read_most  # type: ignore[method-assign]
+
+    done = run(world)
+
+    assert isinstance(done.error, StoreError)
+    queued = [f"s{number}" for number in (*range(20), *range(40, 60))]
+    assert world.queue.secret_ids == [*map(arn, queued), arn("deleted")]
+    [document] = world.topic.documents
+    assert [each["reason"] for each in document["failures"]] == ["store_failed"]
 
 
 def test_an_environment_that_is_off_is_told_as_far_as_the_topic_is_known(
@@ -291,15 +340,34 @@ def test_a_failing_publish_does_not_hide_the_failure(world: World, run: Runner) 
     assert done.log[-1]["message"] == "the alert could not be published"
 
 
-def test_a_message_that_the_queue_refuses_makes_the_sweep_fail(world: World, run: Runner) -> None:
+@pytest.mark.parametrize("at_fault", [False, True], ids=["the queue", "the sender"])
+def test_a_message_that_the_queue_refuses_makes_the_sweep_fail_when_the_others_are_queued(
+    *, at_fault: bool, world: World, run: Runner
+) -> None:
     for number in range(30):
         world.secrets.add(f"s{number}", STALE.raw)
-    world.queue.refuses = frozenset({arn("s17")})
+    world.queue.refuses = {arn("s17"): 2}
+    world.queue.sender_at_fault = at_fault
 
     done = run(world)
 
     assert isinstance(done.error, ClientError)
     assert done.error.operation_name == "SendMessageBatch"
+    others = {arn(f"s{number}") for number in range(30)} - {arn("s17")}
+    assert Counter(world.queue.secret_ids) == Counter(others)
+
+
+def test_a_message_that_the_queue_could_not_take_is_sent_once_more(
+    world: World, run: Runner
+) -> None:
+    for number in range(30):
+        world.secrets.add(f"s{number}", STALE.raw)
+    world.queue.refuses = {arn("s17"): 1}
+
+    done = run(world)
+
+    assert done.error is None
+    assert Counter(world.queue.secret_ids) == Counter(arn(f"s{number}") for number in range(30))
 
 
 def test_it_reads_the_environment_that_the_template_sets(world: World, run: Runner) -> None:

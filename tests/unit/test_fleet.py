@@ -1,5 +1,6 @@
 """The fleet: which secrets are members, and what reading them says."""
 
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -61,10 +62,29 @@ def test_values_are_read_twenty_at_a_time() -> None:
     for number in range(45):
         secrets.add(f"s{number}", held.raw)
 
-    found = list(fleet(secrets).read(members_of(secrets)))
+    members = members_of(secrets)
+    found = list(fleet(secrets).read(members))
 
-    assert secrets.batches == [20, 20, 5]
+    # At once, in whatever order.
+    assert sorted(secrets.batches) == [5, 20, 20]
+    assert [member for member, _ in found] == members
     assert all(isinstance(each, Held) and each.token == held for _, each in found)
+
+
+def test_all_that_a_page_lists_is_read_at_once() -> None:
+    together = threading.Barrier(5)
+
+    class Waiting(FakeSecrets):
+        def batch_get_secret_value(self, **request: Any) -> Any:
+            # Passes only if five read at the same time.
+            together.wait(10)
+            return super().batch_get_secret_value(**request)
+
+    secrets = Waiting()
+    for number in range(100):
+        secrets.add(f"s{number}", token(left=5 * DAY).raw)
+
+    assert len(list(fleet(secrets).read(members_of(secrets)))) == 100
 
 
 def test_each_member_is_answered_for_whatever_is_wrong_with_others() -> None:

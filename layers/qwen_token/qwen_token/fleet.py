@@ -1,6 +1,7 @@
 """The fleet: the secrets that carry one tag, found page by page and read twenty at a time."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import batched
 from typing import TYPE_CHECKING, Final
@@ -84,20 +85,36 @@ class Fleet:
             yield page
 
     def read(self, members: Sequence[Member]) -> Iterator[tuple[Member, Held | QwenTokenError]]:
-        """Yield each member with what is current in its secret, or with why that cannot be said."""
-        for batch in batched(members, _BATCH, strict=False):
-            readable = [member.secret_id for member in batch if member.obstacle is None]
-            found = self._read_batch(readable) if readable else {}
-            for member in batch:
-                if member.obstacle is not None:
-                    yield member, StoreError(member.obstacle)
-                else:
-                    unanswered = StoreError("Secrets Manager left the secret out of its answer")
-                    yield member, found.get(member.secret_id, unanswered)
+        """Yield each member with what is current in its secret, or with why that cannot be said.
 
-    def _read_batch(self, secret_ids: Sequence[str]) -> dict[str, Held | QwenTokenError]:
+        Where Secrets Manager fails for some of them as a whole, StoreError comes after the others.
+        """
+        failure: StoreError | None = None
+        batches = list(batched(members, _BATCH, strict=False))
+        # Nearly all of it is waiting. More at once than a page has would soon meet AWS's limit of
+        # 100 batches a second.
+        with ThreadPoolExecutor(_PAGE // _BATCH, thread_name_prefix="read") as threads:
+            readings = [threads.submit(self._read_batch, batch) for batch in batches]
+            for batch, reading in zip(batches, readings, strict=True):
+                try:
+                    found = reading.result()
+                except StoreError as error:
+                    failure, found = failure or error, None
+                for member in batch:
+                    if member.obstacle is not None:
+                        yield member, StoreError(member.obstacle)
+                    elif found is not None:
+                        unanswered = StoreError("Secrets Manager left the secret out of its answer")
+                        yield member, found.get(member.secret_id, unanswered)
+        if failure is not None:
+            raise failure
+
+    def _read_batch(self, members: Sequence[Member]) -> dict[str, Held | QwenTokenError]:
+        secret_ids = [member.secret_id for member in members if member.obstacle is None]
+        if not secret_ids:
+            return {}
         with translated("read the fleet's secrets"):
-            response = self._client.batch_get_secret_value(SecretIdList=list(secret_ids))
+            response = self._client.batch_get_secret_value(SecretIdList=secret_ids)
         found: dict[str, Held | QwenTokenError] = {
             refused["SecretId"]: _refusal(refused.get("ErrorCode", "unknown"))
             for refused in response.get("Errors", ())
