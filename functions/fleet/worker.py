@@ -53,6 +53,9 @@ metrics = Metrics()
 _THREADS: Final = 4
 # Trouble that says nothing about a token, but much about whether the next one is worth sending.
 _TROUBLE: Final = (RateLimitedError, UpstreamUnavailableError, UpstreamBlockedError)
+# So many accounts in a row have to meet it before it is held to be the API's: Qwen limits single
+# accounts, too, and one account's limit must not hold up all that share a batch with it.
+_ACCOUNTS_IN_TROUBLE: Final = 2
 # So often an errand is put off by such trouble before that is told: at first for about so many
 # seconds, then for twice as long each time.
 _POSTPONEMENTS: Final = 3
@@ -157,25 +160,34 @@ class _Breaker:
 
     def __init__(self, api: Callable[[], Client]) -> None:
         self._api = cache(api)
+        self._lock = threading.Lock()
+        # The accounts that met trouble since the API last answered one of them, and the trouble.
+        self._accounts: set[str] = set()
         self._trouble: QwenTokenError | None = None
 
     def refresh(self, token: Token, *, within: timedelta) -> Token:
-        return self._ask(lambda: self._api().refresh(token, within=within))
+        return self._ask(token, lambda: self._api().refresh(token, within=within))
 
     def verify(self, token: Token, *, within: timedelta) -> None:
-        self._ask(lambda: self._api().verify(token, within=within))
+        self._ask(token, lambda: self._api().verify(token, within=within))
 
-    def _ask[Answer](self, question: Callable[[], Answer]) -> Answer:
+    def _ask[Answer](self, token: Token, question: Callable[[], Answer]) -> Answer:
         if self._trouble is not None:
             # Another token's: the expiry in it is not this one's.
             trouble = copy.copy(self._trouble)
             trouble.expires_at = None
             raise trouble from self._trouble
         try:
-            return question()
+            answer = question()
         except _TROUBLE as error:
-            self._trouble = error
+            with self._lock:
+                self._accounts.add(token.account)
+                if len(self._accounts) >= _ACCOUNTS_IN_TROUBLE:
+                    self._trouble = error
             raise
+        with self._lock:
+            self._accounts.clear()
+        return answer
 
 
 @dataclass(frozen=True, slots=True)
