@@ -49,7 +49,7 @@ DEFAULTS = {
     "Architecture": "arm64",
     "Fleet": "false",
     "FleetTag": "qwen-token",
-    "FleetMaximumConcurrency": 10,
+    "FleetMaximumConcurrency": 5,
     "FleetBatchSize": 10,
 }
 OUTPUT_NAMES = {
