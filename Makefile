@@ -72,6 +72,10 @@ refresh: .venv/ready ## run the deployed function now (ARGS=--force, ARGS=--dry-
 smoke: .venv/ready ## check it all: read the token, refresh it, use the new one (ARGS=--stdin: a token of yours)
 	@$(CLI) smoke $(OF_STACK) $(ARGS)
 
+.PHONY: remove-token
+remove-token: .venv/ready ## take a secret out of the fleet; it stays as it is (ARGS='--name pool/zoe')
+	@$(CLI) remove $(OF_STACK) $(ARGS)
+
 .PHONY: sweep
 sweep: .venv/ready ## have the fleet looked through now: what is due is queued
 	@$(CLI) sweep $(OF_STACK) $(ARGS)

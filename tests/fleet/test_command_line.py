@@ -49,22 +49,6 @@ def test_put_leaves_a_secret_alone_that_is_none_of_the_fleets(fleet: Fleet) -> N
     assert fleet.current("database") == "a password"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--fleet",),
-        ("--name", "pool/zoe"),
-        ("--fleet", "--name", "pool/zoe", "--secret-id", "pool/zoe"),
-    ],
-    ids=" ".join,
-)
-def test_put_wants_the_fleet_and_a_name_together(arguments: tuple[str, ...], fleet: Fleet) -> None:
-    done = fleet.stack.command_line("put", *arguments, typed=fleet.qwen.mint())
-
-    assert done.returncode == 1
-    assert "--fleet and --name NAME together" in done.stderr
-
-
 def test_remove_takes_a_member_out_and_leaves_its_token(fleet: Fleet) -> None:
     fleet.add("pool/zoe", left=2 * DAY)
     before = fleet.current("pool/zoe")
@@ -143,6 +127,21 @@ def test_status_of_a_fleet_with_nothing_wrong_is_well(fleet: Fleet) -> None:
     [member] = document["members"]
     assert (member["name"], member["account"], member["state"]) == ("fresh", "fresh", "fresh")
     assert (member["days_remaining"], member["problem"]) == (5.0, None)
+
+
+def test_status_tells_what_may_not_be_read_from_what_needs_a_person(fleet: Fleet) -> None:
+    fleet.add("fresh", left=5 * DAY)
+    fleet.forbid(fleet.add("foreign", left=5 * DAY))
+    # What is forbidden to all, the root user may do all the same.
+    somebody = fleet.cloud.session_without("sns:Publish")
+
+    some = fleet.stack.command_line("status", "--fleet", session=somebody)
+    fleet.add("malformed", value="no token")
+    both = fleet.stack.command_line("status", "--fleet", session=somebody)
+
+    assert some.returncode == 1, some.stdout
+    assert "AccessDeniedException (store_failed)" in some.stdout
+    assert both.returncode == 3, both.stdout
 
 
 def test_status_of_an_empty_fleet_says_so(fleet: Fleet) -> None:

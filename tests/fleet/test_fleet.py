@@ -73,11 +73,7 @@ def test_whatever_is_wrong_with_a_member_is_told_by_name_once_and_blocks_no_othe
     fleet.add("empty")
     deleted = fleet.add("deleted", left=DAY)
     client.delete_secret(SecretId=deleted)
-    foreign = fleet.add("foreign", left=DAY)
-    deny = {"Effect": "Deny", "Principal": "*", "Action": "secretsmanager:*", "Resource": "*"}
-    client.put_resource_policy(
-        SecretId=foreign, ResourcePolicy=json.dumps({"Version": "2012-10-17", "Statement": [deny]})
-    )
+    fleet.forbid(fleet.add("foreign", left=DAY))
 
     result = fleet.sweep()
     fleet.drain()

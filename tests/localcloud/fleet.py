@@ -50,6 +50,14 @@ class Fleet:
             client.put_secret_value(SecretId=arn, SecretString=text)
         return arn
 
+    def forbid(self, secret_id: str) -> None:
+        """Let nobody do anything with this secret, by a policy of its own."""
+        deny = {"Effect": "Deny", "Principal": "*", "Action": "secretsmanager:*", "Resource": "*"}
+        self.cloud.secretsmanager.put_resource_policy(
+            SecretId=secret_id,
+            ResourcePolicy=json.dumps({"Version": "2012-10-17", "Statement": [deny]}),
+        )
+
     def current(self, name: str) -> str:
         """Return the value that readers get."""
         return self.cloud.secretsmanager.get_secret_value(SecretId=name, VersionStage="AWSCURRENT")[

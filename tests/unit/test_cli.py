@@ -54,6 +54,10 @@ def type_in(monkeypatch: pytest.MonkeyPatch, text: str | bytes) -> None:
         ["refresh", "{}", "--force"],
         ["smoke", "{}"],
         ["smoke", "--stdin={}"],
+        ["put", "--secret-id", "{}"],
+        ["put", "--fleet", "--name", "{}"],
+        ["status", "--stack={}"],
+        ["remove", "--name", "{}"],
     ],
     ids=" ".join,
 )
@@ -78,12 +82,34 @@ def test_a_token_is_never_an_argument(
         (["status", "--stack"], "argument --stack: expected one argument"),
         (["status", "--force"], "unrecognized arguments"),
         (["refresh", "--forc"], "unrecognized arguments"),
+        (["put", "--fleet"], "a member of the fleet is named by --fleet and --name NAME together"),
+        (
+            ["put", "--name", "a"],
+            "a member of the fleet is named by --fleet and --name NAME together",
+        ),
+        (
+            ["put", "--fleet", "--name", "a", "--secret-id", "a"],
+            "--secret-id is not for the fleet: its secrets are named by --name NAME",
+        ),
+        (
+            ["put", "--fleet", "--name", "arn:aws:secretsmanager:eu-west-1:1:secret:a-b1c2d3"],
+            "--name is a secret's name, not its ARN",
+        ),
+        (["status", "--all"], "--all goes with --fleet"),
+        (
+            ["smoke", "--api-base-url", "https://chat.qwen.ai"],
+            "--api-base-url goes with --stdin: the stack names its own API",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_off_about_a_command_line_is_named(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_what_is_off_about_a_command_line_is_named_before_a_token_is_asked_for(
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
@@ -200,7 +226,6 @@ def test_the_end_of_input_at_the_prompt_is_an_error() -> None:
             {},
             "--api-base-url should",
         ),
-        (["smoke", "--api-base-url", "https://chat.qwen.ai"], {}, "goes with --stdin"),
         (["status"], {"AWS_ENDPOINT_URL": "foo"}, "no client for cloudformation can be made"),
         (["put", "--secret-id", "s"], {"AWS_ENDPOINT_URL": "foo"}, "no client for secretsmanager"),
     ],
@@ -210,7 +235,6 @@ def test_the_end_of_input_at_the_prompt_is_an_error() -> None:
         "plain http",
         "no URL",
         "plain http for smoke",
-        "another API than the stack's",
         "no endpoint",
         "nor for put",
     ],

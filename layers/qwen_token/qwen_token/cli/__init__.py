@@ -37,10 +37,17 @@ _HARMLESS: Final = re.compile(
     r"|expected one argument|the following arguments are required: \w+)"
 )
 
+# Base64 for the beginning of a JSON object: so does every JWT begin, and no name of ours.
+_LIKE_A_TOKEN: Final = "eyJ"  # noqa: S105 - no password
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
+    if any(str(value).startswith(_LIKE_A_TOKEN) for value in vars(options).values()):
+        options.parser.error("a token")
+    if options.check is not None and (wrong := options.check(options)):
+        options.parser.refuse(wrong)
     try:
         code = _carry_out(options)
         sys.stdout.flush()
@@ -70,13 +77,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         harmless = _HARMLESS.match(message)
-        said = harmless[0] if harmless else "not understood"
-        self.print_usage(sys.stderr)
-        self.exit(
-            2,
-            f"{self.prog}: error: {said}\n"
-            "A token is never an argument: put asks for it, or reads it from standard input.\n",
+        self.refuse(
+            f"{harmless[0] if harmless else 'not understood'}\n"
+            "A token is never an argument: put asks for it, or reads it from standard input."
         )
+
+    def refuse(self, said: str) -> NoReturn:
+        """End with ``said``, which repeats nothing that was given."""
+        self.print_usage(sys.stderr)
+        self.exit(2, f"{self.prog}: error: {said}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,7 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        name: str, summary: str, command: Callable[..., int], *, advice: Advice | None = None
+        name: str,
+        summary: str,
+        command: Callable[..., int],
+        *,
+        check: Callable[[argparse.Namespace], str | None] | None = None,
+        advice: Advice | None = None,
     ) -> argparse.ArgumentParser:
         added = commands.add_parser(
             name,
@@ -111,13 +125,14 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        added.set_defaults(command=command, advice=advice or {})
+        added.set_defaults(command=command, parser=added, check=check, advice=advice or {})
         return added
 
     added = add(
         "put",
         "put a token in: at a hidden prompt, or on standard input (never an argument)",
         put.run,
+        check=put.check,
         advice=put.ADVICE,
     )
     added.add_argument("--secret-id", metavar="ARN", help="this secret; no stack is needed then")
@@ -132,7 +147,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--name", metavar="NAME", help="the secret's name, with --fleet")
 
-    added = add("status", "show the token, its time left, the schedule and the alarms", status.run)
+    added = add(
+        "status",
+        "show the token, its time left, the schedule and the alarms",
+        status.run,
+        check=status.check,
+    )
     added.add_argument(
         "--fleet", action="store_true", help="show the fleet's tokens: those that expire first"
     )
@@ -142,7 +162,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--force", action="store_true", help="refresh even a fresh token")
     added.add_argument("--dry-run", action="store_true", help="decide only: change nothing")
 
-    added = add("smoke", "check it all: read the token, refresh it, use the new one", smoke.run)
+    added = add(
+        "smoke",
+        "check it all: read the token, refresh it, use the new one",
+        smoke.run,
+        check=smoke.check,
+    )
     added.description = smoke.DESCRIPTION
     added.add_argument(
         "--stdin",

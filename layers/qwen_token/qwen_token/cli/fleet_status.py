@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from qwen_token.alerts import in_days
-from qwen_token.errors import QwenTokenError
+from qwen_token.errors import QwenTokenError, StoreError
 from qwen_token.fleet import Fleet
 from qwen_token.policy import TokenState, assess
 from qwen_token.tokens import Token
@@ -17,7 +17,7 @@ from qwen_token.value import Held
 
 from .deployed import Stack, secrets_manager, session_for
 from .member import find_fleet
-from .output import ATTENTION, OK, Markup, console_for, histogram, print_line, print_rows
+from .output import ATTENTION, FAILED, OK, Markup, console_for, histogram, print_line, print_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +36,14 @@ class _Row:
     token: Token | None
     state: TokenState | None
     problem: QwenTokenError | None
+    # Not the token's fault, nor the secret's: it may not be read from here, or not now.
+    unread: bool
+
+    def needs_a_person(self, now: datetime, critical_before: timedelta) -> bool:
+        """Say whether nothing else helps: there is no usable token, or soon there will be none."""
+        if self.token is None:
+            return not self.unread
+        return self.token.remaining(now) < critical_before
 
     @property
     def what_is_wrong(self) -> str | None:
@@ -67,10 +75,9 @@ def run(options: argparse.Namespace) -> int:
                 rows.append(row)
                 progress.update(f"read {len(rows)} secrets")
         _print(console, stack, rows, now, show_all=options.all)
-    needs_a_person = any(
-        row.token is None or row.token.remaining(now) < critical_before for row in rows
-    )
-    return ATTENTION if needs_a_person else OK
+    if any(row.needs_a_person(now, critical_before) for row in rows):
+        return ATTENTION
+    return FAILED if any(row.unread for row in rows) else OK
 
 
 def _read(fleet: Fleet, now: datetime, refresh_before: timedelta) -> Iterator[_Row]:
@@ -78,9 +85,10 @@ def _read(fleet: Fleet, now: datetime, refresh_before: timedelta) -> Iterator[_R
         for member, found in fleet.read(page.members):
             if isinstance(found, Held):
                 state = assess(found.token, now=now, refresh_before=refresh_before)
-                yield _Row(member.name, member.secret_id, found.token, state, None)
+                yield _Row(member.name, member.secret_id, found.token, state, None, unread=False)
             else:
-                yield _Row(member.name, member.secret_id, None, None, found)
+                unread = member.obstacle is None and isinstance(found, StoreError)
+                yield _Row(member.name, member.secret_id, None, None, found, unread=unread)
 
 
 def _totals(rows: Sequence[_Row]) -> dict[str, int]:

@@ -9,7 +9,7 @@ import boto3
 
 from qwen_token.alerts import in_days
 from qwen_token.bearer import BASE_URL
-from qwen_token.errors import ConfigError, TokenRejectedError, UpstreamError
+from qwen_token.errors import TokenRejectedError, UpstreamError
 from qwen_token.store import SecretStore
 from qwen_token.tokens import decode_token
 
@@ -27,6 +27,18 @@ ADVICE: Final[Advice] = {
 }
 
 _CHECK_TIME: Final = timedelta(seconds=30)
+
+
+def check(options: argparse.Namespace) -> str | None:
+    """Say what is off about the command line."""
+    if options.fleet is (options.name is None):
+        return "a member of the fleet is named by --fleet and --name NAME together"
+    if options.fleet and options.secret_id is not None:
+        return "--secret-id is not for the fleet: its secrets are named by --name NAME"
+    if options.fleet and options.name.startswith("arn:"):
+        # Secrets Manager would make a secret that is called so.
+        return "--name is a secret's name, not its ARN"
+    return None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,8 +89,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _target(options: argparse.Namespace, session: boto3.Session) -> tuple[str, str, Stack | None]:
     """Return the secret, the API to ask, and the stack whose fleet the secret is to join."""
-    if options.fleet is (options.name is None) or (options.fleet and options.secret_id):
-        raise ConfigError("a member of the fleet is named by --fleet and --name NAME together")
     if options.secret_id is not None:
         return options.secret_id, BASE_URL, None
     if not options.fleet:

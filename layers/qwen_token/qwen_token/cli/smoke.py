@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from qwen_token.bearer import BASE_URL
 from qwen_token.errors import (
-    ConfigError,
     StoreError,
     TokenMissingError,
     UpstreamBlockedError,
@@ -99,6 +98,13 @@ class _Source(Protocol):
         ...
 
 
+def check(options: argparse.Namespace) -> str | None:
+    """Say what is off about the command line."""
+    if options.api_base_url is not None and not options.stdin:
+        return "--api-base-url goes with --stdin: the stack names its own API"
+    return None
+
+
 def run(options: argparse.Namespace) -> int:
     console = console_for(options)
     source = _Given.ask(options) if options.stdin else _Secret.find(options)
@@ -168,8 +174,6 @@ class _Secret:
 
     @classmethod
     def find(cls, options: argparse.Namespace) -> "_Secret":
-        if options.api_base_url is not None:
-            raise ConfigError("--api-base-url goes with --stdin: the stack names its own API")
         session = session_for(options)
         stack = Stack.find(session, options.stack)
         secret_id = stack.outputs["SecretArn"]

@@ -29,6 +29,13 @@ _NOT_FOUND: Final = "ResourceNotFoundException"
 _RATE: Final = re.compile(r"rate\((\d+) (minute|hour|day)s?\)")
 
 
+def check(options: argparse.Namespace) -> str | None:
+    """Say what is off about the command line."""
+    if options.all and not options.fleet:
+        return "--all goes with --fleet"
+    return None
+
+
 def run(options: argparse.Namespace) -> int:
     if options.fleet:
         return fleet_status.run(options)
