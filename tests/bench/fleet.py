@@ -70,9 +70,9 @@ class Bench:
 
     def _gate(self, call: Call, carry_out: CarryOut) -> Answer | None:
         time.sleep(self.aws_latency)
-        answer = carry_out()
         if call.operation in _WRITES:
             self._writes_at.append(time.monotonic())
+        answer = carry_out()
         if call.operation == _PROMOTE:
             self._promoted_at.append(time.monotonic())
         return answer
@@ -103,10 +103,10 @@ class Bench:
         last = max(self._promoted_at, default=swept)
         return Cost(max(last, swept) - begun, Counter(calls), self._busiest_second())
 
-    def by_rival(self) -> Cost:
-        """Run the rival to its end."""
+    def by_rival(self, *options: str) -> Cost:
+        """Run a rival to its end."""
         cloud = self.fleet.cloud
-        command: list[str | Path] = [sys.executable, _RIVAL, TAG, self.fleet.qwen.base_url]
+        command = [sys.executable, str(_RIVAL), TAG, self.fleet.qwen.base_url, *options]
         environ = {**cloud.environ(), "AWS_ENDPOINT_URL": cloud.relay.url}
         with self._counting() as calls:
             begun = time.monotonic()
@@ -142,45 +142,52 @@ def slow(seconds: float) -> Scenario:
 
 
 def measure(bench: Bench, rounds: int) -> None:
-    """Time the fleet and its rival in turns, and print what both took."""
+    """Time the fleet and its rivals in turns, and print what they took."""
     console = bench.console
-    idle_fleet = idle_rival = None
-    pairs: list[tuple[Cost, Cost]] = []
     bench.fleet.sweep()
     bench.fleet.drain(within=_LIMIT)
     with console.status("nothing is due"):
-        idle_fleet, idle_rival = bench.by_fleet(), bench.by_rival()
+        idle = (bench.by_rival("--only-due"), bench.by_fleet())
+    pairs: list[tuple[Cost, Cost]] = []
     for number in range(rounds):
         with console.status(f"round {number + 1} of {rounds}: the fleet"):
             bench.age()
             ours = bench.by_fleet()
             check(bench, "the fleet")
-        with console.status(f"round {number + 1} of {rounds}: the loop"):
+        with console.status(f"round {number + 1} of {rounds}: the loop that refreshes what is due"):
             bench.age()
-            theirs = bench.by_rival()
+            theirs = bench.by_rival("--only-due")
             check(bench, "the loop")
-        pairs.append((ours, theirs))
+        pairs.append((theirs, ours))
+    with console.status("the loop that refreshes all, whatever is due"):
+        bench.age()
+        every = bench.by_rival()
+        check(bench, "the loop")
 
     secrets, due = len(bench.names), len(bench.due)
     table = Table(title=f"{secrets} secrets", title_justify="left")
-    table.add_column("")
-    for heading in ("loop over all", "fleet", "loop / fleet"):
+    table.add_column("", no_wrap=True)
+    for heading in ("loop: all", "loop: due", "fleet", "all/fleet", "due/fleet"):
         table.add_column(heading, justify="right")
-    rows: list[tuple[str, float, float, str]] = [
-        ("calls to AWS, nothing due", idle_rival.calls.total(), idle_fleet.calls.total(), ".0f"),
-        ("seconds, nothing due", idle_rival.seconds, idle_fleet.seconds, ".1f"),
-    ]
-    for number, (ours, theirs) in enumerate(pairs, start=1):
-        rows += [
-            (f"round {number}: seconds, {due} due", theirs.seconds, ours.seconds, ".1f"),
-            ("  calls to AWS", theirs.calls.total(), ours.calls.total(), ".0f"),
-            ("  most writes in a second", theirs.busiest_second, ours.busiest_second, ".0f"),
-        ]
-    for label, theirs_, ours_, shape in rows:
-        table.add_row(label, f"{theirs_:{shape}}", f"{ours_:{shape}}", f"{theirs_ / ours_:.1f}")
+
+    def add(label: str, shape: str, *values: float) -> None:
+        ratios = [f"{value / values[-1]:.1f}" for value in values[:-1]]
+        table.add_row(label, *(f"{value:{shape}}" for value in values), *ratios)
+
+    def add_all(label: str, theirs: Cost, ours: Cost) -> None:
+        costs = (every, theirs, ours)
+        add(f"{label}: seconds", ".1f", *(cost.seconds for cost in costs))
+        add("  calls to AWS", ".0f", *(cost.calls.total() for cost in costs))
+        add("  most writes in a second", ".0f", *(cost.busiest_second for cost in costs))
+
+    add("nothing due: seconds", ".1f", every.seconds, *(cost.seconds for cost in idle))
+    add("  calls to AWS", ".0f", every.calls.total(), *(cost.calls.total() for cost in idle))
+    for number, pair in enumerate(pairs, start=1):
+        add_all(f"{due} due, round {number}", *pair)
     console.print(table)
-    console.print("Calls of a sweep on which nothing is due: " + counted(idle_fleet.calls))
-    console.print("Calls of the last round's sweep and its workers: " + counted(pairs[-1][0].calls))
+    console.print("The loop over all does the same whatever is due, and was run once.")
+    console.print("Calls of a sweep on which nothing is due: " + counted(idle[1].calls))
+    console.print("Calls of the last round's sweep and its workers: " + counted(pairs[-1][1].calls))
 
 
 def check(bench: Bench, who: str) -> None:
