@@ -165,10 +165,13 @@ def measure(bench: Bench, rounds: int) -> None:
         check(bench, "the loop")
 
     secrets, due = len(bench.names), len(bench.due)
-    table = Table(title=f"{secrets} secrets", title_justify="left")
+    table = Table(
+        title=f"{secrets} secrets: a loop over all, a loop over what is due, the fleet",
+        title_justify="left",
+    )
     table.add_column("", no_wrap=True)
-    for heading in ("loop: all", "loop: due", "fleet", "all/fleet", "due/fleet"):
-        table.add_column(heading, justify="right")
+    for heading in ("all", "due", "fleet", "all/fleet", "due/fleet"):
+        table.add_column(heading, justify="right", no_wrap=True)
 
     def add(label: str, shape: str, *values: float) -> None:
         ratios = [f"{value / values[-1]:.1f}" for value in values[:-1]]
