@@ -226,11 +226,14 @@ def test_without_a_bus_nothing_is_announced(world: World, run: Runner) -> None:
 # --- trouble with the API -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+in_trouble = pytest.mark.parametrize(
     "trouble",
     [RateLimitedError("slow down"), UpstreamUnavailableError("down"), UpstreamBlockedError("no")],
     ids=lambda error: error.reason,
 )
+
+
+@in_trouble
 def test_once_the_api_cannot_be_asked_the_rest_of_the_batch_is_not_sent_against_it(
     trouble: Exception, world: World, run: Runner
 ) -> None:
@@ -251,11 +254,7 @@ def test_once_the_api_cannot_be_asked_the_rest_of_the_batch_is_not_sent_against_
     assert done.metrics == {"RunSucceeded": [0], "TokenRefreshed": [0], "RefreshFailed": [0]}
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [RateLimitedError("slow down"), UpstreamUnavailableError("down"), UpstreamBlockedError("no")],
-    ids=lambda error: error.reason,
-)
+@in_trouble
 def test_trouble_of_one_account_holds_up_no_other(
     trouble: Exception, world: World, run: Runner
 ) -> None:
