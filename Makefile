@@ -23,7 +23,7 @@ PYTEST = .venv/bin/python -m pytest
 
 .PHONY: run
 run: setup ## deploy into an embedded AWS and show the keeper at work (KEEP=1, QWEN_TOKEN_FILE=…)
-	@.venv/bin/python -m tests.localcloud $(ARGS)
+	@.venv/bin/python -m localcloud $(ARGS)
 
 .PHONY: test
 test: COVERAGE = --cov --cov-append --cov-report=
@@ -108,28 +108,28 @@ lint: setup secrets ## ruff, mypy, cfn-lint, sam validate, and a look for tokens
 
 .PHONY: unit
 unit: setup ## tests of single modules, and of any input
-	$(PYTEST) tests/unit tests/fuzz -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
+	$(PYTEST) tests/unit tests/proofs/fuzz -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
 
 .PHONY: integration
 integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges, on real servers, of the scanners, and a short simulation
 	@# Four: they wait, for servers that are slow on purpose, as long as they calculate.
-	$(PYTEST) tests/integration tests/localcloud tests/gates tests/simulation -n 4 --dist loadgroup $(COVERAGE) $(ARGS)
+	$(PYTEST) tests/integration tests/repo_checks tests/proofs/simulation -n 4 --dist loadgroup $(COVERAGE) $(ARGS)
 
 .PHONY: e2e
 e2e: setup .tools/awscli/ready .tools/aws-sdk/ready ## tests of the deployed stack and the examples on the embedded AWS, and the proofs of trust
-	$(PYTEST) tests/e2e tests/trust tests/fleet -n 2 --dist loadgroup $(ARGS)
+	$(PYTEST) tests/e2e tests/proofs/crash_points tests/proofs/test_races.py tests/proofs/test_readers.py -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: trust
 trust: setup ## proofs: every crash point, races, readers that never stop (ARGS=-rP shows the counts)
-	$(PYTEST) tests/trust $(ARGS)
+	$(PYTEST) tests/proofs/crash_points tests/proofs/test_races.py tests/proofs/test_readers.py $(ARGS)
 
 .PHONY: crash-points
 crash-points: setup ## try every fault at every call of a run, and write the table into docs/trust.md
-	@PYTHONPATH=layers/qwen_token:functions/refresh .venv/bin/python -m tests.trust
+	@PYTHONPATH=layers/qwen_token:layers/keeper_runtime:functions/refresh .venv/bin/python -m tests.proofs.crash_points
 
 .PHONY: simulate
 simulate: setup ## thousands of years of a token's life, at random (ARGS='--years 10000 --seed 1')
-	@PYTHONPATH=layers/qwen_token:functions/refresh .venv/bin/python -m tests.simulation $(ARGS)
+	@PYTHONPATH=layers/qwen_token:layers/keeper_runtime:functions/refresh .venv/bin/python -m tests.proofs.simulation $(ARGS)
 
 .PHONY: bench
 bench: setup build .tools/lambda/ready ## cold start, calls and size, against a bare boto3 handler
@@ -137,11 +137,11 @@ bench: setup build .tools/lambda/ready ## cold start, calls and size, against a 
 
 .PHONY: mutants
 mutants: setup .tools/mutation/ready ## break the core in every known way: does a test notice? (ARGS=keeper)
-	@.venv/bin/python -m tests.mutation $(ARGS)
+	@.venv/bin/python -m tests.proofs.mutants $(ARGS)
 
 .PHONY: fuzz
 fuzz: .tools/fuzz/ready ## look for tokens and replies that break a promise (SECONDS=60)
-	@for target in text reply; do PYTHONPATH=layers/qwen_token .tools/fuzz/bin/python -m tests.fuzz \
+	@for target in text reply; do PYTHONPATH=layers/qwen_token .tools/fuzz/bin/python -m tests.proofs.fuzz \
 		$$target --seconds $$(($(SECONDS) / 2)) $(ARGS) || exit 1; done
 
 .PHONY: secrets
@@ -167,12 +167,12 @@ audit: .tools/audit/ready .tools/node/ready ## ask PyPI's and npm's databases fo
 
 .PHONY: sbom
 sbom: $(SBOM) ## list what ships, as CycloneDX, in build/sbom.cdx.json
-$(SBOM): layers/qwen_token/requirements.txt .tools/audit/ready
+$(SBOM): layers/qwen_token/requirements.txt layers/keeper_runtime/requirements.txt .tools/audit/ready
 	@mkdir -p $(@D)
-	.tools/audit/bin/cyclonedx-py requirements $< --output-reproducible --validate --output-file $@ $(ARGS)
+	cat $(filter %.txt,$^) | .tools/audit/bin/cyclonedx-py requirements - --output-reproducible --validate --output-file $@ $(ARGS)
 
 # What ships comes first; every other file is for this machine and for CI.
-PINNED = layers/qwen_token/requirements $(filter-out %/uv,$(basename $(wildcard requirements/*.in)))
+PINNED = layers/qwen_token/requirements layers/keeper_runtime/requirements $(filter-out %/uv,$(basename $(wildcard requirements/*.in)))
 
 .PHONY: requirements
 requirements: $(UV) .tools/node/ready ## upgrade every pinned requirement
@@ -228,8 +228,8 @@ help: ## list the targets
 bench: bench-readers
 .PHONY: bench-readers
 bench-readers: setup ## what reading the token costs a service, against other caches
-	@PYTHONPATH=layers/qwen_token .venv/bin/python -m tests.bench.readers
+	@PYTHONPATH=layers/qwen_token:layers/keeper_runtime .venv/bin/python -m tests.bench.readers
 
 .PHONY: bench-fleet
 bench-fleet: setup ## a fleet of 2,000 secrets, against a loop over all; and in trouble (takes minutes)
-	@PYTHONPATH=layers/qwen_token .venv/bin/python -m tests.bench.fleet $(ARGS)
+	@PYTHONPATH=layers/qwen_token:layers/keeper_runtime .venv/bin/python -m tests.bench.fleet $(ARGS)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from qwen_token.store import AWS_CONFIG
-from tests.localcloud.aws import Cloud, build, local_cloud
-from tests.localcloud.qwen import FakeQwen
+from localcloud.aws import Cloud, build, local_cloud
+from localcloud.qwen import QwenStandIn
+from qwen_token.secret_store import AWS_CONFIG
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -24,11 +24,15 @@ os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "QwenTokenRefresh"
 # a scan that takes long. The first that fits counts: the examples' tests have a stack of their own.
 _ON_ONE_WORKER: Final = (
     "tests/e2e/test_examples.py",
+    "tests/e2e/test_fleet",
     "tests/e2e/",
-    "tests/fleet/",
-    "tests/gates/",
-    "tests/trust/",
+    "tests/repo_checks/",
+    "tests/proofs/",
 )
+
+
+# Each of these needs nothing of the others.
+_APART: Final = ("tests/proofs/simulation/", "tests/proofs/fuzz/")
 
 
 class _TogetherOrNot(LoadScopeScheduling):  # type: ignore[misc]
@@ -38,6 +42,8 @@ class _TogetherOrNot(LoadScopeScheduling):  # type: ignore[misc]
     """
 
     def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(_APART):
+            return nodeid
         return next((each for each in _ON_ONE_WORKER if nodeid.startswith(each)), nodeid)
 
 
@@ -47,8 +53,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Together
 
 
 @pytest.fixture(name="qwen")
-def _qwen() -> Iterator[FakeQwen]:
-    with FakeQwen() as qwen:
+def _qwen() -> Iterator[QwenStandIn]:
+    with QwenStandIn() as qwen:
         yield qwen
 
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from errands import Errand, delay, send
-from qwen_token.alerts import Alert, Failure, Origin, publish
-from qwen_token.edges import Edges
+from jobs import Job, delay, send
+from keeper_runtime.alerts import Alert, Failure, RunLocation, publish
+from keeper_runtime.clients import Clients
+from keeper_runtime.settings import ALERT_TOPIC_ARN, STACK_NAME, DispatchSettings
 from qwen_token.errors import ConfigError, QwenTokenError
 from qwen_token.fleet import WRITES_PER_SECOND, Fleet, Member
 from qwen_token.keeper import STORE_CALL_LIMIT
 from qwen_token.policy import TokenState, assess, severity
-from qwen_token.settings import ALERT_TOPIC_ARN, STACK_NAME, DispatchSettings
-from qwen_token.value import Held
+from qwen_token.stored_token import StoredToken
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -31,14 +31,14 @@ _RESERVE: Final = 4 * STORE_CALL_LIMIT
 # A refresh stages and promotes.
 _WRITES_OF_A_REFRESH: Final = 2
 
-_edges = cache(Edges.real)
+_edges = cache(Clients.real)
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """One look through the whole fleet, as far as it got: how many secrets …
 
-    ``seen`` were members; of them, ``skipped`` were fresh, ``queued`` got an errand, among these
+    ``seen`` were members; of them, ``skipped`` were fresh, ``queued`` got a job, among these
     the ``unreadable``. ``begun_at`` is in seconds since the epoch.
     """
 
@@ -56,7 +56,7 @@ def handler(event: object, context: "LambdaContext") -> dict[str, object]:
     return run(event, context, _edges())
 
 
-def run(event: object, context: "LambdaContext", edges: Edges) -> dict[str, object]:
+def run(event: object, context: "LambdaContext", edges: Clients) -> dict[str, object]:
     """Look through the fleet against ``edges``. The event is ``{}``, or this function's own.
 
     Raises:
@@ -98,16 +98,16 @@ def _look_at(
     sweep: Sweep,
     fleet: Fleet,
     settings: DispatchSettings,
-    edges: Edges,
+    edges: Clients,
 ) -> Sweep:
     """Queue those of a page that are due, and count them all."""
     now = edges.clock()
     fresh: list[datetime] = []
-    due: list[Errand] = []
+    due: list[Job] = []
     unreadable = 0
     try:
         for member, found in fleet.read(members):
-            if isinstance(found, Held):
+            if isinstance(found, StoredToken):
                 state = assess(found.token, now=now, refresh_before=settings.refresh_before)
                 if state is TokenState.FRESH:
                     fresh.append(found.token.expires_at)
@@ -117,12 +117,12 @@ def _look_at(
                 logger.warning(
                     "unreadable", secret_id=member.secret_id, reason=found.reason, detail=str(found)
                 )
-            due.append(Errand(member.secret_id, member.obstacle))
+            due.append(Job(member.secret_id, member.obstacle))
     finally:
         # Also where reading the others failed, and ends the sweep: these were found to be due.
         send(_spread(due, sweep, now), client=edges.sqs(), queue_url=settings.queue_url)
     if fresh:
-        # For an errand's token, its worker says what is left after the run.
+        # For a job's token, its worker says what is left after the run.
         days = (min(fresh) - now) / timedelta(days=1)
         metrics.add_metric("TokenDaysRemaining", MetricUnit.NoUnit, days)
         metrics.add_metric("RunSucceeded", MetricUnit.Count, len(fresh))
@@ -135,14 +135,14 @@ def _look_at(
     )
 
 
-def _spread(due: Sequence[Errand], sweep: Sweep, now: datetime) -> Iterator[tuple[Errand, int]]:
-    """Yield errands with delays: at random, over the time that AWS lets them be written in.
+def _spread(due: Sequence[Job], sweep: Sweep, now: datetime) -> Iterator[tuple[Job, int]]:
+    """Yield jobs with delays: at random, over the time that AWS lets them be written in.
 
     Of that time, so much is over as the sweep has taken so far.
     """
     taken = now.timestamp() - sweep.begun_at
-    for number, errand in enumerate(due, start=sweep.queued):
-        yield errand, delay(0, max(0, number * _WRITES_OF_A_REFRESH / WRITES_PER_SECOND - taken))
+    for number, job in enumerate(due, start=sweep.queued):
+        yield job, delay(0, max(0, number * _WRITES_OF_A_REFRESH / WRITES_PER_SECOND - taken))
 
 
 def _begun(event: Any, now: datetime) -> tuple[Sweep, str | None]:
@@ -165,7 +165,7 @@ def _begun(event: Any, now: datetime) -> tuple[Sweep, str | None]:
 
 
 def _report_failure(
-    error: QwenTokenError, context: "LambdaContext", edges: Edges, critical_before: timedelta
+    error: QwenTokenError, context: "LambdaContext", edges: Clients, critical_before: timedelta
 ) -> None:
     now = edges.clock()
     level = severity(error, now=now, critical_before=critical_before)
@@ -175,7 +175,7 @@ def _report_failure(
     if not topic_arn:
         logger.error("no alert could be published: the environment names no topic")
         return
-    origin = Origin(
+    origin = RunLocation(
         stack=edges.environ.get(STACK_NAME, ""),
         function=context.function_name,
         region=context.invoked_function_arn.split(":")[3],

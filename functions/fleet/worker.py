@@ -1,4 +1,4 @@
-"""The fleet's worker: runs the keeper for each errand of a batch, and tells all that failed."""
+"""The fleet's worker: runs the keeper for each job of a batch, and tells all that failed."""
 
 import asyncio
 import copy
@@ -21,10 +21,11 @@ from aws_lambda_powertools.utilities.batch import (
     async_process_partial_response,
 )
 
-from errands import LONGEST_DELAY, Errand, delay, send
-from qwen_token.alerts import Alert, Failure, Origin, publish
-from qwen_token.changes import REFRESH_FAILED, REFRESHED, Change, announce, result
-from qwen_token.edges import Edges
+from jobs import LONGEST_DELAY, Job, delay, send
+from keeper_runtime.alerts import Alert, Failure, RunLocation, publish
+from keeper_runtime.change_events import REFRESH_FAILED, REFRESHED, ChangeEvent, announce, result
+from keeper_runtime.clients import Clients
+from keeper_runtime.settings import EVENT_BUS_ARN, WorkerSettings
 from qwen_token.errors import (
     QwenTokenError,
     RateLimitedError,
@@ -37,8 +38,7 @@ from qwen_token.errors import (
 from qwen_token.fleet import WRITES_PER_SECOND
 from qwen_token.keeper import STORE_CALL_LIMIT, SUCCEEDED, Client, Keeper, Outcome, Report
 from qwen_token.policy import Severity, severity
-from qwen_token.settings import EVENT_BUS_ARN, WorkerSettings
-from qwen_token.store import SecretStore
+from qwen_token.secret_store import SecretStore
 from qwen_token.tokens import Token
 
 if TYPE_CHECKING:
@@ -49,37 +49,37 @@ if TYPE_CHECKING:
 logger = Logger()
 metrics = Metrics()
 
-# Errands at once: nearly all of a run is waiting, for Qwen and for AWS.
+# Jobs at once: nearly all of a run is waiting, for Qwen and for AWS.
 _THREADS: Final = 4
 # Trouble that says nothing about a token, but much about whether the next one is worth sending.
 _TROUBLE: Final = (RateLimitedError, UpstreamUnavailableError, UpstreamBlockedError)
 # So many accounts in a row have to meet it before it is held to be the API's: Qwen limits single
 # accounts, too, and one account's limit must not hold up all that share a batch with it.
 _ACCOUNTS_IN_TROUBLE: Final = 2
-# So often an errand is put off by such trouble before that is told: at first for about so many
+# So often a job is put off by such trouble before that is told: at first for about so many
 # seconds, then for twice as long each time.
 _POSTPONEMENTS: Final = 3
 _POSTPONEMENT: Final = 60
-# With less than this left, no errand is begun: the batch has to be reported.
+# With less than this left, no job is begun: the batch has to be reported.
 _RESERVE: Final = 4 * STORE_CALL_LIMIT
 _WRITES: Final = ("PutSecretValue", "UpdateSecretVersionStage")
 
-_edges = cache(Edges.real)
+_edges = cache(Clients.real)
 
 
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFailureResponse":
-    """Do the errands of a batch; return which messages the queue is to deliver again."""
+    """Do the jobs of a batch; return which messages the queue is to deliver again."""
     return run(event, context, _edges())
 
 
 def run(
-    event: dict[str, Any], context: "LambdaContext", edges: Edges
+    event: dict[str, Any], context: "LambdaContext", edges: Clients
 ) -> "PartialItemFailureResponse":
-    """Do the errands of a batch against ``edges``.
+    """Do the jobs of a batch against ``edges``.
 
-    A token that fails is told, and its message is done with. What is delivered again is an errand
+    A token that fails is told, and its message is done with. What is delivered again is a job
     whose run crashed, or whose failure could not be told.
 
     Raises:
@@ -95,7 +95,7 @@ def run(
             unique_id=f"fleet-pace-{operation}",
         )
     batch = _Batch(settings, edges, context, _Breaker(lambda: edges.qwen(settings.api_base_url)))
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="errand") as threads:
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="job") as threads:
 
         async def do(record: "SQSRecord") -> None:
             await asyncio.get_running_loop().run_in_executor(threads, batch.do, record)
@@ -192,38 +192,38 @@ class _Breaker:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """The errands of one batch, and what came of them; ``do`` is called by several threads."""
+    """The jobs of one batch, and what came of them; ``do`` is called by several threads."""
 
     settings: WorkerSettings
-    edges: Edges
+    edges: Clients
     context: "LambdaContext"
     api: _Breaker
     # With the messages' ids.
-    done: list[tuple[str, Errand, Report]] = field(default_factory=list)
-    failed: list[tuple[str, Errand, QwenTokenError]] = field(default_factory=list)
-    postponed: list[tuple[str, Errand, QwenTokenError]] = field(default_factory=list)
+    done: list[tuple[str, Job, Report]] = field(default_factory=list)
+    failed: list[tuple[str, Job, QwenTokenError]] = field(default_factory=list)
+    postponed: list[tuple[str, Job, QwenTokenError]] = field(default_factory=list)
 
     def do(self, record: "SQSRecord") -> None:
-        """Run the keeper for one errand. What it raises is no QwenTokenError, but a crash."""
-        errand = Errand.from_body(record.body)
+        """Run the keeper for one job. What it raises is no QwenTokenError, but a crash."""
+        job = Job.from_body(record.body)
         try:
-            report = self._keep(errand)
+            report = self._keep(job)
         except QwenTokenError as error:
-            if isinstance(error, _TROUBLE) and errand.postponed < _POSTPONEMENTS:
-                self.postponed.append((record.message_id, errand, error))
+            if isinstance(error, _TROUBLE) and job.postponed < _POSTPONEMENTS:
+                self.postponed.append((record.message_id, job, error))
             else:
-                self.failed.append((record.message_id, errand, error))
+                self.failed.append((record.message_id, job, error))
         else:
-            self.done.append((record.message_id, errand, report))
+            self.done.append((record.message_id, job, report))
 
-    def _keep(self, errand: Errand) -> Report:
-        if errand.obstacle is not None:
-            raise StoreError(errand.obstacle)
+    def _keep(self, job: Job) -> Report:
+        if job.obstacle is not None:
+            raise StoreError(job.obstacle)
         if self._time_left() < _RESERVE:
             # Also a run that comes to nothing reads, and a worker that is killed tells nothing.
             raise UpstreamUnavailableError("no time was left to call the API")
         return Keeper(
-            store=SecretStore(self.edges.secrets(), errand.secret_id),
+            store=SecretStore(self.edges.secrets(), job.secret_id),
             client=lambda: self.api,
             clock=self.edges.clock,
             time_left=self._time_left,
@@ -239,14 +239,14 @@ class _Batch:
         again = self._postpone()
         now = self.edges.clock()
         results = [
-            (report, result(report, secret_id=errand.secret_id, now=now))
-            for _, errand, report in self.done
+            (report, result(report, secret_id=job.secret_id, now=now))
+            for _, job, report in self.done
         ]
         for _, outcome in results:
             logger.info("run ended", extra=outcome)
         self._count(now)
         self._announce(
-            Change(REFRESHED, outcome, (str(outcome["secret_id"]),))
+            ChangeEvent(REFRESHED, outcome, (str(outcome["secret_id"]),))
             for report, outcome in results
             if report.outcome is Outcome.REFRESHED
         )
@@ -256,54 +256,54 @@ class _Batch:
         try:
             publish(alert, client=self.edges.sns(), topic_arn=self.settings.alert_topic_arn)
         except Exception:
-            # Of whatever kind. Done again, these errands fail, and are told, again.
+            # Of whatever kind. Done again, these jobs fail, and are told, again.
             logger.exception(
                 "the alert could not be published", topic_arn=self.settings.alert_topic_arn
             )
             return again | {message_id for message_id, _, _ in (*self.failed, *self._awaiting())}
         told = alert.fitted()
         secret_ids = tuple(failure.secret_id or "" for failure in told.failures)
-        self._announce([Change(REFRESH_FAILED, told.document(), secret_ids)])
+        self._announce([ChangeEvent(REFRESH_FAILED, told.document(), secret_ids)])
         return again
 
     def _postpone(self) -> set[str]:
         """Queue what is to be tried later, and return the messages for which that failed."""
         if not self.postponed:
             return set()
-        later: list[tuple[Errand, int]] = []
-        for _, errand, error in self.postponed:
-            wait = float(_POSTPONEMENT * 2**errand.postponed)
+        later: list[tuple[Job, int]] = []
+        for _, job, error in self.postponed:
+            wait = float(_POSTPONEMENT * 2**job.postponed)
             asked = error.retry_after if isinstance(error, RateLimitedError) else None
             least = wait / 2 if asked is None else asked.total_seconds()
             # However long: what came back as one batch would be stopped as one batch again, by an
             # account that is limited for itself alone.
             least = min(least, LONGEST_DELAY - wait)
-            put_off = replace(errand, postponed=errand.postponed + 1)
+            put_off = replace(job, postponed=job.postponed + 1)
             later.append((put_off, delay(least, least + wait)))
         try:
             send(later, client=self.edges.sqs(), queue_url=self.settings.queue_url)
         except Exception:
-            logger.exception("errands could not be postponed", queue_url=self.settings.queue_url)
+            logger.exception("jobs could not be postponed", queue_url=self.settings.queue_url)
             return {message_id for message_id, _, _ in self.postponed}
-        logger.warning("postponed", secret_ids=[errand.secret_id for errand, _ in later])
+        logger.warning("postponed", secret_ids=[job.secret_id for job, _ in later])
         return set()
 
     def _alert(self, now: datetime) -> Alert | None:
         """Return the alert, the gravest first; None where there is nothing to tell."""
         told: list[tuple[Severity, Failure]] = []
-        for _, errand, error in self.failed:
+        for _, job, error in self.failed:
             level = severity(error, now=now, critical_before=self.settings.critical_before)
-            told.append((level, self._failure(errand, error, now)))
+            told.append((level, self._failure(job, error, now)))
             logger.error(
                 "run failed",
-                secret_id=errand.secret_id,
+                secret_id=job.secret_id,
                 reason=error.reason,
                 severity=level.value,
                 detail=str(error),
             )
-        for _, errand, _ in self._awaiting():
+        for _, job, _ in self._awaiting():
             error = TokenMissingError("the secret has no token yet: nothing can be kept alive")
-            told.append((Severity.WARNING, self._failure(errand, error, now)))
+            told.append((Severity.WARNING, self._failure(job, error, now)))
         if not told:
             return None
         told.sort(key=lambda each: each[0] is not Severity.CRITICAL)
@@ -314,17 +314,17 @@ class _Batch:
             tuple(failure for _, failure in told),
         )
 
-    def _awaiting(self) -> list[tuple[str, Errand, Report]]:
+    def _awaiting(self) -> list[tuple[str, Job, Report]]:
         return [each for each in self.done if each[2].outcome is Outcome.AWAITING_TOKEN]
 
-    def _failure(self, errand: Errand, error: QwenTokenError, now: datetime) -> Failure:
-        origin = Origin(
+    def _failure(self, job: Job, error: QwenTokenError, now: datetime) -> Failure:
+        origin = RunLocation(
             stack=self.settings.stack,
             function=self.settings.dispatch_function,
             region=self.context.invoked_function_arn.split(":")[3],
             of_fleet=True,
         )
-        return Failure.of(error, secret_id=errand.secret_id, origin=origin, now=now)
+        return Failure.of(error, secret_id=job.secret_id, origin=origin, now=now)
 
     def _count(self, now: datetime) -> None:
         expiries = [
@@ -345,7 +345,7 @@ class _Batch:
         for name, count in counted.items():
             metrics.add_metric(name, MetricUnit.Count, count)
 
-    def _announce(self, changes: Iterable[Change]) -> None:
+    def _announce(self, changes: Iterable[ChangeEvent]) -> None:
         """Put change events on the bus, if there is one; that it fails changes nothing else."""
         bus_arn = self.edges.environ.get(EVENT_BUS_ARN, "").strip()
         if not bus_arn:

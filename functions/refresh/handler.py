@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from qwen_token.alerts import Alert, Failure, Origin, publish
-from qwen_token.changes import REFRESH_FAILED, REFRESHED, Change, announce, result
-from qwen_token.edges import Edges
-from qwen_token.errors import QwenTokenError, TokenMissingError, TokenShortLivedError
-from qwen_token.keeper import SUCCEEDED, Keeper, Outcome, Report
-from qwen_token.policy import Severity, severity
-from qwen_token.settings import (
+from keeper_runtime.alerts import Alert, Failure, RunLocation, publish
+from keeper_runtime.change_events import REFRESH_FAILED, REFRESHED, ChangeEvent, announce, result
+from keeper_runtime.clients import Clients
+from keeper_runtime.settings import (
     ALERT_TOPIC_ARN,
     EVENT_BUS_ARN,
     SECRET_ID,
     RunOptions,
     Settings,
 )
-from qwen_token.store import SecretStore
+from qwen_token.errors import QwenTokenError, TokenMissingError, TokenShortLivedError
+from qwen_token.keeper import SUCCEEDED, Keeper, Outcome, Report
+from qwen_token.policy import Severity, severity
+from qwen_token.secret_store import SecretStore
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = Logger()
 metrics = Metrics()
 
-_edges = cache(Edges.real)
+_edges = cache(Clients.real)
 
 
 @logger.inject_lambda_context
@@ -39,7 +39,7 @@ def handler(event: object, context: "LambdaContext") -> dict[str, object]:
     return run(event, context, _edges())
 
 
-def run(event: object, context: "LambdaContext", edges: Edges) -> dict[str, object]:
+def run(event: object, context: "LambdaContext", edges: Clients) -> dict[str, object]:
     """Run once against ``edges``. The event is ``{}``, or has ``force`` or ``dry_run`` true.
 
     Raises:
@@ -68,7 +68,7 @@ def run(event: object, context: "LambdaContext", edges: Edges) -> dict[str, obje
 
 
 def _report_success(
-    report: Report, secret_id: str, edges: Edges, *, dry_run: bool
+    report: Report, secret_id: str, edges: Clients, *, dry_run: bool
 ) -> dict[str, object]:
     now = edges.clock()
     done = result(report, secret_id=secret_id, now=now)
@@ -85,7 +85,7 @@ def _report_success(
 
 
 def _report_failure(
-    error: QwenTokenError, context: "LambdaContext", edges: Edges, critical_before: timedelta
+    error: QwenTokenError, context: "LambdaContext", edges: Clients, critical_before: timedelta
 ) -> None:
     now = edges.clock()
     level = severity(error, now=now, critical_before=critical_before)
@@ -99,12 +99,14 @@ def _report_failure(
     _announce(REFRESH_FAILED, alert.document(), edges)
 
 
-def _alert(error: QwenTokenError, level: Severity, context: "LambdaContext", edges: Edges) -> Alert:
+def _alert(
+    error: QwenTokenError, level: Severity, context: "LambdaContext", edges: Clients
+) -> Alert:
     now = edges.clock()
     failure = Failure.of(
         error,
         secret_id=edges.environ.get(SECRET_ID),
-        origin=Origin(
+        origin=RunLocation(
             # Powertools' service is the stack's name.
             stack=logger.service,
             function=context.function_name,
@@ -115,7 +117,7 @@ def _alert(error: QwenTokenError, level: Severity, context: "LambdaContext", edg
     return Alert(level, context.aws_request_id, now, (failure,))
 
 
-def _publish(alert: Alert, edges: Edges) -> None:
+def _publish(alert: Alert, edges: Clients) -> None:
     """Publish an alert; a failing publish is logged, and never hides what it should have told."""
     topic_arn = edges.environ.get(ALERT_TOPIC_ARN)
     if not topic_arn:
@@ -128,13 +130,13 @@ def _publish(alert: Alert, edges: Edges) -> None:
         logger.exception("the alert could not be published", topic_arn=topic_arn)
 
 
-def _announce(detail_type: str, detail: Mapping[str, object], edges: Edges) -> None:
+def _announce(detail_type: str, detail: Mapping[str, object], edges: Clients) -> None:
     """Put a change event on the bus, if there is one; that it fails makes no other run of this."""
     bus_arn = edges.environ.get(EVENT_BUS_ARN, "").strip()
     if not bus_arn:
         return
     secret_id = edges.environ.get(SECRET_ID)
-    change = Change(detail_type, detail, () if secret_id is None else (secret_id,))
+    change = ChangeEvent(detail_type, detail, () if secret_id is None else (secret_id,))
     try:
         announce([change], client=edges.events(), bus_arn=bus_arn)
     except Exception:

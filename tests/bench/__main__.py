@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tests.localcloud.aws import Cloud, CommandFailedError, local_cloud
-from tests.localcloud.qwen import FakeQwen
+from localcloud.aws import Cloud, CommandFailedError, local_cloud
+from localcloud.qwen import QwenStandIn
 
 from .emulator import ROOT, ColdStart, EmulatorError, Function, cold_start
 
@@ -90,7 +90,7 @@ class Result:
 class Bench:
     """The two functions, on one embedded AWS and beside one stand-in of Qwen's API."""
 
-    def __init__(self, cloud: Cloud, qwen: FakeQwen, directory: Path) -> None:
+    def __init__(self, cloud: Cloud, qwen: QwenStandIn, directory: Path) -> None:
         """Create the secret with a fresh token, and lay out the rival in ``directory``."""
         self._cloud = cloud
         self._qwen = qwen
@@ -167,7 +167,7 @@ def main() -> int:
 
 def _measure(alternations: int, progress: Console) -> Result:
     with (
-        FakeQwen() as qwen,
+        QwenStandIn() as qwen,
         local_cloud() as cloud,
         tempfile.TemporaryDirectory() as directory,
     ):

@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO, Final
 
-from tests.localcloud.waiting import wait_until
+from localcloud.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
 

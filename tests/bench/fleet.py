@@ -19,17 +19,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tests.localcloud.aws import Cloud, CommandFailedError, build, local_cloud
-from tests.localcloud.fleet import DAY, TAG, Fleet
-from tests.localcloud.qwen import (
+from localcloud.aws import Cloud, CommandFailedError, build, local_cloud
+from localcloud.fleet import DAY, TAG, Fleet
+from localcloud.qwen import (
     MINTS_NEWER_CLAIMS,
     UNAVAILABLE_PAGE,
-    FakeQwen,
+    QwenStandIn,
     Reply,
     Request,
     Scenario,
 )
-from tests.localcloud.relay import Answer, Call, CarryOut
+from localcloud.recording_proxy import Answer, Call, CarryOut
 
 _RIVAL: Final = Path(__file__).with_name("loop_over_all.py")
 # For what is refreshed, put off and delivered again, all of it.
@@ -134,7 +134,7 @@ class Bench:
 def slow(seconds: float) -> Scenario:
     """Return an API that mints after so many seconds."""
 
-    def answer(qwen: FakeQwen, request: Request) -> Reply | None:
+    def answer(qwen: QwenStandIn, request: Request) -> Reply | None:
         time.sleep(seconds)
         return MINTS_NEWER_CLAIMS.answer(qwen, request)
 
@@ -220,7 +220,7 @@ def trouble(bench: Bench) -> bool:
     killed: list[int] = []
     lock = threading.Lock()
 
-    def answer(qwen: FakeQwen, request: Request) -> Reply | None:
+    def answer(qwen: QwenStandIn, request: Request) -> Reply | None:
         asked = len(qwen.requests) - begun
         with lock:
             if asked >= len(bench.due) // 2 and not killed:
@@ -268,7 +268,7 @@ def trouble(bench: Bench) -> bool:
 
 
 def postponed(fleet: Fleet) -> int:
-    """Return how often an errand was put off, by the workers' log."""
+    """Return how often a job was put off, by the workers' log."""
     return sum(
         len(line["secret_ids"])
         for line in fleet.stack.log_documents("worker")
@@ -289,7 +289,11 @@ def main() -> int:
     options = parser.parse_args()
     console = Console(highlight=False)
     try:
-        with tempfile.TemporaryDirectory() as directory, FakeQwen() as qwen, local_cloud() as cloud:
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            QwenStandIn() as qwen,
+            local_cloud() as cloud,
+        ):
             with console.status("building and deploying"):
                 fleet = deploy(cloud, qwen, Path(directory))
             qwen.answer_with(slow(options.latency))
@@ -307,7 +311,7 @@ def main() -> int:
         sys.exit(str(error))
 
 
-def deploy(cloud: Cloud, qwen: FakeQwen, directory: Path) -> Fleet:
+def deploy(cloud: Cloud, qwen: QwenStandIn, directory: Path) -> Fleet:
     """Deploy the stack with the fleet, as its defaults are."""
     parameters = {"Fleet": "true", "ApiBaseUrl": qwen.base_url}
     return Fleet(cloud.deploy(build(directory), parameters=parameters), qwen)

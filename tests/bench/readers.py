@@ -20,10 +20,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from localcloud.aws import ROOT, Cloud, CommandFailedError, local_cloud
+from localcloud.qwen import ECHOES, QwenStandIn
 from qwen_token import QwenAuth, SharedToken
-from qwen_token.store import AWS_CONFIG
-from tests.localcloud.aws import ROOT, Cloud, CommandFailedError, local_cloud
-from tests.localcloud.qwen import ECHOES, FakeQwen
+from qwen_token.secret_store import AWS_CONFIG
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -136,7 +136,7 @@ def main() -> int:
 
 
 def _measure() -> Result:
-    with FakeQwen() as qwen, local_cloud() as cloud:
+    with QwenStandIn() as qwen, local_cloud() as cloud:
         cloud.secretsmanager.create_secret(Name=_SECRET, SecretString=qwen.mint())
         figures = {reader.name: _figures(reader, cloud) for reader in _READERS}
         before, after = _request_cost(_OURS.make(_client(cloud)), qwen)
@@ -215,7 +215,7 @@ def _import(statement: str) -> tuple[float, tuple[str, ...]]:
     return statistics.median(run[0] for run in runs), tuple(runs[0][1])
 
 
-def _request_cost(read: Read, qwen: FakeQwen) -> tuple[float, float]:
+def _request_cost(read: Read, qwen: QwenStandIn) -> tuple[float, float]:
     """Return what the auth takes on the way out, and what it takes to look at the answer, in ns."""
 
     class Source:

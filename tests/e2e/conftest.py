@@ -1,4 +1,4 @@
-"""The deployed stack: built and deployed once, by the real ``sam``, on the embedded AWS."""
+"""The deployed stacks, one of them with a fleet: built and deployed once, by the real ``sam``."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.localcloud.aws import Cloud
-from tests.localcloud.qwen import MINTS_NEWER_CLAIMS, FakeQwen
-from tests.localcloud.stack import Notification, Run, Stack
+from localcloud.aws import Cloud
+from localcloud.fleet import Fleet
+from localcloud.qwen import MINTS_NEWER_CLAIMS, QwenStandIn
+from localcloud.stack import Notification, Run, Stack
 
 ARRIVAL = timedelta(seconds=10)
 
@@ -19,7 +20,7 @@ class Deployed:
     """The stack, and the API that its function talks to."""
 
     stack: Stack
-    qwen: FakeQwen
+    qwen: QwenStandIn
 
     def hold(self, lifetime: timedelta) -> str:
         """Put a token that lives so long into the secret, the only live one, and return it."""
@@ -52,13 +53,13 @@ class Deployed:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let those tests be the last that look back at what all others made the function do."""
-    items.sort(key=lambda item: item.path.name == "test_permissions.py")
+    """Let those tests be the last that look back at what all others made the functions do."""
+    items.sort(key=lambda item: item.path.name.endswith("permissions.py"))
 
 
 @pytest.fixture(scope="session", name="session_stack")
 def _session_stack(cloud: Cloud, built: Path) -> Iterator[Deployed]:
-    with FakeQwen() as qwen:
+    with QwenStandIn() as qwen:
         yield Deployed(cloud.deploy(built, parameters={"ApiBaseUrl": qwen.base_url}), qwen)
 
 
@@ -66,3 +67,28 @@ def _session_stack(cloud: Cloud, built: Path) -> Iterator[Deployed]:
 def _deployed(session_stack: Deployed) -> Deployed:
     session_stack.silence()
     return session_stack
+
+
+@pytest.fixture(scope="session", name="session_fleet")
+def _session_fleet(cloud: Cloud, built: Path) -> Iterator[Fleet]:
+    with QwenStandIn() as qwen:
+        stack = cloud.deploy(
+            built,
+            name="pool",
+            parameters={"Fleet": "true", "ApiBaseUrl": qwen.base_url, "SecretName": "pool/own"},
+        )
+        yield Fleet(stack, qwen)
+
+
+@pytest.fixture(name="fleet")
+def _fleet(session_fleet: Fleet) -> Iterator[Fleet]:
+    """Return the fleet without members, and with nothing said or queued."""
+    session_fleet.qwen.answer_with(MINTS_NEWER_CLAIMS)
+    session_fleet.stack.notifications()
+    yield session_fleet
+    session_fleet.cloud.sqs.purge_queue(QueueUrl=session_fleet.stack.outputs["FleetQueueUrl"])
+    client = session_fleet.cloud.secretsmanager
+    pages = client.get_paginator("list_secrets").paginate(IncludePlannedDeletion=True)
+    for secret in [each for page in pages for each in page["SecretList"]]:
+        if secret["Name"] != "pool/own":
+            client.delete_secret(SecretId=secret["ARN"], ForceDeleteWithoutRecovery=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from localcloud import qwen as scenarios
+from localcloud.stack import Notification
+from localcloud.waiting import wait_until
 from tests.e2e.conftest import ARRIVAL, Deployed
-from tests.localcloud import qwen as scenarios
-from tests.localcloud.stack import Notification
-from tests.localcloud.waiting import wait_until
 
 DAY = timedelta(days=1)
 # What the emulator takes between the put and the look at it is less.

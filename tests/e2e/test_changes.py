@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from localcloud import qwen as scenarios
+from localcloud.waiting import wait_until
 from tests.e2e.conftest import ARRIVAL, Deployed
-from tests.localcloud import qwen as scenarios
-from tests.localcloud.waiting import wait_until
 
 DAY = timedelta(days=1)
 RULE = "test-token-changes"

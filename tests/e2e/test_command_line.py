@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from localcloud import qwen as scenarios
 from tests.e2e.conftest import Deployed
-from tests.localcloud import qwen as scenarios
 
 DAY = timedelta(days=1)
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
+from localcloud.aws import REGION, ROOT, Cloud
+from localcloud.cloudformation import read_template, resolved
+from localcloud.iam import permissions
+from localcloud.qwen import ACCOUNT
+from localcloud.stack import credentials
+from localcloud.waiting import wait_until
 from tests.e2e.conftest import ARRIVAL, Deployed
-from tests.localcloud.aws import REGION, ROOT, Cloud
-from tests.localcloud.cloudformation import read_template, resolved
-from tests.localcloud.iam import permissions
-from tests.localcloud.qwen import ACCOUNT
-from tests.localcloud.stack import credentials
-from tests.localcloud.waiting import wait_until
 from tests.minting import pieces
 
 DAY = timedelta(days=1)
@@ -653,7 +653,7 @@ class Agreement:
 def allowed(*requests: dict[str, Any]) -> list[bool]:
     """Ask the emulator's IAM."""
     done = subprocess.run(  # noqa: S603 - our own program
-        [ROOT / ".tools/cloud/bin/python", ROOT / "tests/localcloud/judge.py"],
+        [ROOT / ".tools/cloud/bin/python", ROOT / "localcloud/iam_verdicts.py"],
         input=json.dumps(requests),
         capture_output=True,
         text=True,

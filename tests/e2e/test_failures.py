@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from localcloud import qwen as scenarios
+from localcloud.qwen import Scenario
+from localcloud.recording_proxy import Refusal
 from qwen_token import QwenTokenError, errors
 from tests.e2e.conftest import Deployed
-from tests.localcloud import qwen as scenarios
-from tests.localcloud.qwen import Scenario
-from tests.localcloud.relay import Refusal
 
 DAY = timedelta(days=1)
 

@@ -13,10 +13,10 @@ import boto3
 import botocore.session
 import pytest
 
+from localcloud import qwen as scenarios
+from localcloud.aws import REGION, Cloud
+from localcloud.iam import Iam, Permission, permissions
 from tests.e2e.conftest import Deployed
-from tests.localcloud import qwen as scenarios
-from tests.localcloud.aws import REGION, Cloud
-from tests.localcloud.iam import Iam, Permission, permissions
 
 DAY = timedelta(days=1)
 

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from botocore.exceptions import ClientError
 
+from localcloud import qwen as scenarios
+from localcloud.aws import ROOT, Cloud
+from localcloud.qwen import QwenStandIn, Scenario
+from localcloud.recording_proxy import Loss, Refusal
+from localcloud.stack import CURRENT, PREVIOUS
 from tests.e2e.conftest import Deployed
-from tests.localcloud import qwen as scenarios
-from tests.localcloud.aws import ROOT, Cloud
-from tests.localcloud.qwen import FakeQwen, Scenario
-from tests.localcloud.relay import Loss, Refusal
-from tests.localcloud.stack import CURRENT, PREVIOUS
 
 DAY = timedelta(days=1)
 
@@ -91,7 +91,7 @@ def test_a_person_who_logs_in_during_a_run_is_not_overwritten(deployed: Deployed
     deployed.hold(2 * DAY)
     theirs = deployed.qwen.mint(lifetime=6 * DAY)
 
-    def put_meanwhile(qwen: FakeQwen, request: scenarios.Request) -> scenarios.Reply | None:
+    def put_meanwhile(qwen: QwenStandIn, request: scenarios.Request) -> scenarios.Reply | None:
         deployed.stack.put(theirs)
         return scenarios.MINTS_NEWER_CLAIMS.answer(qwen, request)
 

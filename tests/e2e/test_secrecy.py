@@ -4,9 +4,9 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
+from localcloud import qwen as scenarios
+from localcloud.recording_proxy import Refusal
 from tests.e2e.conftest import Deployed
-from tests.localcloud import qwen as scenarios
-from tests.localcloud.relay import Refusal
 
 DAY = timedelta(days=1)
 # A shorter piece could be anything; a longer one might miss a part.

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from localcloud.aws import REGION, Cloud
+from localcloud.iam import Iam, permissions
+from localcloud.qwen import QwenStandIn
+from localcloud.stack import Stack
 from tests.e2e.conftest import Deployed
-from tests.localcloud.aws import REGION, Cloud
-from tests.localcloud.iam import Iam, permissions
-from tests.localcloud.qwen import FakeQwen
-from tests.localcloud.stack import Stack
 
 
 def delete(stack: Stack) -> None:
@@ -46,7 +46,7 @@ class Pair:
 def _session_pair(cloud: Cloud, built: Path) -> Iterator[Pair]:
     kms: Any = cloud.session.client("kms", endpoint_url=cloud.endpoint)
     key_arn = kms.create_key()["KeyMetadata"]["Arn"]
-    with FakeQwen() as qwen, FakeQwen() as other_qwen:
+    with QwenStandIn() as qwen, QwenStandIn() as other_qwen:
         one = cloud.deploy(
             built,
             name="one",
@@ -198,7 +198,7 @@ def test_a_secret_outlives_updates_and_its_stack_and_serves_the_next_one(
     cloud: Cloud, built: Path, pair: Pair
 ) -> None:
     untouched = pair.one.hold(timedelta(days=5))
-    with FakeQwen() as qwen:
+    with QwenStandIn() as qwen:
         parameters = {"SecretName": "kept/token", "ApiBaseUrl": qwen.base_url}
         first = cloud.deploy(built, name="first", parameters=parameters)
         run = first.invoke()

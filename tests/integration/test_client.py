@@ -8,6 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from localcloud import qwen as scenarios
+from localcloud.qwen import ACCOUNT, QwenStandIn, Reply, Request, Scenario
+from localcloud.waiting import wait_until
 from qwen_token import (
     ConfigError,
     QwenClient,
@@ -20,16 +23,13 @@ from qwen_token import (
     UpstreamUnexpectedError,
     WrongAccountError,
 )
-from tests.localcloud import qwen as scenarios
-from tests.localcloud.qwen import ACCOUNT, FakeQwen, Reply, Request, Scenario
-from tests.localcloud.waiting import wait_until
 from tests.minting import all_said, pieces
 from tests.wire import BRIEF, reply, wire
 
 DAY = timedelta(days=1)
 
 
-def client(qwen: FakeQwen, raw: str) -> QwenClient:
+def client(qwen: QwenStandIn, raw: str) -> QwenClient:
     return QwenClient(auth_token=raw, base_url=qwen.base_url, timeout=BRIEF)
 
 
@@ -37,7 +37,7 @@ def page(*ids: object) -> bytes:
     return json.dumps({"success": True, "data": [{"id": each} for each in ids]}).encode()
 
 
-def test_a_token_tells_its_user_and_its_life_and_nobody_is_asked(qwen: FakeQwen) -> None:
+def test_a_token_tells_its_user_and_its_life_and_nobody_is_asked(qwen: QwenStandIn) -> None:
     issued = datetime(2026, 11, 20, tzinfo=UTC)
     info = client(qwen, qwen.mint(lifetime=2 * DAY, iat=issued.timestamp())).decode_token()
 
@@ -48,14 +48,14 @@ def test_a_token_tells_its_user_and_its_life_and_nobody_is_asked(qwen: FakeQwen)
     assert qwen.requests == []
 
 
-def test_a_token_that_has_expired_has_less_than_no_days_left(qwen: FakeQwen) -> None:
+def test_a_token_that_has_expired_has_less_than_no_days_left(qwen: QwenStandIn) -> None:
     info = client(qwen, qwen.mint(lifetime=-DAY)).decode_token()
     assert info.issued_at is None
     assert info.days_remaining == pytest.approx(-1, abs=0.01)
 
 
 def test_the_api_is_asked_whose_the_token_is_and_its_new_token_is_not_shown(
-    qwen: FakeQwen,
+    qwen: QwenStandIn,
 ) -> None:
     qwen.answer_with(scenarios.ECHOES)
     raw = qwen.mint()
@@ -67,7 +67,7 @@ def test_the_api_is_asked_whose_the_token_is_and_its_new_token_is_not_shown(
 
 @pytest.mark.parametrize("pasted", ["{raw}", "Bearer {raw}\n", "token={raw}; a=b"])
 def test_a_refresh_returns_a_token_that_was_verified_and_is_used_from_then_on(
-    qwen: FakeQwen, pasted: str
+    qwen: QwenStandIn, pasted: str
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
     ours = client(qwen, pasted.format(raw=raw))
@@ -94,7 +94,7 @@ def test_a_refresh_returns_a_token_that_was_verified_and_is_used_from_then_on(
     ids=lambda value: value.name if isinstance(value, Scenario) else value.__name__,
 )
 def test_after_a_refresh_that_failed_the_client_goes_on_with_the_token_that_it_had(
-    qwen: FakeQwen, scenario: Scenario, kind: type[QwenTokenError]
+    qwen: QwenStandIn, scenario: Scenario, kind: type[QwenTokenError]
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
     ours = client(qwen, raw)
@@ -110,13 +110,13 @@ def test_after_a_refresh_that_failed_the_client_goes_on_with_the_token_that_it_h
     assert qwen.requests[-1].raw == raw
 
 
-def test_threads_that_refresh_at_once_get_the_token_of_one_refresh(qwen: FakeQwen) -> None:
+def test_threads_that_refresh_at_once_get_the_token_of_one_refresh(qwen: QwenStandIn) -> None:
     def waiting() -> list[str]:
         innermost = [frame.f_code.co_name for frame in sys._current_frames().values()]
         # The name has more to it where the client is a mutant.
         return [name for name in innermost if "refresh_token" in name]
 
-    def answer(qwen: FakeQwen, request: Request) -> Reply:
+    def answer(qwen: QwenStandIn, request: Request) -> Reply:
         wait_until(
             lambda: len(waiting()) == 7,
             within=timedelta(seconds=10),
@@ -134,12 +134,12 @@ def test_threads_that_refresh_at_once_get_the_token_of_one_refresh(qwen: FakeQwe
     assert [request.raw for request in qwen.requests] == [raw, successor]
 
 
-def test_the_users_status_is_what_the_api_says_of_it(qwen: FakeQwen) -> None:
+def test_the_users_status_is_what_the_api_says_of_it(qwen: QwenStandIn) -> None:
     assert client(qwen, qwen.mint()).get_user_status() is True
 
 
 @pytest.mark.parametrize("count", [0, 1, 50, 120])
-def test_all_pages_of_chats_are_read_in_their_order(qwen: FakeQwen, count: int) -> None:
+def test_all_pages_of_chats_are_read_in_their_order(qwen: QwenStandIn, count: int) -> None:
     titles = [f"Chat {number}" for number in range(count)]
     qwen.chats[ACCOUNT] = titles
     raw = qwen.mint()
@@ -152,7 +152,7 @@ def test_all_pages_of_chats_are_read_in_their_order(qwen: FakeQwen, count: int) 
     assert {request.raw for request in qwen.requests} == {raw}
 
 
-def test_a_chat_that_moves_while_the_pages_are_read_is_listed_once(qwen: FakeQwen) -> None:
+def test_a_chat_that_moves_while_the_pages_are_read_is_listed_once(qwen: QwenStandIn) -> None:
     with wire(*(reply("200 OK", page(*ids)) for ids in (["a", "b"], ["b", "c"], []))) as server:
         ours = QwenClient(auth_token=qwen.mint(), base_url=server.base_url)
         assert [chat["id"] for chat in ours.list_chats()] == ["a", "b", "c"]
@@ -175,7 +175,9 @@ def test_a_chat_that_moves_while_the_pages_are_read_is_listed_once(qwen: FakeQwe
         pytest.param([page("a"), b"<html>"], "a page", id="the web app"),
     ],
 )
-def test_chats_that_are_none_are_no_answer(qwen: FakeQwen, pages: list[bytes], said: str) -> None:
+def test_chats_that_are_none_are_no_answer(
+    qwen: QwenStandIn, pages: list[bytes], said: str
+) -> None:
     with wire(*(reply("200 OK", body) for body in pages)) as server:
         ours = QwenClient(auth_token=qwen.mint(), base_url=server.base_url, timeout=BRIEF)
         with pytest.raises(UpstreamUnexpectedError, match=said):
@@ -183,7 +185,7 @@ def test_chats_that_are_none_are_no_answer(qwen: FakeQwen, pages: list[bytes], s
     assert len(server.requests) == len(pages)
 
 
-def test_a_dead_token_lists_nothing_and_says_so(qwen: FakeQwen) -> None:
+def test_a_dead_token_lists_nothing_and_says_so(qwen: QwenStandIn) -> None:
     raw = qwen.mint()
     qwen.revoke()
     for call in (client(qwen, raw).list_chats, client(qwen, raw).get_token_info):
@@ -191,17 +193,17 @@ def test_a_dead_token_lists_nothing_and_says_so(qwen: FakeQwen) -> None:
             call()
 
 
-def test_what_is_no_token_is_refused_at_once(qwen: FakeQwen) -> None:
+def test_what_is_no_token_is_refused_at_once(qwen: QwenStandIn) -> None:
     with pytest.raises(TokenMalformedError):
         client(qwen, "not-a-token")
 
 
-def test_a_token_is_not_sent_in_the_open(qwen: FakeQwen) -> None:
+def test_a_token_is_not_sent_in_the_open(qwen: QwenStandIn) -> None:
     with pytest.raises(ConfigError, match="https"):
         QwenClient(auth_token=qwen.mint(), base_url="http://chat.qwen.ai")
 
 
-def test_a_client_shown_shows_no_token(qwen: FakeQwen) -> None:
+def test_a_client_shown_shows_no_token(qwen: QwenStandIn) -> None:
     raw = qwen.mint()
     ours = client(qwen, raw)
     assert repr(ours) == f"QwenClient({qwen.base_url}, token=[redacted])"

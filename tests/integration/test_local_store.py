@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from qwen_token import FileStore, FileStoreError, TokenMalformedError, TokenMissingError
-from qwen_token.value import Held
+from qwen_token.stored_token import StoredToken
 from tests.minting import all_said, pieces, token
 from tests.programs import run_program, start_program
 
@@ -34,7 +34,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def read(store: FileStore) -> Held:
+def read(store: FileStore) -> StoredToken:
     held = store.read()
     assert held is not None
     return held
@@ -184,7 +184,7 @@ def test_the_staged_token_is_an_alternative_for_its_own_account(path: Path) -> N
     assert store.alternatives(to=over) == []
     staged = store.stage(NEW, over=over)
     assert store.alternatives(to=over) == [staged]
-    assert store.alternatives(to=Held(STRANGERS, "v", "")) == []
+    assert store.alternatives(to=StoredToken(STRANGERS, "v", "")) == []
     assert store.promote(store.adopt(staged, over=over), over=over) == staged
     assert store.alternatives(to=over) == []
 

@@ -13,6 +13,8 @@ from typing import Any, Final
 import pytest
 import requests
 
+from localcloud import qwen as scenarios
+from localcloud.qwen import ACCOUNT, ANOTHER_ACCOUNT, QwenStandIn, Reply, Request, Scenario
 from qwen_token import (
     ConfigError,
     FileStore,
@@ -32,10 +34,8 @@ from qwen_token import (
     WrongAccountError,
     decode_token,
 )
-from tests.localcloud import qwen as scenarios
-from tests.localcloud.qwen import ACCOUNT, ANOTHER_ACCOUNT, FakeQwen, Reply, Request, Scenario
+from tests.fake_time import Time
 from tests.minting import all_said, pieces
-from tests.passing import Time
 from tests.programs import run_program, start_program
 
 DAY: Final = timedelta(days=1)
@@ -52,7 +52,7 @@ def _time() -> Iterator[Time]:
 
 @contextmanager
 def managing(
-    qwen: FakeQwen, time: Time, raw: str | None = None, **options: Any
+    qwen: QwenStandIn, time: Time, raw: str | None = None, **options: Any
 ) -> Iterator[TokenManager]:
     """Return a manager for which time passes when ``time`` is told so."""
     manager = TokenManager(
@@ -81,7 +81,7 @@ def minting(time: Time, lifetime: timedelta = 7 * DAY) -> Scenario:
     )
 
 
-def refreshes(qwen: FakeQwen) -> list[str | None]:
+def refreshes(qwen: QwenStandIn) -> list[str | None]:
     """Return the tokens that were traded: each second request verifies a new one."""
     return [request.raw for request in qwen.requests]
 
@@ -111,7 +111,7 @@ class Picky(TokenStore):
 # The token
 
 
-def test_a_token_in_memory_is_there_and_tells_of_itself(qwen: FakeQwen) -> None:
+def test_a_token_in_memory_is_there_and_tells_of_itself(qwen: QwenStandIn) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
     manager = TokenManager(f"Bearer {raw}\n", base_url=qwen.base_url)
 
@@ -122,7 +122,7 @@ def test_a_token_in_memory_is_there_and_tells_of_itself(qwen: FakeQwen) -> None:
     assert qwen.requests == []
 
 
-def test_without_a_token_one_is_missing_until_it_is_set(qwen: FakeQwen) -> None:
+def test_without_a_token_one_is_missing_until_it_is_set(qwen: QwenStandIn) -> None:
     manager = TokenManager(base_url=qwen.base_url)
     for ask in (
         manager.current,
@@ -143,7 +143,7 @@ def test_without_a_token_one_is_missing_until_it_is_set(qwen: FakeQwen) -> None:
     [(3 * DAY + timedelta(seconds=1), False), (3 * DAY, True), (DAY, True), (-DAY, True)],
 )
 def test_a_token_is_due_with_refresh_before_left(
-    qwen: FakeQwen, time: Time, left: timedelta, *, due: bool
+    qwen: QwenStandIn, time: Time, left: timedelta, *, due: bool
 ) -> None:
     time.sets(decode_token(raw := qwen.mint()).expires_at - left - time.clock())
     with managing(qwen, time, raw) as manager:
@@ -152,7 +152,7 @@ def test_a_token_is_due_with_refresh_before_left(
         assert manager.needs_refresh() is (left < timedelta(0))
 
 
-def test_an_expired_token_is_told_of_and_not_given(qwen: FakeQwen) -> None:
+def test_an_expired_token_is_told_of_and_not_given(qwen: QwenStandIn) -> None:
     manager = TokenManager(qwen.mint(lifetime=-DAY), base_url=qwen.base_url)
     told: list[QwenTokenError] = []
     manager.on("expired", told.append)
@@ -178,7 +178,7 @@ def test_what_is_off_is_named(options: Any) -> None:
         TokenManager(**options)
 
 
-def test_what_is_no_token_is_refused_at_once(qwen: FakeQwen) -> None:
+def test_what_is_no_token_is_refused_at_once(qwen: QwenStandIn) -> None:
     manager = TokenManager(qwen.mint(), base_url=qwen.base_url)
     for give in (TokenManager, manager.set_token):
         with pytest.raises(TokenMalformedError):
@@ -186,7 +186,7 @@ def test_what_is_no_token_is_refused_at_once(qwen: FakeQwen) -> None:
     assert manager.info.user_id == ACCOUNT
 
 
-def test_a_first_token_gives_way_to_one_that_is_stored_and_expires_later(qwen: FakeQwen) -> None:
+def test_a_first_token_gives_way_to_one_that_is_stored_and_expires_later(qwen: QwenStandIn) -> None:
     old, new = qwen.mint(lifetime=DAY), qwen.mint(lifetime=2 * DAY)
     assert TokenManager(old, store=MemoryStore(new)).token == new
     assert TokenManager(new, store=MemoryStore(old)).token == new
@@ -202,7 +202,7 @@ def test_a_first_token_gives_way_to_one_that_is_stored_and_expires_later(qwen: F
 # The refresh
 
 
-def test_a_refresh_returns_a_token_that_was_verified_and_stored(qwen: FakeQwen) -> None:
+def test_a_refresh_returns_a_token_that_was_verified_and_stored(qwen: QwenStandIn) -> None:
     raw = qwen.mint(lifetime=5 * DAY)
     store = MemoryStore(raw)
     manager = TokenManager(store=store, base_url=qwen.base_url)
@@ -229,7 +229,7 @@ def test_a_refresh_returns_a_token_that_was_verified_and_stored(qwen: FakeQwen) 
     ids=lambda value: value.name if isinstance(value, Scenario) else value.__name__,
 )
 def test_after_a_refresh_that_failed_the_token_is_the_old_one(
-    qwen: FakeQwen, scenario: Scenario, kind: type[QwenTokenError]
+    qwen: QwenStandIn, scenario: Scenario, kind: type[QwenTokenError]
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
     store = MemoryStore(raw)
@@ -249,7 +249,7 @@ def test_after_a_refresh_that_failed_the_token_is_the_old_one(
 
 
 def test_a_new_token_that_could_not_be_verified_is_used_when_the_old_one_is_dead(
-    qwen: FakeQwen,
+    qwen: QwenStandIn,
 ) -> None:
     qwen.answer_with(scenarios.RETIRES_OLD, scenarios.BLOCK_PAGE, scenarios.RETIRES_OLD)
     raw = qwen.mint(lifetime=2 * DAY)
@@ -267,11 +267,11 @@ def test_a_new_token_that_could_not_be_verified_is_used_when_the_old_one_is_dead
     "scenario", [scenarios.MINTS, scenarios.TOKEN_DEAD], ids=lambda each: each.name
 )
 def test_threads_that_refresh_at_once_share_one_refresh_and_its_failure(
-    qwen: FakeQwen, scenario: Scenario
+    qwen: QwenStandIn, scenario: Scenario
 ) -> None:
     lock = Watched()
 
-    def answer(qwen: FakeQwen, request: Request) -> Reply | None:
+    def answer(qwen: QwenStandIn, request: Request) -> Reply | None:
         assert lock.has_waiting(7)
         return scenario.answer(qwen, request)
 
@@ -322,12 +322,12 @@ class Watched:
 
 
 def test_readers_do_not_wait_for_a_refresh_while_the_token_lives(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
     asked, may_answer = threading.Event(), threading.Event()
 
-    def answer(qwen: FakeQwen, request: Request) -> Reply:
+    def answer(qwen: QwenStandIn, request: Request) -> Reply:
         asked.set()
         assert may_answer.wait(SOON)
         return qwen.renew(request, qwen.lifetime)
@@ -345,13 +345,13 @@ def test_readers_do_not_wait_for_a_refresh_while_the_token_lives(
 
 
 def test_a_refresh_that_another_process_was_faster_with_keeps_what_expires_later(
-    qwen: FakeQwen,
+    qwen: QwenStandIn,
 ) -> None:
     store = Picky(qwen.mint(lifetime=2 * DAY))
     for lifetime, wins in ((6 * DAY, False), (20 * DAY, True)):
         theirs = qwen.mint(lifetime=lifetime)
 
-        def answer(qwen: FakeQwen, request: Request, theirs: str = theirs) -> Reply:
+        def answer(qwen: QwenStandIn, request: Request, theirs: str = theirs) -> Reply:
             store.text = theirs
             return qwen.renew(request, timedelta(days=10))
 
@@ -361,11 +361,11 @@ def test_a_refresh_that_another_process_was_faster_with_keeps_what_expires_later
         assert manager.token == store.text
 
 
-def test_a_refresh_that_fails_is_none_where_another_process_had_success(qwen: FakeQwen) -> None:
+def test_a_refresh_that_fails_is_none_where_another_process_had_success(qwen: QwenStandIn) -> None:
     raw, theirs = qwen.mint(lifetime=2 * DAY), qwen.mint(lifetime=7 * DAY)
     store = Picky(raw)
 
-    def answer(qwen: FakeQwen, request: Request) -> Reply:
+    def answer(qwen: QwenStandIn, request: Request) -> Reply:
         store.text = theirs
         return qwen.recognise(request)
 
@@ -375,10 +375,10 @@ def test_a_refresh_that_fails_is_none_where_another_process_had_success(qwen: Fa
     assert manager.refresh() == manager.token == theirs
 
 
-def test_a_token_taken_away_during_the_refresh_is_missing(qwen: FakeQwen) -> None:
+def test_a_token_taken_away_during_the_refresh_is_missing(qwen: QwenStandIn) -> None:
     store = Picky(qwen.mint(lifetime=2 * DAY))
 
-    def answer(qwen: FakeQwen, request: Request) -> Reply:
+    def answer(qwen: QwenStandIn, request: Request) -> Reply:
         store.text = None
         return qwen.renew(request, qwen.lifetime)
 
@@ -389,7 +389,7 @@ def test_a_token_taken_away_during_the_refresh_is_missing(qwen: FakeQwen) -> Non
     assert store.text is None
 
 
-def test_a_json_document_keeps_its_other_keys(qwen: FakeQwen) -> None:
+def test_a_json_document_keeps_its_other_keys(qwen: QwenStandIn) -> None:
     store = MemoryStore(f'{{"note": "ours", "token": "{qwen.mint(lifetime=2 * DAY)}"}}')
     manager = TokenManager(store=store, base_url=qwen.base_url)
     successor = manager.refresh()
@@ -403,7 +403,7 @@ def test_a_json_document_keeps_its_other_keys(qwen: FakeQwen) -> None:
 
 
 def test_a_new_token_that_could_not_be_stored_is_used_and_stored_later(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
     store = Picky(raw)
@@ -428,7 +428,7 @@ def test_a_new_token_that_could_not_be_stored_is_used_and_stored_later(
 
 
 def test_what_could_not_be_stored_gives_way_to_what_somebody_else_stored(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     store = Picky(qwen.mint(lifetime=2 * DAY))
     store.refuses = StoreError("the disk is full")
@@ -441,7 +441,7 @@ def test_what_could_not_be_stored_gives_way_to_what_somebody_else_stored(
         assert manager.renew(rejected=manager.token) == manager.token == store.text
 
 
-def test_a_store_that_was_emptied_gets_what_could_not_be_stored(qwen: FakeQwen) -> None:
+def test_a_store_that_was_emptied_gets_what_could_not_be_stored(qwen: QwenStandIn) -> None:
     store = Picky(qwen.mint(lifetime=2 * DAY))
     store.refuses = StoreError("the disk is full")
     manager = TokenManager(store=store, base_url=qwen.base_url)
@@ -455,7 +455,7 @@ def test_a_store_that_was_emptied_gets_what_could_not_be_stored(qwen: FakeQwen) 
 
 
 def test_a_store_that_cannot_be_read_is_bridged_while_the_token_lives(
-    qwen: FakeQwen, time: Time, caplog: pytest.LogCaptureFixture
+    qwen: QwenStandIn, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Picky(raw := qwen.mint(lifetime=2 * DAY))
     with managing(qwen, time, store=store) as manager:
@@ -470,7 +470,7 @@ def test_a_store_that_cannot_be_read_is_bridged_while_the_token_lives(
 
 
 def test_a_token_that_another_process_stored_is_found_once_the_own_one_is_due(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     store = Picky(raw := qwen.mint(lifetime=4 * DAY))
     heard: list[float] = []
@@ -489,7 +489,7 @@ def test_a_token_that_another_process_stored_is_found_once_the_own_one_is_due(
 
 
 def test_an_auth_takes_its_tokens_from_the_manager_and_has_a_refused_one_refreshed(
-    qwen: FakeQwen,
+    qwen: QwenStandIn,
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
     qwen.chats[ACCOUNT] = ["Bread"]
@@ -513,7 +513,7 @@ def test_an_auth_takes_its_tokens_from_the_manager_and_has_a_refused_one_refresh
 
 
 def test_a_token_that_was_refused_is_not_offered_to_the_api_again_and_again(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     raw = qwen.mint()
     qwen.revoke()
@@ -535,7 +535,7 @@ def test_a_token_that_was_refused_is_not_offered_to_the_api_again_and_again(
 
 
 def test_the_first_check_is_at_once_and_the_others_at_multiples_of_the_interval(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     raw = qwen.mint(lifetime=30 * DAY)
     store = Slow(time, raw)
@@ -574,7 +574,7 @@ class Slow(MemoryStore):
 
 
 def test_a_token_is_refreshed_when_it_is_due_and_for_as_long_as_it_is_kept(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     qwen.answer_with(minting(time))
     began = time.clock()
@@ -588,7 +588,7 @@ def test_a_token_is_refreshed_when_it_is_due_and_for_as_long_as_it_is_kept(
 
 
 def test_a_token_that_lives_shorter_than_the_interval_is_refreshed_at_half_of_its_life(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     life = timedelta(seconds=900)
     qwen.answer_with(minting(time, life))
@@ -603,7 +603,7 @@ def test_a_token_that_lives_shorter_than_the_interval_is_refreshed_at_half_of_it
 
 
 def test_two_processes_with_one_short_lived_token_refresh_it_once_between_them(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     life = timedelta(seconds=900)
     qwen.answer_with(minting(time, life))
@@ -627,7 +627,7 @@ def test_two_processes_with_one_short_lived_token_refresh_it_once_between_them(
 
 
 def test_a_failed_check_is_tried_again_with_pauses_that_grow(
-    qwen: FakeQwen, time: Time, caplog: pytest.LogCaptureFixture
+    qwen: QwenStandIn, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
     qwen.answer_with(scenarios.BLOCK_PAGE)
@@ -646,7 +646,7 @@ def test_a_failed_check_is_tried_again_with_pauses_that_grow(
     assert not pieces(raw) & pieces(caplog.text)
 
 
-def test_a_check_that_succeeds_makes_the_pauses_short_again(qwen: FakeQwen, time: Time) -> None:
+def test_a_check_that_succeeds_makes_the_pauses_short_again(qwen: QwenStandIn, time: Time) -> None:
     store = Picky(qwen.mint())
     began = time.clock()
     failed: list[int] = []
@@ -663,7 +663,7 @@ def test_a_check_that_succeeds_makes_the_pauses_short_again(qwen: FakeQwen, time
 
 
 def test_near_the_end_a_failed_check_is_tried_again_sooner_and_expiry_is_told_once(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     qwen.answer_with(scenarios.BLOCK_PAGE)
     raw = qwen.mint(lifetime=70 * MINUTE)
@@ -683,7 +683,7 @@ def test_near_the_end_a_failed_check_is_tried_again_sooner_and_expiry_is_told_on
 
 
 def test_who_asks_for_fewer_calls_gets_them_even_where_the_interval_is_short(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     # For three hours.
     qwen.answer_with(scenarios.RATE_LIMITED_ENVELOPE)
@@ -697,7 +697,7 @@ def test_who_asks_for_fewer_calls_gets_them_even_where_the_interval_is_short(
 
 
 def test_a_dead_token_is_told_once_and_a_new_one_is_taken_at_once(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
     qwen.revoke()
@@ -720,7 +720,7 @@ def test_a_dead_token_is_told_once_and_a_new_one_is_taken_at_once(
 
 
 def test_a_revoked_token_is_told_once_however_many_checks_find_it_not_due(
-    qwen: FakeQwen, time: Time
+    qwen: QwenStandIn, time: Time
 ) -> None:
     raw = qwen.mint(lifetime=30 * DAY)
     qwen.revoke()
@@ -740,7 +740,7 @@ def test_a_revoked_token_is_told_once_however_many_checks_find_it_not_due(
 
 
 def test_the_thread_outlives_whatever_a_store_raises(
-    qwen: FakeQwen, time: Time, caplog: pytest.LogCaptureFixture
+    qwen: QwenStandIn, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
     store = Picky(raw)
@@ -770,7 +770,7 @@ def refreshers() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == "qwen-token-refresh"]
 
 
-def test_stopping_ends_the_thread_at_once_and_it_can_be_started_again(qwen: FakeQwen) -> None:
+def test_stopping_ends_the_thread_at_once_and_it_can_be_started_again(qwen: QwenStandIn) -> None:
     heard = threading.Semaphore(0)
     before = refreshers()
     with TokenManager(base_url=qwen.base_url) as manager:
@@ -787,7 +787,7 @@ def test_stopping_ends_the_thread_at_once_and_it_can_be_started_again(qwen: Fake
     assert refreshers() == before
 
 
-def test_a_callback_may_stop_the_thread_that_calls_it(qwen: FakeQwen) -> None:
+def test_a_callback_may_stop_the_thread_that_calls_it(qwen: QwenStandIn) -> None:
     manager = TokenManager(base_url=qwen.base_url)
     stopped = threading.Event()
 
@@ -807,7 +807,7 @@ def test_a_callback_may_stop_the_thread_that_calls_it(qwen: FakeQwen) -> None:
 
 
 def test_a_callback_that_raises_disturbs_nobody_and_says_no_token(
-    qwen: FakeQwen, caplog: pytest.LogCaptureFixture
+    qwen: QwenStandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
     manager = TokenManager(qwen.mint(lifetime=2 * DAY), base_url=qwen.base_url)
     heard: list[str] = []
@@ -823,7 +823,7 @@ def test_a_callback_that_raises_disturbs_nobody_and_says_no_token(
     assert not pieces(successor) & pieces(caplog.text)
 
 
-def test_a_subscription_ends_by_itself(qwen: FakeQwen) -> None:
+def test_a_subscription_ends_by_itself(qwen: QwenStandIn) -> None:
     heard: list[object] = []
     manager = TokenManager(qwen.mint(lifetime=2 * DAY), base_url=qwen.base_url)
     first = manager.on("refresh", heard.append)
@@ -840,7 +840,7 @@ def test_an_event_that_there_is_not_is_refused() -> None:
         on("refreshed", print)
 
 
-def test_a_manager_shown_shows_no_token(qwen: FakeQwen) -> None:
+def test_a_manager_shown_shows_no_token(qwen: QwenStandIn) -> None:
     raw = qwen.mint()
     manager = TokenManager(raw, base_url=qwen.base_url)
     assert manager.token == raw
@@ -902,7 +902,7 @@ def run(program: str, *given: object) -> str:
     return run_program(CHILD + program, typed="\n".join(map(str, given)))
 
 
-def test_a_child_has_the_token_and_a_thread_of_its_own(qwen: FakeQwen, tmp_path: Path) -> None:
+def test_a_child_has_the_token_and_a_thread_of_its_own(qwen: QwenStandIn, tmp_path: Path) -> None:
     lives = iter(range(7, 100))
     qwen.answer_with(
         Scenario(
@@ -914,7 +914,7 @@ def test_a_child_has_the_token_and_a_thread_of_its_own(qwen: FakeQwen, tmp_path:
     assert run(FORK, qwen.mint(lifetime=2 * DAY), qwen.base_url, tmp_path / "token") == "0"
 
 
-def test_a_process_ends_while_its_thread_waits_for_the_api(qwen: FakeQwen) -> None:
+def test_a_process_ends_while_its_thread_waits_for_the_api(qwen: QwenStandIn) -> None:
     qwen.answer_with(scenarios.HANGS)
     assert run(EXIT, qwen.mint(lifetime=2 * DAY), qwen.base_url, "-") == "done"
 
@@ -937,7 +937,7 @@ def tell(running: Popen[str], line: str) -> None:
 
 
 def test_processes_that_refresh_one_file_at_once_all_end_with_what_it_holds(
-    qwen: FakeQwen, tmp_path: Path
+    qwen: QwenStandIn, tmp_path: Path
 ) -> None:
     path = tmp_path / "token"
     path.write_text(raw := qwen.mint(lifetime=2 * DAY))
@@ -957,7 +957,7 @@ def test_processes_that_refresh_one_file_at_once_all_end_with_what_it_holds(
 
 
 def test_a_token_that_another_process_had_issued_in_this_very_second_is_no_failure(
-    qwen: FakeQwen,
+    qwen: QwenStandIn,
 ) -> None:
     store = Picky(raw := qwen.mint(lifetime=2 * DAY))
     manager = TokenManager(store=store, base_url=qwen.base_url)
@@ -971,7 +971,7 @@ def test_a_token_that_another_process_had_issued_in_this_very_second_is_no_failu
 
 
 def test_two_managers_of_one_file_go_on_with_what_the_other_stored(
-    qwen: FakeQwen, time: Time, tmp_path: Path
+    qwen: QwenStandIn, time: Time, tmp_path: Path
 ) -> None:
     path = tmp_path / "token"
     raw = qwen.mint(lifetime=2 * DAY)

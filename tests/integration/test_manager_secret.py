@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from localcloud import qwen as scenarios
+from localcloud.aws import Cloud
+from localcloud.qwen import QwenStandIn
+from localcloud.recording_proxy import Refusal
 from qwen_token import (
     ConfigError,
     StoreError,
@@ -15,11 +19,7 @@ from qwen_token import (
     TokenRejectedError,
     UpstreamUnexpectedError,
 )
-from qwen_token.store import AWS_CONFIG, SecretStore
-from tests.localcloud import qwen as scenarios
-from tests.localcloud.aws import Cloud
-from tests.localcloud.qwen import FakeQwen
-from tests.localcloud.relay import Refusal
+from qwen_token.secret_store import AWS_CONFIG, SecretStore
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -40,7 +40,7 @@ class Secret:
     def value(self, label: str = "AWSCURRENT") -> str:
         return self._client.get_secret_value(SecretId=self._arn, VersionStage=label)["SecretString"]
 
-    def manager(self, qwen: FakeQwen, auth_token: str | None = None) -> TokenManager:
+    def manager(self, qwen: QwenStandIn, auth_token: str | None = None) -> TokenManager:
         client = self.cloud.session.client(
             "secretsmanager", endpoint_url=self.cloud.relay.url, config=AWS_CONFIG
         )
@@ -56,7 +56,7 @@ class Secret:
 
 
 def test_a_refresh_stages_verifies_and_promotes(
-    cloud: Cloud, secrets: "SecretsManagerClient", qwen: FakeQwen
+    cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
     secret = Secret(cloud, secrets, json.dumps({"note": 1, "token": raw}))
@@ -78,7 +78,7 @@ def test_a_refresh_stages_verifies_and_promotes(
 
 
 def test_a_token_that_the_api_refuses_never_becomes_current(
-    cloud: Cloud, secrets: "SecretsManagerClient", qwen: FakeQwen
+    cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
     secret = Secret(cloud, secrets, raw := qwen.mint(lifetime=2 * DAY))
     manager = secret.manager(qwen)
@@ -90,7 +90,7 @@ def test_a_token_that_the_api_refuses_never_becomes_current(
 
 
 def test_a_dead_token_gives_way_to_the_previous_one_if_that_lives(
-    cloud: Cloud, secrets: "SecretsManagerClient", qwen: FakeQwen
+    cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
     secret = Secret(cloud, secrets, lives := qwen.mint(lifetime=5 * DAY))
     secret.put(dead := qwen.mint(lifetime=6 * DAY))
@@ -104,7 +104,7 @@ def test_a_dead_token_gives_way_to_the_previous_one_if_that_lives(
 
 @pytest.mark.parametrize("operation", ["PutSecretValue", "UpdateSecretVersionStage"])
 def test_a_new_token_that_the_secret_does_not_take_is_kept_and_put_there_later(
-    cloud: Cloud, secrets: "SecretsManagerClient", qwen: FakeQwen, operation: str
+    cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn, operation: str
 ) -> None:
     secret = Secret(cloud, secrets, raw := qwen.mint(lifetime=2 * DAY))
     manager = secret.manager(qwen)
@@ -125,7 +125,7 @@ def test_a_new_token_that_the_secret_does_not_take_is_kept_and_put_there_later(
 
 
 def test_a_secret_without_a_value_waits_for_its_first_token(
-    cloud: Cloud, secrets: "SecretsManagerClient", qwen: FakeQwen
+    cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
     secret = Secret(cloud, secrets, None)
     manager = secret.manager(qwen)
@@ -136,7 +136,7 @@ def test_a_secret_without_a_value_waits_for_its_first_token(
 
 
 def test_a_store_that_was_made_by_hand_serves_as_well(
-    cloud: Cloud, secrets: "SecretsManagerClient", qwen: FakeQwen
+    cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
     secret = Secret(cloud, secrets, qwen.mint(lifetime=2 * DAY))
     manager = TokenManager(store=secret.store(), base_url=qwen.base_url)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.localcloud.aws import ROOT, Cloud
-from tests.localcloud.qwen import ACCOUNT, FakeQwen
+from localcloud.aws import ROOT, Cloud
+from localcloud.qwen import ACCOUNT, QwenStandIn
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -44,7 +44,7 @@ def run(snippet: str, cloud: Cloud, secret_id: str, base_url: str, *, typed: str
 def test_a_snippet_sends_the_token_that_the_secret_holds(
     cloud: Cloud, secrets: "SecretsManagerClient", snippet: str
 ) -> None:
-    with FakeQwen() as qwen:
+    with QwenStandIn() as qwen:
         raw = qwen.mint()
         secret_id = f"test/{uuid.uuid4()}"
         secrets.create_secret(Name=secret_id, SecretString=raw)
@@ -61,7 +61,7 @@ def test_the_snippet_without_a_secret_refreshes_when_it_says(
     cloud: Cloud, days: int, calls: int
 ) -> None:
     [snippet] = [snippet for snippet in SNIPPETS if "QwenClient(" in snippet]
-    with FakeQwen() as qwen:
+    with QwenStandIn() as qwen:
         raw = qwen.mint(lifetime=timedelta(days=days))
         qwen.chats[ACCOUNT] = ["Bread", "Butter"]
         assert run(snippet, cloud, "", qwen.base_url, typed=raw) == "['Bread', 'Butter']\n"
@@ -76,7 +76,7 @@ def test_the_snippet_with_a_manager_keeps_the_token_in_a_file(cloud: Cloud, tmp_
     [snippet] = [snippet for snippet in SNIPPETS if "TokenManager(" in snippet]
     snippet = snippet.replace('"qwen-token"', repr(str(tmp_path / "token")))
     # It ends as soon as it has its headers: the check that it began comes to its end.
-    with FakeQwen() as qwen:
+    with QwenStandIn() as qwen:
         raw = qwen.mint(lifetime=timedelta(days=2))
         for said in ("good for 7 days\n", ""):
             assert run(snippet, cloud, "", qwen.base_url, typed=raw) == said
@@ -85,7 +85,7 @@ def test_the_snippet_with_a_manager_keeps_the_token_in_a_file(cloud: Cloud, tmp_
 
 
 def test_the_snippet_without_the_layer_returns_the_token(
-    cloud: Cloud, secrets: "SecretsManagerClient", qwen: FakeQwen
+    cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
     [snippet] = [snippet for snippet in ALL if "qwen_token" not in snippet]
     raw, secret_id = qwen.mint(), f"test/{uuid.uuid4()}"

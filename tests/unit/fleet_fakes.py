@@ -11,12 +11,12 @@ from typing import Any, Final
 import pytest
 from botocore.exceptions import ClientError
 
+from keeper_runtime.clients import Clients
 from qwen_token import QwenTokenError, Token
-from qwen_token.edges import Edges
 from tests.minting import NOW
 
 REGION: Final = "eu-west-1"
-QUEUE: Final = "https://sqs.eu-west-1.amazonaws.com/111122223333/errands"
+QUEUE: Final = "https://sqs.eu-west-1.amazonaws.com/111122223333/jobs"
 TAG: Final = "qwen-token"
 
 
@@ -283,7 +283,7 @@ class World:
     bus: FakeBus = field(default_factory=FakeBus)
     qwen: FakeQwen = field(default_factory=lambda: FakeQwen(lambda _: QwenTokenError("never")))
 
-    def edges(self) -> Edges:
+    def edges(self) -> Clients:
         """Return what a function is to reach."""
         parts: dict[str, Any] = {
             "secrets": lambda: self.secrets,
@@ -293,7 +293,7 @@ class World:
             "functions": lambda: self.functions,
             "qwen": lambda _: self.qwen,
         }
-        return Edges(environ=self.environ, clock=lambda: NOW, **parts)
+        return Clients(environ=self.environ, clock=lambda: NOW, **parts)
 
 
 def read_output(text: str) -> tuple[dict[str, list[float]], list[dict[str, Any]]]:

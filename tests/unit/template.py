@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from tests.localcloud.cloudformation import read_template
+from localcloud.cloudformation import read_template
 
 type Json = Any
 

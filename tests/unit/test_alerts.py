@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from keeper_runtime.alerts import Alert, Failure, RunLocation, publish
 from qwen_token import (
     ConfigError,
     QwenTokenError,
@@ -14,12 +15,11 @@ from qwen_token import (
     UpstreamUnavailableError,
     WrongAccountError,
 )
-from qwen_token.alerts import Alert, Failure, Origin, publish
 from qwen_token.policy import Severity
 from tests.minting import NOW
 
 DAY = timedelta(days=1)
-ORIGIN = Origin(stack="my-stack", function="keeper", region="eu-west-1")
+ORIGIN = RunLocation(stack="my-stack", function="keeper", region="eu-west-1")
 SECRET = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1b2c3"
 
 
@@ -157,7 +157,7 @@ def test_email_gets_the_text_and_every_other_protocol_the_document() -> None:
 
 # --- of many secrets ------------------------------------------------------------------------------
 
-FLEET = Origin(stack="my-stack", function="dispatch", region="eu-west-1", of_fleet=True)
+FLEET = RunLocation(stack="my-stack", function="dispatch", region="eu-west-1", of_fleet=True)
 
 
 def batch_alert(count: int, message: str = "refused") -> Alert:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from localcloud import qwen as scenarios
+from localcloud.qwen import ACCOUNT, QwenStandIn, Reply, Request, Scenario
 from qwen_token import TokenMalformedError, TokenMissingError, TokenRejectedError
 from qwen_token.cli import main
-from tests.localcloud import qwen as scenarios
-from tests.localcloud.qwen import ACCOUNT, FakeQwen, Reply, Request, Scenario
 from tests.minting import pieces, token
 from tests.wire import Script, Wire, reply, wire
 
@@ -361,7 +361,7 @@ TWO_DAYS = timedelta(days=2)
 
 @pytest.fixture(name="smoke")
 def _smoke(
-    qwen: FakeQwen, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    qwen: QwenStandIn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Check:
     """Run the check; return its exit code and all that it said, which is no token.
 
@@ -388,7 +388,7 @@ def results(shown: str) -> list[str]:
 
 
 def test_a_token_of_ones_own_is_read_refreshed_and_used_and_the_new_one_is_thrown_away(
-    qwen: FakeQwen, smoke: Check
+    qwen: QwenStandIn, smoke: Check
 ) -> None:
     raw = qwen.mint(lifetime=TWO_DAYS)
     qwen.chats[ACCOUNT] = ["A title", "Another"]
@@ -416,7 +416,7 @@ def test_a_token_of_ones_own_is_read_refreshed_and_used_and_the_new_one_is_throw
     assert qwen.requests[-1].raw != raw, "the last step takes the new token"
 
 
-def test_the_check_for_scripts_is_one_document(qwen: FakeQwen, smoke: Check) -> None:
+def test_the_check_for_scripts_is_one_document(qwen: QwenStandIn, smoke: Check) -> None:
     issued_at = datetime.now(UTC).replace(microsecond=0)
 
     code, shown = smoke(
@@ -436,7 +436,7 @@ def test_the_check_for_scripts_is_one_document(qwen: FakeQwen, smoke: Check) -> 
     assert used == {"result": "passed", "user_status": True, "chats": 0, "newest_chat_at": None}
 
 
-def _recognises_then_revokes(qwen: FakeQwen, request: Request) -> Reply:
+def _recognises_then_revokes(qwen: QwenStandIn, request: Request) -> Reply:
     reply = qwen.recognise(request)
     qwen.revoke()
     return reply
@@ -477,7 +477,13 @@ DIES_BETWEEN = [
     ],
 )
 def test_the_step_that_fails_is_named_and_none_is_tried_after_it(  # noqa: PLR0913 - a case has four
-    qwen: FakeQwen, smoke: Check, *, script: list[Scenario], failed: int, reason: str, advice: str
+    qwen: QwenStandIn,
+    smoke: Check,
+    *,
+    script: list[Scenario],
+    failed: int,
+    reason: str,
+    advice: str,
 ) -> None:
     qwen.answer_with(*script)
     code, shown = smoke("--json", typed=qwen.mint(lifetime=TWO_DAYS))
@@ -500,7 +506,7 @@ def test_the_step_that_fails_is_named_and_none_is_tried_after_it(  # noqa: PLR09
 
 
 def test_an_api_that_is_down_leaves_open_whether_the_token_is_alive(
-    qwen: FakeQwen, smoke: Check
+    qwen: QwenStandIn, smoke: Check
 ) -> None:
     code, shown = smoke("--api-base-url", "http://127.0.0.1:1", typed=qwen.mint())
 
@@ -510,7 +516,7 @@ def test_an_api_that_is_down_leaves_open_whether_the_token_is_alive(
     assert "whether the token is alive is not known" in shown
 
 
-def test_what_is_no_token_fails_in_the_first_step(qwen: FakeQwen, smoke: Check) -> None:
+def test_what_is_no_token_fails_in_the_first_step(qwen: QwenStandIn, smoke: Check) -> None:
     code, shown = smoke("--json", typed=qwen.mint()[:-50])
 
     assert code == 1
@@ -542,13 +548,13 @@ def test_a_users_status_is_shown_as_it_is_and_fails_nothing(
     assert not any(piece in shown for piece in pieces(new.raw))
 
 
-def test_colours_are_for_a_terminal_that_wants_them(qwen: FakeQwen) -> None:
+def test_colours_are_for_a_terminal_that_wants_them(qwen: QwenStandIn) -> None:
     assert "\x1b[1;32m✓" in on_a_terminal(qwen, {})
     # Bold is no colour.
     assert "\x1b[1m✓" in on_a_terminal(qwen, {"NO_COLOR": "1"})
 
 
-def on_a_terminal(qwen: FakeQwen, environ: dict[str, str]) -> str:
+def on_a_terminal(qwen: QwenStandIn, environ: dict[str, str]) -> str:
     """Return what the check writes to a terminal, with a token that is piped in."""
     arguments = ["smoke", "--stdin", "--api-base-url", qwen.base_url]
     ours, theirs = pty.openpty()
@@ -586,7 +592,9 @@ def a_run(version_id: str) -> Script:
     return reply("200 OK", json.dumps(result).encode())
 
 
-def test_the_stacks_token_is_refreshed_by_its_function_alone(qwen: FakeQwen, smoke: Check) -> None:
+def test_the_stacks_token_is_refreshed_by_its_function_alone(
+    qwen: QwenStandIn, smoke: Check
+) -> None:
     stack, old, new = the_stack(qwen.base_url), qwen.mint(lifetime=TWO_DAYS), qwen.mint()
     with wire(stack, secret("old", old), a_run("new"), secret("new", new)) as aws:
         code, shown = smoke(aws=aws)
@@ -602,7 +610,7 @@ def test_the_stacks_token_is_refreshed_by_its_function_alone(qwen: FakeQwen, smo
 
 
 def test_a_version_that_the_run_did_not_leave_is_not_taken_for_its_own(
-    qwen: FakeQwen, smoke: Check
+    qwen: QwenStandIn, smoke: Check
 ) -> None:
     stack, old = the_stack(qwen.base_url), secret("old", qwen.mint())
     with wire(stack, old, a_run("new"), old) as aws:
@@ -639,7 +647,7 @@ def test_a_secret_without_a_token_needs_a_person(smoke: Check, answers: list[Scr
 
 
 def test_a_refresh_that_fails_in_the_function_has_the_reason_and_advice_of_its_class(
-    qwen: FakeQwen, smoke: Check
+    qwen: QwenStandIn, smoke: Check
 ) -> None:
     error = {"errorMessage": "refused", "errorType": "TokenRejectedError", "stackTrace": []}
     failure = reply("200 OK", json.dumps(error).encode(), "X-Amz-Function-Error: Unhandled")

@@ -146,7 +146,7 @@ def test_an_empty_fleet_is_looked_through_at_once(world: World, run: Runner) -> 
     assert done.metrics == {"SweepCompleted": [1], "RefreshFailed": [0]}
 
 
-def test_errands_are_spread_over_the_time_that_their_writes_may_take(
+def test_jobs_are_spread_over_the_time_that_their_writes_may_take(
     world: World, run: Runner
 ) -> None:
     for number in range(400):
@@ -177,7 +177,7 @@ def test_the_time_that_a_sweep_has_taken_counts_as_time_to_write_in(
     assert least <= max(delays) <= most
 
 
-def test_no_errand_is_delayed_for_longer_than_sqs_delays(world: World, run: Runner) -> None:
+def test_no_job_is_delayed_for_longer_than_sqs_delays(world: World, run: Runner) -> None:
     for number in range(20):
         world.secrets.add(f"s{number}", STALE.raw)
     begun = {**BEGUN, "seen": 10**6, "queued": 10**6}

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from qwen_token import StoreError, TokenMalformedError, TokenMissingError
 from qwen_token.fleet import Fleet, Member
-from qwen_token.value import Held
+from qwen_token.stored_token import StoredToken
 from tests.minting import token
 from tests.unit.fleet_fakes import TAG, FakeSecrets, arn
 
@@ -68,7 +68,7 @@ def test_values_are_read_twenty_at_a_time() -> None:
     # At once, in whatever order.
     assert sorted(secrets.batches) == [5, 20, 20]
     assert [member for member, _ in found] == members
-    assert all(isinstance(each, Held) and each.token == held for _, each in found)
+    assert all(isinstance(each, StoredToken) and each.token == held for _, each in found)
 
 
 def test_all_that_a_page_lists_is_read_at_once() -> None:
@@ -106,8 +106,8 @@ def test_each_member_is_answered_for_whatever_is_wrong_with_others() -> None:
 
     kinds = {name: type(each) for name, each in found.items()}
     assert kinds == {
-        "good": Held,
-        "json": Held,
+        "good": StoredToken,
+        "json": StoredToken,
         "malformed": TokenMalformedError,
         "other": TokenMissingError,
         "valueless": TokenMissingError,
@@ -115,7 +115,7 @@ def test_each_member_is_answered_for_whatever_is_wrong_with_others() -> None:
         "left out": StoreError,
         "deleted": StoreError,
         "replica": StoreError,
-        "primary": Held,
+        "primary": StoredToken,
     }
     assert str(found["foreign"]).endswith("could not read the secret: AccessDeniedException")
     assert "restore it" in str(found["deleted"])

@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError, NoRegionError
 from botocore.parsers import ResponseParserError
 
 import handler
+from keeper_runtime.clients import Clients
 from qwen_token import (
     ConfigError,
     QwenTokenError,
@@ -23,8 +24,7 @@ from qwen_token import (
     TokenShortLivedError,
     UpstreamUnavailableError,
 )
-from qwen_token.edges import Edges
-from qwen_token.store import AWS_CONFIG
+from qwen_token.secret_store import AWS_CONFIG
 from tests.minting import NOW, token
 
 DAY = timedelta(days=1)
@@ -170,7 +170,7 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         eventbridge = bus or FakeBus()
         secrets = FakeSecretsManager(value, overtaken_by=overtaken_by)
         qwen = FakeQwen(answer or UpstreamUnavailableError("not to be asked"))
-        edges = Edges(
+        edges = Clients(
             environ=environ,
             clock=lambda: NOW,
             secrets=lambda: secrets,  # type: ignore[arg-type,return-value]
@@ -467,7 +467,7 @@ def test_every_aws_client_has_the_timeouts_that_the_keeper_reckons_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    edges = Edges.real()
+    edges = Clients.real()
     wanted: Any = AWS_CONFIG  # its options are not in botocore's types
     for make in (edges.secrets, edges.sns, edges.events, edges.sqs, edges.functions):
         client: Any = make()

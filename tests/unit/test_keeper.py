@@ -21,7 +21,7 @@ from qwen_token import (
     WrongAccountError,
 )
 from qwen_token.keeper import Keeper, Outcome, Report
-from qwen_token.value import Held
+from qwen_token.stored_token import StoredToken
 from tests.minting import NOW, token
 
 DAY = timedelta(days=1)
@@ -32,7 +32,7 @@ WEEK = 7 * DAY
 class MemoryStore:
     """The secret's versions in memory, with the labels that the keeper moves."""
 
-    versions: dict[str, Held] = field(default_factory=dict)
+    versions: dict[str, StoredToken] = field(default_factory=dict)
     current: str | None = None
     previous: str | None = None
     pending: str | None = None
@@ -43,7 +43,7 @@ class MemoryStore:
     def hold(self, held_token: Token, *, note: str = "") -> None:
         """Put a token in, as a person does, with something of their own beside it."""
         version = f"v{len(self.versions) + 1}"
-        self.versions[version] = Held(held_token, version, f"{held_token.raw} {note}")
+        self.versions[version] = StoredToken(held_token, version, f"{held_token.raw} {note}")
         self._move(version)
 
     def _move(self, version: str) -> None:
@@ -54,26 +54,26 @@ class MemoryStore:
         assert self.current is not None
         return self.versions[self.current].token
 
-    def read(self) -> Held | None:
+    def read(self) -> StoredToken | None:
         if self.read_fails is not None:
             raise self.read_fails
         return None if self.current is None else self.versions[self.current]
 
-    def stage(self, successor: Token, *, over: Held) -> Held:
+    def stage(self, successor: Token, *, over: StoredToken) -> StoredToken:
         version = f"v{len(self.versions) + 1}"
-        self.versions[version] = Held(successor, version, self._text(successor, over))
+        self.versions[version] = StoredToken(successor, version, self._text(successor, over))
         self.pending = version
         return self.versions[version]
 
-    def adopt(self, candidate: Held, *, over: Held) -> Held:
+    def adopt(self, candidate: StoredToken, *, over: StoredToken) -> StoredToken:
         if candidate.text == self._text(candidate.token, over):
             return candidate
         return self.stage(candidate.token, over=over)
 
-    def _text(self, successor: Token, over: Held) -> str:
+    def _text(self, successor: Token, over: StoredToken) -> str:
         return over.text.replace(over.token.raw, successor.raw)
 
-    def promote(self, staged: Held, *, over: Held) -> Held:
+    def promote(self, staged: StoredToken, *, over: StoredToken) -> StoredToken:
         self.before_promote()
         if self.promote_fails is not None:
             raise self.promote_fails
@@ -83,7 +83,7 @@ class MemoryStore:
         assert current is not None
         return current
 
-    def alternatives(self, *, to: Held) -> list[Held]:
+    def alternatives(self, *, to: StoredToken) -> list[StoredToken]:
         labelled = [v for v in (self.pending, self.previous) if v and v != to.version_id]
         found = [self.versions[version] for version in dict.fromkeys(labelled)]
         return sorted(found, key=lambda held: held.token.expires_at, reverse=True)

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
+from keeper_runtime.settings import RunOptions, Settings
 from qwen_token import ConfigError
-from qwen_token.settings import RunOptions, Settings
 from tests.minting import mint
 
 GOOD = {

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 import handler
-from qwen_token import ConfigError, settings
-from qwen_token.edges import Edges
-from qwen_token.settings import Settings
+from keeper_runtime import settings
+from keeper_runtime.clients import Clients
+from keeper_runtime.settings import Settings
+from qwen_token import ConfigError
 from tests.minting import NOW, mint
 from tests.unit.template import (
     OUTPUTS,
@@ -488,7 +489,7 @@ def test_the_template_sets_what_the_code_reads_and_nothing_else() -> None:
     def not_reached(*_: object) -> Any:
         pytest.fail("a run without its environment must not reach the outside")
 
-    edges = Edges(environ, lambda: NOW, *[not_reached] * 6)
+    edges = Clients(environ, lambda: NOW, *[not_reached] * 6)
     # With the decorator of the deployed handler, so that nothing counted is left for other tests.
     counting = handler.metrics.log_metrics(
         lambda event, context: handler.run(event, context, edges)
@@ -514,7 +515,7 @@ def test_the_code_reads_the_environment_in_one_place() -> None:
     }
 
     assert shipped
-    assert reading == {"edges.py": 1}
+    assert reading == {"clients.py": 1}
 
 
 def test_a_failed_run_is_not_retried_by_lambda() -> None:

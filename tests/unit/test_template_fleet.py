@@ -28,6 +28,7 @@ def test_without_the_fleet_there_is_what_keeps_one_token_and_not_one_resource_mo
     assert {name for name, each in RESOURCES.items() if each.get("Condition") != "HasFleet"} == {
         "Secret",
         "TokenLayer",
+        "RuntimeLayer",
         "RefreshFunction",
         "RefreshFunctionLogGroup",
         "RefreshFunctionRole",
@@ -177,7 +178,7 @@ def test_the_queue_gives_a_worker_the_time_that_aws_advises_and_a_crash_three_tr
 
 
 def test_the_workers_are_bounded_where_the_queue_calls_them() -> None:
-    trigger = properties("WorkerFunction")["Events"]["Errands"]["Properties"]
+    trigger = properties("WorkerFunction")["Events"]["Jobs"]["Properties"]
     environment = properties("WorkerFunction")["Environment"]["Variables"]
 
     assert trigger["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
@@ -200,7 +201,7 @@ def test_a_token_that_expires_is_not_forgotten_for_what_is_said_of_others() -> N
     alarm = properties("FleetTokenExpiringAlarm")
     hour = 3600
 
-    # Schedule allows for 12 hours; errands are delayed, and wait for a worker.
+    # Schedule allows for 12 hours; jobs are delayed, and wait for a worker.
     assert alarm["Period"] * alarm["EvaluationPeriods"] >= 13 * hour
     assert alarm["DatapointsToAlarm"] == 1
     assert alarm["Period"] == 300, "it goes off at once"

@@ -1,4 +1,4 @@
-"""The worker: what becomes of a batch of errands, and what is told of it, once."""
+"""The worker: what becomes of a batch of jobs, and what is told of it, once."""
 
 import json
 import logging
@@ -49,11 +49,11 @@ def renewed(asked: Token) -> Token:
 
 
 def message(name: str, **more: Any) -> dict[str, Any]:
-    """Return what SQS delivers for the errand of the secret of this name."""
-    errand = {"secret_id": arn(name), "obstacle": None, "postponed": 0, **more}
+    """Return what SQS delivers for the job of the secret of this name."""
+    job = {"secret_id": arn(name), "obstacle": None, "postponed": 0, **more}
     return {
         "messageId": f"message-{name}",
-        "body": json.dumps(errand),
+        "body": json.dumps(job),
         "eventSource": "aws:sqs",
         "awsRegion": "eu-west-1",
     }
@@ -335,7 +335,7 @@ def test_each_postponement_is_twice_as_long_and_after_the_third_the_failure_is_t
 @pytest.mark.parametrize(
     ("asked", "least", "most"), [(75, 75, 135), (300, 300, 360), (7200, 840, 900)]
 )
-def test_an_errand_is_put_off_for_as_long_as_the_api_asks_as_far_as_sqs_delays(
+def test_an_job_is_put_off_for_as_long_as_the_api_asks_as_far_as_sqs_delays(
     asked: int, least: int, most: int, world: World, run: Runner
 ) -> None:
     limited = RateLimitedError("slow down")
@@ -439,7 +439,7 @@ def test_a_batch_of_which_every_run_crashes_is_delivered_again(world: World, run
     ],
     ids=repr,
 )
-def test_a_message_that_is_no_errand_goes_the_way_of_the_dead_letters(
+def test_a_message_that_is_no_job_goes_the_way_of_the_dead_letters(
     body: str, world: World, run: Runner
 ) -> None:
     world.secrets.add("one", held_by("one").raw)
@@ -485,7 +485,7 @@ def test_what_could_not_be_postponed_is_delivered_again(world: World, run: Runne
     done = run(world, message("one"))
 
     assert done.again == ["message-one"]
-    assert "errands could not be postponed" in [line["message"] for line in done.log]
+    assert "jobs could not be postponed" in [line["message"] for line in done.log]
 
 
 def test_an_environment_that_is_off_leaves_the_batch_in_the_queue(world: World) -> None:
@@ -499,7 +499,7 @@ def test_an_environment_that_is_off_leaves_the_batch_in_the_queue(world: World) 
 # --- at once, and at a pace -----------------------------------------------------------------------
 
 
-def test_several_errands_are_under_way_at_once(world: World, run: Runner) -> None:
+def test_several_jobs_are_under_way_at_once(world: World, run: Runner) -> None:
     together = threading.Barrier(4)
 
     def answers(asked: Token) -> Token | Exception:

@@ -28,20 +28,20 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .auth import QwenAuth
     from .client import QwenClient
     from .manager.local_store import FileStore, MemoryStore, TokenStore
     from .manager.token_manager import TokenManager
-    from .source import SharedToken
+    from .requests_auth import QwenAuth
+    from .shared_token import SharedToken
     from .tokens import Token, TokenInfo, decode_token
 
 # Where each name lives that is imported when it is first asked for.
 _MODULES: Final = {
     "FileStore": ".manager.local_store",
     "MemoryStore": ".manager.local_store",
-    "QwenAuth": ".auth",
+    "QwenAuth": ".requests_auth",
     "QwenClient": ".client",
-    "SharedToken": ".source",
+    "SharedToken": ".shared_token",
     "Token": ".tokens",
     "TokenInfo": ".tokens",
     "TokenManager": ".manager.token_manager",

@@ -4,10 +4,10 @@ import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from .api import QwenApi
-from .bearer import BASE_URL, Origin
 from .errors import UpstreamUnexpectedError
+from .origin import BASE_URL, Origin
 from .policy import require_better, verifying_a_new_token
+from .qwen_api import QwenApi
 from .tokens import TokenInfo, decode_token
 
 _USER_STATUS_PATH: Final = "/api/v2/users/status"

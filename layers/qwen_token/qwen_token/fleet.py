@@ -7,8 +7,8 @@ from itertools import batched
 from typing import TYPE_CHECKING, Final
 
 from .errors import QwenTokenError, StoreError, TokenError, TokenMissingError
-from .store import held_in, translated
-from .value import Held
+from .secret_store import held_in, translated
+from .stored_token import StoredToken
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -84,7 +84,9 @@ class Fleet:
             page = self.page(page.next_token)
             yield page
 
-    def read(self, members: Sequence[Member]) -> Iterator[tuple[Member, Held | QwenTokenError]]:
+    def read(
+        self, members: Sequence[Member]
+    ) -> Iterator[tuple[Member, StoredToken | QwenTokenError]]:
         """Yield each member with what is current in its secret, or with why that cannot be said.
 
         Where Secrets Manager fails for some of them as a whole, StoreError comes after the others.
@@ -109,13 +111,13 @@ class Fleet:
         if failure is not None:
             raise failure
 
-    def _read_batch(self, members: Sequence[Member]) -> dict[str, Held | QwenTokenError]:
+    def _read_batch(self, members: Sequence[Member]) -> dict[str, StoredToken | QwenTokenError]:
         secret_ids = [member.secret_id for member in members if member.obstacle is None]
         if not secret_ids:
             return {}
         with translated("read the fleet's secrets"):
             response = self._client.batch_get_secret_value(SecretIdList=secret_ids)
-        found: dict[str, Held | QwenTokenError] = {
+        found: dict[str, StoredToken | QwenTokenError] = {
             refused["SecretId"]: _refusal(refused.get("ErrorCode", "unknown"))
             for refused in response.get("Errors", ())
         }

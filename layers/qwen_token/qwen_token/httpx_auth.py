@@ -7,9 +7,9 @@ from typing import Any, Self, Unpack
 import anyio.to_thread
 import httpx
 
-from .answers import STATUS_HEADER
-from .bearer import BASE_URL, ENVELOPE_LIMIT, Origin, Source, bearer, header, is_refusal, refuses
-from .source import SharedToken, SourceOptions
+from .origin import BASE_URL, ENVELOPE_LIMIT, Origin, Source, bearer, header, is_refusal, refuses
+from .replies import STATUS_HEADER
+from .shared_token import SharedToken, SourceOptions
 
 # What is to be done next: send a request, look at an answer's body, or ask the source.
 type _Step = httpx.Request | httpx.Response | Callable[[], str]

@@ -24,8 +24,8 @@ from .policy import (
     require_long_lived,
     verifying_a_new_token,
 )
+from .stored_token import StoredToken
 from .tokens import Token
-from .value import Held
 
 # What one call to the store takes at most.
 STORE_CALL_LIMIT: Final = timedelta(seconds=15)
@@ -56,17 +56,17 @@ class Report:
     """An outcome and the version that is current after it (None while awaiting the first token)."""
 
     outcome: Outcome
-    held: Held | None
+    held: StoredToken | None
 
 
 class Store(Protocol):
     """The secret; ``SecretStore`` says what each step promises."""
 
-    def read(self) -> Held | None: ...
-    def stage(self, successor: Token, *, over: Held) -> Held: ...
-    def adopt(self, candidate: Held, *, over: Held) -> Held: ...
-    def promote(self, staged: Held, *, over: Held) -> Held: ...
-    def alternatives(self, *, to: Held) -> list[Held]: ...
+    def read(self) -> StoredToken | None: ...
+    def stage(self, successor: Token, *, over: StoredToken) -> StoredToken: ...
+    def adopt(self, candidate: StoredToken, *, over: StoredToken) -> StoredToken: ...
+    def promote(self, staged: StoredToken, *, over: StoredToken) -> StoredToken: ...
+    def alternatives(self, *, to: StoredToken) -> list[StoredToken]: ...
 
 
 class Client(Protocol):
@@ -112,7 +112,7 @@ class Keeper:
         error.expires_at = held.token.expires_at
         raise error
 
-    def _turn(self, held: Held) -> tuple[Outcome, Held]:
+    def _turn(self, held: StoredToken) -> tuple[Outcome, StoredToken]:
         """Replace ``held``, and return what is current then: ours, or another writer's."""
         try:
             return self._refresh_or_recover(held)
@@ -131,14 +131,14 @@ class Keeper:
             # Whatever became of the old token: somebody put in another one meanwhile.
             return Outcome.SUPERSEDED, current
 
-    def _refresh_or_recover(self, held: Held) -> tuple[Outcome, Held]:
+    def _refresh_or_recover(self, held: StoredToken) -> tuple[Outcome, StoredToken]:
         try:
             staged = self._successor(held, over=held)
         except TokenRejectedError as rejection:
             return self._recover(held, rejection)
         return self._promote(staged, over=held)
 
-    def _successor(self, source: Held, *, over: Held) -> Held:
+    def _successor(self, source: StoredToken, *, over: StoredToken) -> StoredToken:
         """Trade ``source``'s token for a better one, staged to take the place of ``over``."""
         successor = self.client().refresh(source.token, within=self._api_time(calls=2))
         require_better(successor, than=source.token)
@@ -149,14 +149,16 @@ class Keeper:
             self.client().verify(successor, within=self._api_time(calls=1))
         return staged
 
-    def _promote(self, staged: Held, *, over: Held) -> tuple[Outcome, Held]:
+    def _promote(self, staged: StoredToken, *, over: StoredToken) -> tuple[Outcome, StoredToken]:
         current = self.store.promote(staged, over=over)
         if current.version_id != staged.version_id:
             return Outcome.SUPERSEDED, current
         require_long_lived(staged.token, now=self.clock(), critical_before=self.critical_before)
         return Outcome.REFRESHED, staged
 
-    def _recover(self, held: Held, rejection: TokenRejectedError) -> tuple[Outcome, Held]:
+    def _recover(
+        self, held: StoredToken, rejection: TokenRejectedError
+    ) -> tuple[Outcome, StoredToken]:
         """Look for a staged or previous token that still lives, before a person is called.
 
         Such a token is there when a run died between staging and promoting, or when something
@@ -184,13 +186,13 @@ class Keeper:
             f"{rejection}; an earlier or staged token could not be tried: {obstacle}"
         ) from obstacle
 
-    def _revive(self, candidate: Held, *, over: Held) -> Held:
+    def _revive(self, candidate: StoredToken, *, over: StoredToken) -> StoredToken:
         if self._state(candidate) is not TokenState.FRESH:
             return self._successor(candidate, over=over)
         self.client().verify(candidate.token, within=self._api_time(calls=1))
         return self.store.adopt(candidate, over=over)
 
-    def _state(self, held: Held) -> TokenState:
+    def _state(self, held: StoredToken) -> TokenState:
         return assess(held.token, now=self.clock(), refresh_before=self.refresh_before)
 
     def _api_time(self, *, calls: int) -> timedelta:

@@ -139,3 +139,8 @@ def instant(seconds: object) -> datetime | None:
     if not _EARLIEST <= seconds <= _LATEST:
         return None
     return datetime.fromtimestamp(math.floor(seconds), UTC)
+
+
+def in_days(duration: timedelta) -> float:
+    """Return a duration in days, to two decimals (a quarter of an hour), as results show it."""
+    return round(duration / _DAY, 2)

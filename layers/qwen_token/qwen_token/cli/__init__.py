@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
-from qwen_token.bearer import BASE_URL
+from qwen_token.origin import BASE_URL
 
 from . import environ, put, redrive, refresh, remove, smoke, status, sweep
 from .deployed import DEFAULT_STACK

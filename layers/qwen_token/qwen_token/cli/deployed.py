@@ -12,7 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from qwen_token.errors import ConfigError
-from qwen_token.store import AWS_CONFIG
+from qwen_token.secret_store import AWS_CONFIG
 
 from .failures import FunctionFailedError
 

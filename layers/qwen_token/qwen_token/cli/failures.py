@@ -18,7 +18,7 @@ _ADVICE: Final[Advice] = {
 }
 
 
-class Failure(NamedTuple):
+class CommandFailure(NamedTuple):
     """What went wrong, and what to do."""
 
     reason: str
@@ -33,7 +33,7 @@ class FunctionFailedError(Exception):
         """Take what Lambda answers for an error."""
         name = payload.get("errorType", "unknown")
         kind = getattr(errors, name, None)
-        self.failure = Failure(
+        self.failure = CommandFailure(
             getattr(kind, "reason", "function_failed"),
             payload.get("errorMessage", name),
             getattr(kind, "advice", "Look at the function's log (make logs)."),
@@ -45,12 +45,12 @@ class FunctionFailedError(Exception):
 FAILURES: Final = (QwenTokenError, FunctionFailedError, BotoCoreError, ClientError)
 
 
-def failure_of(error: Exception, advice: Advice) -> Failure:
+def failure_of(error: Exception, advice: Advice) -> CommandFailure:
     """Describe one of ``FAILURES``; ``advice`` is a command's own, by the class of the error."""
     if isinstance(error, FunctionFailedError):
         return error.failure
     if isinstance(error, QwenTokenError):
         known = {**_ADVICE, **advice}
         given = next((known[kind] for kind in type(error).mro() if kind in known), error.advice)
-        return Failure(error.reason, str(error), given)
-    return Failure("aws_failed", str(error), "Check credentials, region and permissions.")
+        return CommandFailure(error.reason, str(error), given)
+    return CommandFailure("aws_failed", str(error), "Check credentials, region and permissions.")

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from qwen_token.alerts import in_days
 from qwen_token.errors import QwenTokenError, StoreError
 from qwen_token.fleet import Fleet
 from qwen_token.policy import TokenState, assess
-from qwen_token.tokens import Token
-from qwen_token.value import Held
+from qwen_token.stored_token import StoredToken
+from qwen_token.tokens import Token, in_days
 
 from .deployed import Stack, secrets_manager, session_for
-from .member import find_fleet
+from .membership import find_fleet
 from .output import ATTENTION, FAILED, OK, Markup, console_for, histogram, print_line, print_rows
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 def _read(fleet: Fleet, now: datetime, refresh_before: timedelta) -> Iterator[_Row]:
     for page in fleet.pages():
         for member, found in fleet.read(page.members):
-            if isinstance(found, Held):
+            if isinstance(found, StoredToken):
                 state = assess(found.token, now=now, refresh_before=refresh_before)
                 yield _Row(member.name, member.secret_id, found.token, state, None, unread=False)
             else:

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from qwen_token.alerts import in_days
 from qwen_token.errors import ConfigError
 from qwen_token.policy import TokenState, assess
-from qwen_token.tokens import Token
+from qwen_token.tokens import Token, in_days
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,17 +7,16 @@ from typing import Final
 
 import boto3
 
-from qwen_token.alerts import in_days
-from qwen_token.bearer import BASE_URL
 from qwen_token.errors import TokenRejectedError, UpstreamError
-from qwen_token.store import SecretStore
-from qwen_token.tokens import decode_token
+from qwen_token.origin import BASE_URL
+from qwen_token.secret_store import SecretStore
+from qwen_token.tokens import decode_token, in_days
 
 from .deployed import Stack, secrets_manager, session_for
 from .failures import Advice
-from .given import ask_for_token, safe_url
-from .member import find_fleet, join
+from .membership import find_fleet, join
 from .output import OK, bar, console_for, date, print_rows
+from .token_input import ask_for_token, safe_url
 
 ADVICE: Final[Advice] = {
     UpstreamError: (
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     api_base_url = safe_url(options.api_base_url or api_base_url)
     client = secrets_manager(session, secret_id)
     if not options.no_check:
-        from qwen_token.api import QwenApi  # noqa: PLC0415 - requests is slow to import
+        from qwen_token.qwen_api import QwenApi  # noqa: PLC0415 - requests is slow to import
 
         QwenApi(api_base_url).verify(token, within=_CHECK_TIME)
 

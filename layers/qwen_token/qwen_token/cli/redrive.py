@@ -5,7 +5,7 @@ import json
 from typing import Any, Final
 
 from .deployed import client_for, session_for
-from .member import find_fleet
+from .membership import find_fleet
 from .output import OK, console_for, print_rows
 
 # SQS gives out no more messages at once.

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from .deployed import secrets_manager, session_for
-from .member import find_fleet, leave
+from .membership import find_fleet, leave
 from .output import OK, console_for, print_rows
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from qwen_token.bearer import BASE_URL
 from qwen_token.errors import (
     StoreError,
     TokenMissingError,
@@ -15,14 +14,15 @@ from qwen_token.errors import (
     UpstreamError,
     UpstreamUnexpectedError,
 )
-from qwen_token.store import SecretStore
+from qwen_token.origin import BASE_URL
+from qwen_token.secret_store import SecretStore
+from qwen_token.stored_token import StoredToken
 from qwen_token.tokens import TokenInfo, instant
-from qwen_token.value import Held
 
 from .deployed import Stack, run_function, secrets_manager, session_for
-from .failures import FAILURES, Advice, Failure, failure_of
-from .given import ask_for_token, safe_url
+from .failures import FAILURES, Advice, CommandFailure, failure_of
 from .output import ATTENTION, FAILED, OK, Markup, complain, console_for, date, mark, print_rows
+from .token_input import ask_for_token, safe_url
 
 if TYPE_CHECKING:
     import boto3
@@ -198,13 +198,13 @@ class _Secret:
         found = {"outcome": result["outcome"], "version_id": held.version_id, "kept": True}
         return self._client(held), found
 
-    def _current(self) -> Held:
+    def _current(self) -> StoredToken:
         held = self.store.read()
         if held is None:
             raise TokenMissingError("the secret has no token yet")
         return held
 
-    def _client(self, held: Held) -> "QwenClient":
+    def _client(self, held: StoredToken) -> "QwenClient":
         return _client_with(held.token.raw, self.stack.parameters["ApiBaseUrl"])
 
 
@@ -255,7 +255,7 @@ def _shown(name: str, value: object) -> object:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def _document(steps: tuple[_Step, ...], failure: Failure | None) -> dict[str, object]:
+def _document(steps: tuple[_Step, ...], failure: CommandFailure | None) -> dict[str, object]:
     results = {True: "passed", False: "failed", None: "not_tried"}
     return {
         "steps": [

@@ -10,10 +10,10 @@ from typing import Any, Final
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from qwen_token.alerts import in_days
 from qwen_token.errors import StoreError, TokenError
 from qwen_token.policy import assess
-from qwen_token.store import SecretStore
+from qwen_token.secret_store import SecretStore
+from qwen_token.tokens import in_days
 
 from . import fleet_status
 from .deployed import Stack, client_for, resources_of, secrets_manager, session_for

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from .deployed import run_function, session_for
-from .member import find_fleet
+from .membership import find_fleet
 from .output import OK, console_for, print_rows
 
 

@@ -12,8 +12,8 @@ from typing import Final
 
 from qwen_token.errors import FileStoreError, TokenMalformedError, TokenMissingError
 from qwen_token.policy import expires_later
+from qwen_token.stored_token import StoredToken, parse, rendered
 from qwen_token.tokens import Token
-from qwen_token.value import Held, parse, rendered
 
 # As Secrets Manager's own limit.
 _MOST_BYTES: Final = 64 * 1024
@@ -29,7 +29,7 @@ class TokenStore(ABC):
     processes may.
     """
 
-    _staged: Held | None = None
+    _staged: StoredToken | None = None
 
     @abstractmethod
     def load(self) -> str | None:
@@ -49,7 +49,7 @@ class TokenStore(ABC):
             StoreError: it cannot be written; what was there is there still.
         """
 
-    def read(self) -> Held | None:
+    def read(self) -> StoredToken | None:
         """Return what is current, or None while there is nothing.
 
         Raises:
@@ -59,7 +59,7 @@ class TokenStore(ABC):
         text = self.load()
         return None if text is None else _held(text)
 
-    def put(self, token: Token) -> Held:
+    def put(self, token: Token) -> StoredToken:
         """Make ``token`` current, whatever is there now; the shape and the other keys are kept."""
         while True:
             over = self.load()
@@ -67,16 +67,16 @@ class TokenStore(ABC):
             if self.save(held.text, over=over):
                 return held
 
-    def stage(self, successor: Token, *, over: Held) -> Held:
+    def stage(self, successor: Token, *, over: StoredToken) -> StoredToken:
         """Keep ``successor`` at hand, to take the place of ``over``; nobody reads it yet."""
         self._staged = _held(rendered(successor, over=over.text))
         return self._staged
 
-    def adopt(self, candidate: Held, *, over: Held) -> Held:
+    def adopt(self, candidate: StoredToken, *, over: StoredToken) -> StoredToken:
         """Stage the token of ``candidate``."""
         return self.stage(candidate.token, over=over)
 
-    def promote(self, staged: Held, *, over: Held) -> Held:
+    def promote(self, staged: StoredToken, *, over: StoredToken) -> StoredToken:
         """Put ``staged`` in the place of ``over``, and return what is current then.
 
         That is ``staged``, unless another writer put in another account's token meanwhile, or one
@@ -92,7 +92,7 @@ class TokenStore(ABC):
         self._staged = None
         return staged
 
-    def alternatives(self, *, to: Held) -> list[Held]:
+    def alternatives(self, *, to: StoredToken) -> list[StoredToken]:
         """Return the staged token, if there is one of the same account that is not current."""
         staged = self._staged
         if staged is None or staged.token.account != to.token.account:
@@ -211,7 +211,7 @@ class FileStore(TokenStore):
         return f"FileStore({str(self._path)!r})"
 
 
-def _held(text: str) -> Held:
+def _held(text: str) -> StoredToken:
     # Half a surrogate pair, which only JSON's escapes can bring, becomes that escape again.
     encoded = text.encode(errors="backslashreplace")
     return parse(encoded.decode(), hashlib.sha256(encoded).hexdigest())

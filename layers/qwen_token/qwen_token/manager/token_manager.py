@@ -11,7 +11,6 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
 
-from qwen_token.bearer import BASE_URL, Origin
 from qwen_token.errors import (
     ConfigError,
     QwenTokenError,
@@ -21,24 +20,25 @@ from qwen_token.errors import (
     TokenRejectedError,
     WrongAccountError,
 )
-from qwen_token.fork import renew_after_fork
+from qwen_token.fork_safety import renew_after_fork
 from qwen_token.keeper import Keeper
+from qwen_token.origin import BASE_URL, Origin
 from qwen_token.policy import Severity, TokenState, assess, expires_later, pause_after, severity
-from qwen_token.source import secret_store
+from qwen_token.stored_token import StoredToken
 from qwen_token.tokens import Token, TokenInfo, decode_token
-from qwen_token.value import Held
 
-from . import repeater
+from . import refresh_thread
+from .events import Events, place
 from .local_store import MemoryStore
-from .news import News, place
-from .repeater import Repeater
-from .shelf import Shelf, Store
+from .refresh_thread import RefreshThread
+from .write_behind import WritableStore, WriteBehind
 
 # requests, and all that comes with it, is imported by the first refresh and not before.
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-    from qwen_token.api import QwenApi
+    from qwen_token.qwen_api import QwenApi
+    from qwen_token.secret_store import SecretStore
 
 _NOTHING: Final = timedelta(0)
 # How often a token that is due is looked for in the store, for one that somebody else put there.
@@ -57,7 +57,7 @@ def _utc_now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class _Copy:
+class _KnownToken:
     """The token as the store was last seen to hold it."""
 
     token: Token
@@ -69,7 +69,7 @@ class _Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Failure:
+class _FailedAttempt:
     """What a refresh ended with, of which token and when."""
 
     error: QwenTokenError
@@ -105,12 +105,12 @@ class TokenManager:
         self,
         auth_token: str | None = None,
         *,
-        store: Store | None = None,
+        store: WritableStore | None = None,
         base_url: str = BASE_URL,
         refresh_before: timedelta = timedelta(days=3),
         clock: Callable[[], datetime] = _utc_now,
-        elapsed: Callable[[], float] = repeater.elapsed,
-        wait: Callable[[threading.Event, float], None] = repeater.wait,
+        elapsed: Callable[[], float] = refresh_thread.elapsed,
+        wait: Callable[[threading.Event, float], None] = refresh_thread.wait,
     ) -> None:
         """Prepare; the store and the API are not asked yet.
 
@@ -130,20 +130,20 @@ class TokenManager:
         self._elapsed = elapsed
         self._wait = wait
         held_in = MemoryStore() if store is None else store
-        self._shelf = Shelf(lambda: held_in)
-        self._copy: _Copy | None = None
+        self._shelf = WriteBehind(lambda: held_in)
+        self._copy: _KnownToken | None = None
         # What follows is changed by the holder of the lock only.
         self._lock = threading.Lock()
         self._attempts = 0
-        self._failure: _Failure | None = None
+        self._failure: _FailedAttempt | None = None
         self._announced: Token | None = None
         # The reasons why only a person can help that were told of this token.
         self._told: set[str] = set()
         # Left by the holder of the lock, and told without it.
-        self._news = News("refresh", "expired", "error")
+        self._news = Events("refresh", "expired", "error")
         # What follows is changed by the holder of this one only.
         self._switch = threading.Lock()
-        self._repeater: Repeater | None = None
+        self._thread: RefreshThread | None = None
         # Of the thread that the parent process had, until this one has its own.
         self._interrupted: timedelta | None = None
         # The refreshing thread's own.
@@ -168,7 +168,7 @@ class TokenManager:
         ``UpdateSecretVersionStage`` on the secret.
         """
         manager = cls(auth_token, base_url=base_url, refresh_before=refresh_before)
-        manager._shelf = Shelf(partial(secret_store, secret_id, client))
+        manager._shelf = WriteBehind(partial(_open_secret, secret_id, client))
         return manager
 
     @property
@@ -215,7 +215,7 @@ class TokenManager:
         return self._is_due(self._latest(), self._refresh_before)
 
     def set_token(self, text: str) -> None:
-        """Store a token that a person brought, whatever was there; the API is not asked.
+        """WritableStore a token that a person brought, whatever was there; the API is not asked.
 
         Raises:
             TokenMalformedError: ``text`` is no JWT with an account and an expiry.
@@ -230,7 +230,7 @@ class TokenManager:
             self._copy = None
             self._announced = token
             self._take(token)
-        if (running := self._repeater) is not None:
+        if (running := self._thread) is not None:
             running.wake()
 
     def refresh(self) -> str:
@@ -301,7 +301,7 @@ class TokenManager:
             )
         with self._switch:
             self._interrupted = None
-            if self._repeater is None:
+            if self._thread is None:
                 self._start(timedelta(hours=check_interval_hours))
 
     def stop_auto_refresh(self) -> None:
@@ -310,7 +310,7 @@ class TokenManager:
         In a callback of that very check, it ends after the callback.
         """
         with self._switch:
-            running, self._repeater = self._repeater, None
+            running, self._thread = self._thread, None
             self._interrupted = None
         # Without the switch: the check's callbacks may want it.
         if running is not None:
@@ -405,7 +405,7 @@ class TokenManager:
             if error.expires_at is None and self._copy is not None:
                 error.expires_at = self._copy.token.expires_at
             token = None if self._copy is None else self._copy.token
-            self._failure = _Failure(error, token, self._clock())
+            self._failure = _FailedAttempt(error, token, self._clock())
             self._attempts += tried
             self._tell_a_person(error)
             raise
@@ -413,7 +413,7 @@ class TokenManager:
         self._attempts += tried
         return held.token
 
-    def _refreshed(self, held: Held, *, known: _Copy | None) -> Held:
+    def _refreshed(self, held: StoredToken, *, known: _KnownToken | None) -> StoredToken:
         """Have the keeper do a run, and return what is current after it.
 
         ``known`` is what the store held when it was last seen, before ``held``.
@@ -438,8 +438,8 @@ class TokenManager:
         return current
 
     def _work_of_another(
-        self, error: QwenTokenError, held: Held, known: _Copy | None
-    ) -> Held | None:
+        self, error: QwenTokenError, held: StoredToken, known: _KnownToken | None
+    ) -> StoredToken | None:
         """Return what another process stored, if it makes this failure none."""
         try:
             current = self._shelf.read()
@@ -455,11 +455,11 @@ class TokenManager:
         return None
 
     def _api(self) -> "QwenApi":
-        from qwen_token.api import QwenApi  # noqa: PLC0415
+        from qwen_token.qwen_api import QwenApi  # noqa: PLC0415
 
         return QwenApi(self._base_url)
 
-    def _read(self) -> Held:
+    def _read(self) -> StoredToken:
         """Read the store, after the first token was put in; the lock is held."""
         held = self._shelf.read() if self._first is None else self._put_first(self._first)
         if held is None:
@@ -467,7 +467,7 @@ class TokenManager:
         self._take(held.token)
         return held
 
-    def _put_first(self, first: Token) -> Held:
+    def _put_first(self, first: Token) -> StoredToken:
         try:
             held = self._shelf.read()
         except TokenMissingError:
@@ -492,7 +492,7 @@ class TokenManager:
             # It is no older than the last look.
             lifetime = token.remaining(now) + max(now - held.read_at, _NOTHING)
         good_until = max(now + _LOOK, token.expires_at - self._refresh_before)
-        self._copy = _Copy(token, now, good_until, lifetime)
+        self._copy = _KnownToken(token, now, good_until, lifetime)
         if token != self._announced and self._shelf.failure is None:
             if self._announced is not None:
                 self._news.leave("refresh", TokenInfo.of(token, now=now))
@@ -538,9 +538,11 @@ class TokenManager:
     def _start(self, interval: timedelta) -> None:
         """Start the thread; the switch is held."""
         self._failures = 0
-        running = Repeater(self._check, interval=interval, clock=self._elapsed, wait=self._wait)
+        running = RefreshThread(
+            self._check, interval=interval, clock=self._elapsed, wait=self._wait
+        )
         running.start()
-        self._repeater = running
+        self._thread = running
 
     def _resume(self) -> None:
         """Start the thread that was running when this process was forked."""
@@ -548,10 +550,10 @@ class TokenManager:
             return
         with self._switch:
             interval, self._interrupted = self._interrupted, None
-            if interval is not None and self._repeater is None:
+            if interval is not None and self._thread is None:
                 self._start(interval)
 
-    def _check(self, running: Repeater) -> timedelta:
+    def _check(self, running: RefreshThread) -> timedelta:
         """Refresh the token if it is due, and return the pause to the next check."""
         error = self._checked()
         self._news.tell()
@@ -580,9 +582,9 @@ class TokenManager:
         self._lock = threading.Lock()
         self._switch = threading.Lock()
         self._news.after_fork()
-        if self._repeater is not None:
-            self._interrupted = self._repeater.interval
-            self._repeater = None
+        if self._thread is not None:
+            self._interrupted = self._thread.interval
+            self._thread = None
         self._shelf.after_fork()
 
     def __repr__(self) -> str:
@@ -594,3 +596,9 @@ def _again(error: QwenTokenError) -> QwenTokenError:
     again = copy.copy(error)
     again.__cause__ = error.__cause__
     return again
+
+
+def _open_secret(secret_id: str, client: "SecretsManagerClient | None") -> "SecretStore":
+    from qwen_token.secret_store import SecretStore  # noqa: PLC0415 - boto3 is slow to import
+
+    return SecretStore.open(secret_id, client)

@@ -1,0 +1,80 @@
+"""The change events: what became of the token, on an EventBridge bus, for programs that act on it.
+
+A service that reads the secret only when it starts can be started anew by a rule on ``Token
+Refreshed``. No event holds a token, or a part of one.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import batched
+from typing import TYPE_CHECKING, Final
+
+from botocore.exceptions import ClientError
+
+from qwen_token.tokens import in_days
+
+from .alerts import SOURCE
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from mypy_boto3_events import EventBridgeClient
+
+    from qwen_token.keeper import Report
+
+REFRESHED: Final = "Token Refreshed"
+REFRESH_FAILED: Final = "Token Refresh Failed"
+
+# EventBridge takes no more events in one call.
+_BATCH: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeEvent:
+    """What became of the tokens of some secrets.
+
+    ``detail`` is JSON: a run's result for ``Token Refreshed``, the alert's document for ``Token
+    Refresh Failed``.
+    """
+
+    detail_type: str
+    detail: Mapping[str, object]
+    secret_ids: tuple[str, ...]
+
+
+def result(report: "Report", *, secret_id: str, now: "datetime") -> dict[str, object]:
+    """Return what a run that did not fail did: the function's result, as the contract has it."""
+    held = report.held
+    expires_at = None if held is None else held.token.expires_at
+    return {
+        "outcome": report.outcome.value,
+        "secret_id": secret_id,
+        "version_id": None if held is None else held.version_id,
+        "expires_at": None if expires_at is None else expires_at.isoformat(),
+        "days_remaining": None if expires_at is None else in_days(expires_at - now),
+    }
+
+
+def announce(changes: Iterable[ChangeEvent], *, client: "EventBridgeClient", bus_arn: str) -> None:
+    """Put an event for each change on the bus. Raises whatever boto3 raises."""
+    for batch in batched(changes, _BATCH, strict=False):
+        answer = client.put_events(
+            Entries=[
+                {
+                    "EventBusName": bus_arn,
+                    "Source": SOURCE,
+                    "DetailType": change.detail_type,
+                    "Detail": json.dumps(change.detail),
+                    "Resources": list(change.secret_ids),
+                }
+                for change in batch
+            ]
+        )
+        if answer["FailedEntryCount"]:
+            # The call as a whole succeeds even where an event was refused.
+            refused = next(entry for entry in answer["Entries"] if "ErrorCode" in entry)
+            raise ClientError(
+                {"Error": {"Code": refused["ErrorCode"], "Message": refused["ErrorMessage"]}},
+                "PutEvents",
+            )

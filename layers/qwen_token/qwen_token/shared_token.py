@@ -1,0 +1,347 @@
+"""The token for services: read from the secret, cached in the process, renewed when refused."""
+
+import copy
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+
+from .errors import ConfigError, QwenTokenError, StoreError, TokenMissingError, TokenRejectedError
+from .fork_safety import renew_after_fork
+
+# boto3, and all that comes with it, is imported by the first read and not before.
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+    from .secret_store import SecretStore
+
+MAX_AGE: Final = 300.0
+MAX_STALE: Final = 3600.0
+
+# A copy is used for up to a tenth less than max_age, so that processes that began together do not
+# go on reading together.
+_JITTER: Final = 0.1
+# After a read that failed, or that found the refused token again: until the next one, everybody
+# gets the same answer.
+_PAUSE: Final = 5.0
+# Each run may write a version and publish an alert. AWS bears a new version every ten minutes.
+_REFRESH_PAUSE: Final = 900.0
+# The function asks the API for 25 s at most; a second attempt would be a second run.
+_REFRESH_TIMEOUT: Final = 30
+_CONNECT_TIMEOUT: Final = 2
+_FORCE: Final = b'{"force": true}'
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _CachedToken:
+    """The token as it was read. Instants are in seconds since 1970."""
+
+    raw: str = field(repr=False)
+    # Fresh from the first on, up to and without the second.
+    fresh_from: float
+    fresh_until: float
+    # How long it may bridge an outage of Secrets Manager.
+    usable_until: float
+    expires_at: float
+
+
+_NOT_READ: Final = _CachedToken("", 0.0, 0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _ReplayedError:
+    """What went wrong, and while this is the answer."""
+
+    error: QwenTokenError
+    since: float
+    until: float
+    # The token that was to be renewed, if that was it.
+    rejected: str | None = field(default=None, repr=False)
+
+
+class SourceOptions(TypedDict, total=False):
+    """The options of a ``SharedToken``, for those who make one on the way."""
+
+    client: "SecretsManagerClient | None"
+    max_age: float
+    max_stale: float
+    refresh_function: str | None
+    lambda_client: "LambdaClient | None"
+
+
+class SharedToken:
+    """The token of one secret, for all threads of this process.
+
+    A copy is used for ``max_age`` seconds (less a jitter of up to a tenth), and never past the
+    token's own expiry. Then the first thread that needs it reads the secret, and the others wait
+    for that one read. Where Secrets Manager is unavailable (no answer, throttled, a server error),
+    the copy bridges up to ``max_stale`` seconds more, while the token lives; a read is tried again
+    every 5 s then, by one thread, and nobody waits for it. A refusal (no permission, no secret, no
+    token in it) is never bridged. A read that fails takes at most 15 s, and for 5 s everybody
+    gets its error.
+
+    ``client`` is boto3's for Secrets Manager; without one it is made by the first read, in the
+    region that ``secret_id`` names if it is an ARN. ``refresh_function`` is the name or ARN of the
+    stack's function, for ``renew`` to run (by ``lambda_client``, or one made for it); the role
+    needs ``lambda:InvokeFunction`` on it.
+
+    Time is the wall clock's (``clock``, in seconds since 1970), because it goes on while Lambda
+    freezes the process, and a monotonic clock need not. Set back, it makes the next call read.
+
+    A child process after a fork keeps the copy, and makes a lock and clients of its own; a client
+    that was given is used as it is, so give each process its own.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is an option of its own, by name
+        self,
+        secret_id: str,
+        *,
+        client: "SecretsManagerClient | None" = None,
+        max_age: float = MAX_AGE,
+        max_stale: float = MAX_STALE,
+        refresh_function: str | None = None,
+        lambda_client: "LambdaClient | None" = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Prepare to read; nothing is asked yet.
+
+        Raises:
+            ConfigError: names the argument that is off, and what it should be.
+        """
+        if not secret_id.strip():
+            raise ConfigError("secret_id should be the secret's name or ARN, but is empty")
+        if not (math.isfinite(max_age) and max_age > 0):
+            raise ConfigError("max_age should be a number of seconds greater than 0")
+        if not (math.isfinite(max_stale) and max_stale >= 0):
+            raise ConfigError("max_stale should be a number of seconds, 0 or more")
+        self._secret_id = secret_id
+        self._client = client
+        self._max_age = max_age
+        self._max_stale = max_stale
+        self._refresh_function = refresh_function
+        self._lambda_client = lambda_client
+        self._clock = clock
+        self._copy = _NOT_READ
+        # What follows is changed by the holder of the lock only.
+        self._lock = threading.Lock()
+        self._store: SecretStore | None = None
+        self._functions: LambdaClient | None = None
+        self._failure: _ReplayedError | None = None
+        self._rejection: _ReplayedError | None = None
+        self._refreshed_at: float | None = None
+        renew_after_fork(self)
+
+    @classmethod
+    def of(cls, secret_id: str, **options: "Unpack[SourceOptions]") -> "SharedToken":
+        """Return the process's one for these arguments; with a client among them, a new one."""
+        if options.get("client") is not None or options.get("lambda_client") is not None:
+            return cls(secret_id, **options)
+        key = (secret_id, *sorted(options.items()))
+        if (known := _by_arguments.get(key)) is not None:
+            return known
+        # Of two threads that get here at once, both return what the first has put in.
+        return _by_arguments.setdefault(key, cls(secret_id, **options))
+
+    def current(self) -> str:
+        """Return a token that lives.
+
+        Raises:
+            StoreError: the secret cannot be read.
+            TokenMissingError: it holds no token.
+            TokenMalformedError: what it holds is none.
+            TokenRejectedError: the token that it holds has expired.
+            ConfigError: no region is known, or no client can be made.
+        """
+        # No lock, and one look at one clock: this is what nearly every call is.
+        held = self._copy
+        if held.fresh_from <= self._clock() < held.fresh_until:
+            return held.raw
+        return self._current_anew()
+
+    def renew(self, *, rejected: str) -> str:
+        """Return another token than ``rejected``, which the API has refused.
+
+        The secret is read again, unless another thread has found another token meanwhile. Only if
+        it still holds ``rejected``, the refresh function (where one was named) is run with
+        ``{"force": true}`` and waited for, up to 30 s and at most once in 15 minutes, and the
+        secret read once more. All other threads that renew wait for that, and share the result.
+
+        Raises:
+            TokenRejectedError: the secret holds no other token, or one that has expired; said
+                again without asking for 5 s.
+            QwenTokenError: as ``current`` does.
+        """
+        with self._lock:
+            held = self._copy
+            if held.raw != rejected and held.fresh_from <= self._clock() < held.fresh_until:
+                return held.raw
+            self._raise_again(self._failure)
+            if self._rejection is not None and self._rejection.rejected == rejected:
+                self._raise_again(self._rejection)
+            held = self._reread()
+            more = ""
+            if held.raw == rejected and self._refresh_function is not None:
+                more = f"; {self._refresh(self._refresh_function)}"
+                held = self._reread()
+            if held.raw != rejected:
+                return self._living(held).raw
+            error = TokenRejectedError(
+                f"the API refused the token that the secret {self._secret_id} holds{more}"
+            )
+            error.expires_at = datetime.fromtimestamp(held.expires_at, UTC)
+            self._rejection = self._failed(error, rejected=rejected)
+            raise error
+
+    def _current_anew(self) -> str:
+        """Read the secret, or wait for the thread that does; bridge its outages."""
+        bridge = self._bridge()
+        if bridge is None:
+            self._lock.acquire()
+        elif not self._lock.acquire(blocking=False):
+            # Another thread tries again already, and may have to wait for nothing.
+            return bridge.raw
+        try:
+            held = self._copy
+            if held.fresh_from <= self._clock() < held.fresh_until:
+                return held.raw
+            try:
+                self._raise_again(self._failure)
+                return self._living(self._reread()).raw
+            except StoreError:
+                if (bridge := self._bridge()) is None:
+                    raise
+                return self._prolong(bridge).raw
+        finally:
+            self._lock.release()
+
+    def _bridge(self) -> _CachedToken | None:
+        """Return the copy if Secrets Manager is unavailable, and it may be used all the same."""
+        failure, held = self._failure, self._copy
+        if failure is None or not (
+            isinstance(failure.error, StoreError) and failure.error.may_pass
+        ):
+            return None
+        now = self._clock()
+        usable = held.fresh_from <= now < min(held.usable_until, held.expires_at)
+        return held if usable else None
+
+    def _prolong(self, held: _CachedToken) -> _CachedToken:
+        """Use the copy until the next read is due."""
+        now = self._clock()
+        until = min(now + _PAUSE, held.usable_until, held.expires_at)
+        self._copy = replace(held, fresh_until=until)
+        _log.warning(
+            "Secrets Manager is unavailable: the token that was read %.0f s ago is used",
+            now - held.fresh_from,
+        )
+        return held
+
+    def _reread(self) -> _CachedToken:
+        """Read the secret, and keep what it holds, expired or not."""
+        try:
+            if self._store is None:
+                from .secret_store import SecretStore  # noqa: PLC0415
+
+                self._store = SecretStore.open(self._secret_id, self._client)
+            found = self._store.read()
+            if found is None:
+                raise TokenMissingError(f"the secret {self._secret_id} has no value yet")
+        except QwenTokenError as error:
+            self._failure = self._failed(error)
+            raise
+        now = self._clock()
+        expires_at = found.token.expires_at.timestamp()
+        age = self._max_age * (1 - _JITTER * random.random())  # noqa: S311 - no secret
+        self._failure = None
+        self._copy = _CachedToken(
+            raw=found.token.raw,
+            fresh_from=now,
+            fresh_until=min(now + age, expires_at),
+            usable_until=now + self._max_age + self._max_stale,
+            expires_at=expires_at,
+        )
+        return self._copy
+
+    def _living(self, held: _CachedToken) -> _CachedToken:
+        if self._clock() < held.expires_at:
+            return held
+        expired_at = datetime.fromtimestamp(held.expires_at, UTC)
+        error = TokenRejectedError(
+            f"the token in the secret {self._secret_id} expired at {expired_at.isoformat()}: "
+            "nothing refreshed it in time"
+        )
+        error.expires_at = expired_at
+        self._failure = self._failed(error)
+        raise error
+
+    def _failed(self, error: QwenTokenError, *, rejected: str | None = None) -> _ReplayedError:
+        now = self._clock()
+        return _ReplayedError(error, now, now + _PAUSE, rejected)
+
+    def _raise_again(self, failure: _ReplayedError | None) -> None:
+        """Raise what was raised a moment ago, to one more caller."""
+        if failure is not None and failure.since <= self._clock() < failure.until:
+            # Not the same exception: its traceback would grow with every caller.
+            raise copy.copy(failure.error) from failure.error.__cause__
+
+    def _refresh(self, function: str) -> str:
+        """Run the refresh function, and say in a few words what became of it.
+
+        It is the secret that shows whether there is a new token: whatever this says, look there.
+        """
+        now = self._clock()
+        if self._refreshed_at is not None and (
+            self._refreshed_at <= now < self._refreshed_at + _REFRESH_PAUSE
+        ):
+            return "the refresh function was asked less than 15 minutes ago"
+        self._refreshed_at = now
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+        try:
+            if self._functions is None:
+                self._functions = self._lambda_client or self._new_lambda_client(function)
+            response = self._functions.invoke(
+                FunctionName=function, InvocationType="RequestResponse", Payload=_FORCE
+            )
+            response["Payload"].read()
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "unknown")
+            return f"the refresh function could not be run: {code}"
+        except (BotoCoreError, ConfigError) as error:
+            return f"the refresh function could not be run: {type(error).__name__}"
+        if "FunctionError" in response:
+            return "the refresh function failed as well: see its alert"
+        return "the refresh function was run, and changed nothing"
+
+    def _new_lambda_client(self, function: str) -> "LambdaClient":
+        from botocore.config import Config  # noqa: PLC0415
+
+        from .secret_store import new_client  # noqa: PLC0415
+
+        config = Config(
+            connect_timeout=_CONNECT_TIMEOUT,
+            read_timeout=_REFRESH_TIMEOUT,
+            retries={"mode": "standard", "total_max_attempts": 1},
+        )
+        arn = function if function.startswith("arn:") else self._secret_id
+        client: LambdaClient = new_client("lambda", arn, config)
+        return client
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._store = None
+        self._functions = None
+
+    def __repr__(self) -> str:
+        return f"SharedToken({self._secret_id!r}, token=[redacted])"
+
+
+_by_arguments: dict[tuple[object, ...], SharedToken] = {}

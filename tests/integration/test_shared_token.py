@@ -1,0 +1,197 @@
+"""The shared token against Secrets Manager on the embedded AWS."""
+
+import io
+import json
+import uuid
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from localcloud.aws import Cloud
+from localcloud.recording_proxy import Refusal
+from qwen_token import SharedToken, StoreError, TokenMalformedError, TokenMissingError
+from qwen_token.secret_store import AWS_CONFIG
+from tests.fakes import Clock
+from tests.minting import token
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+NOW = datetime.now(UTC)
+OLD = token(left=timedelta(days=2), now=NOW)
+NEW = token(left=timedelta(days=7), now=NOW)
+
+# What the stack's function does at best: it puts a better token in.
+REFRESH = """
+import os, boto3
+
+def handler(event, context):
+    assert event == {"force": True}, event
+    boto3.client("secretsmanager").put_secret_value(
+        SecretId=os.environ["SECRET_ID"], SecretString=os.environ["NEW"]
+    )
+"""
+
+
+def counted(cloud: Cloud) -> "SecretsManagerClient":
+    """Return a client whose calls the relay counts."""
+    return cloud.session.client("secretsmanager", endpoint_url=cloud.relay.url, config=AWS_CONFIG)
+
+
+def secret_with(secrets: "SecretsManagerClient", value: str | None) -> str:
+    given: dict[str, Any] = {} if value is None else {"SecretString": value}
+    return secrets.create_secret(Name=f"test/{uuid.uuid4()}", **given)["ARN"]
+
+
+@pytest.mark.parametrize(
+    "value", [OLD.raw, json.dumps({"note": 1, "token": OLD.raw})], ids=["bare", "JSON"]
+)
+def test_sixteen_thousand_reads_by_eight_threads_from_cold_are_one_call(
+    cloud: Cloud, secrets: "SecretsManagerClient", value: str
+) -> None:
+    shared = SharedToken(secret_with(secrets, value), client=counted(cloud))
+    before = len(cloud.relay.calls)
+    with ThreadPoolExecutor(8) as pool:
+        readers = [pool.submit(lambda: {shared.current() for _ in range(2_000)}) for _ in range(8)]
+        assert [each.result() for each in readers] == [{OLD.raw}] * 8
+    assert cloud.relay.calls[before:] == ["secretsmanager:GetSecretValue"]
+
+
+def test_a_token_that_was_stored_meanwhile_is_found_when_the_old_one_is_refused(
+    secrets: "SecretsManagerClient",
+) -> None:
+    arn = secret_with(secrets, OLD.raw)
+    shared = SharedToken(arn, client=secrets)
+    assert shared.current() == OLD.raw
+    secrets.put_secret_value(SecretId=arn, SecretString=NEW.raw)
+    assert shared.renew(rejected=OLD.raw) == NEW.raw
+
+
+def test_without_a_client_one_is_made_from_the_environment(
+    cloud: Cloud, secrets: "SecretsManagerClient", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arn = secret_with(secrets, OLD.raw)
+    for name, value in {**cloud.environ(), "AWS_DEFAULT_REGION": "eu-west-1"}.items():
+        monkeypatch.setenv(name, value)
+    assert SharedToken(arn).current() == OLD.raw
+
+
+def test_the_refresh_function_is_run_when_the_stored_token_is_the_rejected_one(
+    cloud: Cloud, secrets: "SecretsManagerClient"
+) -> None:
+    arn = secret_with(secrets, OLD.raw)
+    with function(cloud, {"SECRET_ID": arn, "NEW": NEW.raw}) as name:
+        shared = SharedToken(
+            arn, client=secrets, refresh_function=name, lambda_client=cloud.functions
+        )
+        with ThreadPoolExecutor(10) as pool:
+            renewed = [pool.submit(shared.renew, rejected=OLD.raw) for _ in range(10)]
+            assert {each.result() for each in renewed} == {NEW.raw}
+    versions = secrets.describe_secret(SecretId=arn)["VersionIdsToStages"]
+    assert len(versions) == 2
+
+
+@contextmanager
+def function(cloud: Cloud, environ: dict[str, str]) -> Iterator[str]:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("refresh.py", REFRESH)
+    name = f"refresh-{uuid.uuid4()}"
+    cloud.functions.create_function(
+        FunctionName=name,
+        Runtime="python3.13",
+        Role=role(cloud, "secretsmanager:*"),
+        Handler="refresh.handler",
+        Code={"ZipFile": archive.getvalue()},
+        Environment={"Variables": environ},
+        Timeout=30,
+    )
+    try:
+        yield name
+    finally:
+        cloud.functions.delete_function(FunctionName=name)
+
+
+def role(cloud: Cloud, action: str) -> str:
+    iam = cloud.session.client("iam", endpoint_url=cloud.endpoint)
+    trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
+    name = f"role-{uuid.uuid4()}"
+    made = iam.create_role(
+        RoleName=name,
+        AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
+    )
+    allowed = {"Effect": "Allow", "Action": action, "Resource": "*"}
+    iam.put_role_policy(
+        RoleName=name,
+        PolicyName="only",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allowed]}),
+    )
+    arn: str = made["Role"]["Arn"]
+    return arn
+
+
+def test_a_role_without_permission_is_told_so(
+    cloud: Cloud, secrets: "SecretsManagerClient"
+) -> None:
+    arn = secret_with(secrets, OLD.raw)
+    sts = cloud.session.client("sts", endpoint_url=cloud.endpoint)
+    assumed = sts.assume_role(RoleArn=role(cloud, "s3:GetObject"), RoleSessionName="stranger")
+    keys = assumed["Credentials"]
+    stranger = cloud.session_with(
+        keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"]
+    ).client("secretsmanager", endpoint_url=cloud.endpoint)
+    with pytest.raises(StoreError, match="AccessDenied") as seen:
+        SharedToken(arn, client=stranger).current()
+    assert "ReaderPolicyArn" in seen.value.advice
+
+
+def test_a_secret_that_does_not_exist_is_named_and_the_region_advised(
+    secrets: "SecretsManagerClient",
+) -> None:
+    with pytest.raises(StoreError, match="qwen/nowhere: ResourceNotFound") as seen:
+        SharedToken("qwen/nowhere", client=secrets).current()
+    assert "in this region" in seen.value.advice
+
+
+def test_a_deleted_secret_is_an_error_also_for_one_who_read_it_before(
+    secrets: "SecretsManagerClient",
+) -> None:
+    arn, clock = secret_with(secrets, OLD.raw), Clock(NOW)
+    shared = SharedToken(arn, client=secrets, clock=clock)
+    shared.current()
+    secrets.delete_secret(SecretId=arn)
+    clock.sleep(300)
+    with pytest.raises(StoreError, match="InvalidRequest"):
+        shared.current()
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(None, TokenMissingError), (" ", TokenMissingError), ("hunter2", TokenMalformedError)],
+    ids=["none", "blank", "no token"],
+)
+def test_a_secret_without_a_token_is_told_apart(
+    secrets: "SecretsManagerClient", value: str | None, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        SharedToken(secret_with(secrets, value), client=secrets).current()
+
+
+def test_an_outage_of_secrets_manager_is_bridged_until_it_is_over(
+    cloud: Cloud, secrets: "SecretsManagerClient"
+) -> None:
+    arn, clock = secret_with(secrets, OLD.raw), Clock(NOW)
+    shared = SharedToken(arn, client=counted(cloud), clock=clock)
+    shared.current()
+    secrets.put_secret_value(SecretId=arn, SecretString=NEW.raw)
+    clock.sleep(300)
+    refusal = Refusal("InternalServiceError", 500)
+    with cloud.relay.interfering("secretsmanager:GetSecretValue", refusal):
+        assert shared.current() == OLD.raw
+    clock.sleep(5)
+    assert shared.current() == NEW.raw

@@ -1,0 +1,97 @@
+"""The table of points and faults: for a terminal with rich, and for docs/trust.md as Markdown."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from rich import box
+from rich.table import Table
+
+from localcloud.aws import ROOT
+
+from .faults import SURVIVED, Fault, Result, Verdict
+
+DOCUMENT: Final[Path] = ROOT / "docs/trust.md"
+_BEGINS: Final = "<!-- make crash-points writes from here … -->\n"
+_ENDS: Final = "<!-- … to here -->\n"
+
+_STYLES: Final = {
+    Verdict.WELL: "green",
+    Verdict.TOLD: "green",
+    Verdict.MENDED: "green",
+    Verdict.BEYOND: "yellow",
+    Verdict.BROKEN: "bold red",
+}
+
+Row = tuple[str, list[Verdict]]
+
+
+def tables(results: Sequence[Result]) -> Iterator[Table]:
+    """Yield a table for each kind of run."""
+    for title, rows in _by_kind(results):
+        table = Table(
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        table.add_column("call", overflow="fold")
+        for fault in Fault:
+            table.add_column(fault.value, justify="center", width=6)
+        for call, verdicts in rows:
+            signs = [f"[{_STYLES[verdict]}]{verdict.value}[/]" for verdict in verdicts]
+            table.add_row(call, *signs)
+        yield table
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """Return all of it as Markdown, with the counts."""
+    lines = [f"**{summary(results)}**", ""]
+    for title, rows in _by_kind(results):
+        lines += [f"### {title}", ""]
+        lines.append(" | ".join(("| call", *(fault.value for fault in Fault))) + " |")
+        lines.append("| --- |" + " :-: |" * len(Fault))
+        for call, verdicts in rows:
+            lines.append(" | ".join((f"| {call}", *(each.value for each in verdicts))) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Return the counts, in a sentence."""
+    survived = sum(result.verdict in SURVIVED for result in results)
+    beyond = sum(result.verdict is Verdict.BEYOND for result in results)
+    points = len({(result.case.kind.title, result.case.point) for result in results})
+    return (
+        f"{points} points, {len(Fault)} faults at each, {len(results)} cases: {survived} survived, "
+        f"{beyond} beyond anybody's reach, {len(results) - survived - beyond} broken."
+    )
+
+
+def documented() -> str:
+    """Return what docs/trust.md says."""
+    _, _, rest = DOCUMENT.read_text().partition(_BEGINS)
+    return rest.partition(_ENDS)[0]
+
+
+def document(results: Sequence[Result]) -> None:
+    """Write the results into docs/trust.md."""
+    head, _, rest = DOCUMENT.read_text().partition(_BEGINS)
+    _, _, tail = rest.partition(_ENDS)
+    DOCUMENT.write_text(f"{head}{_BEGINS}{markdown(results)}{_ENDS}{tail}")
+
+
+def _by_kind(results: Sequence[Result]) -> Iterator[tuple[str, list[Row]]]:
+    for title in dict.fromkeys(result.case.kind.title for result in results):
+        verdicts: dict[tuple[int, str], dict[Fault, Verdict]] = {}
+        for case, verdict in ((each.case, each.verdict) for each in results):
+            if case.kind.title == title:
+                verdicts.setdefault((case.point, case.call), {})[case.fault] = verdict
+        yield (
+            title,
+            [
+                (f"{point + 1}. {call}", [found[fault] for fault in Fault])
+                for (point, call), found in sorted(verdicts.items())
+            ],
+        )

@@ -1,0 +1,125 @@
+"""The thread that checks again and again: at its times, without drift and without a burst."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+
+from qwen_token.manager.refresh_thread import RefreshThread, elapsed, wait
+
+SOON = 20.0
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    ("gone", "left"),
+    [
+        (0.0, 60.0),
+        (1.0, 59.0),
+        (59.0, 1.0),
+        (60.0, 60.0),
+        (60.0 - 1e-8, 60.0 + 1e-8),
+        (60.0 + 1e-8, 60.0 - 1e-8),
+        (200.0, 40.0),
+    ],
+)
+def test_the_next_turn_is_the_next_multiple_of_the_interval(gone: float, left: float) -> None:
+    now = [0.0]
+    repeater = RefreshThread(lambda _: MINUTE, interval=MINUTE, clock=lambda: now[0])
+    now[0] = gone
+    assert repeater.until_next_turn().total_seconds() == pytest.approx(left, abs=1e-5)
+
+
+def test_a_machine_that_slept_checks_once_and_not_for_each_turn_that_it_missed() -> None:
+    checks: list[float] = []
+    now = [0.0]
+    done = threading.Event()
+
+    def sleeps(woken: threading.Event, seconds: float) -> None:
+        if len(checks) == 5:
+            done.set()
+            woken.wait(SOON)
+        # In the middle of a wait, the lid is closed for ten hours.
+        now[0] += seconds + (36_000 if len(checks) == 2 and now[0] < 36_000 else 0)
+
+    def check(repeater: RefreshThread) -> timedelta:
+        checks.append(now[0])
+        return repeater.until_next_turn()
+
+    repeater = RefreshThread(check, interval=timedelta(hours=1), clock=lambda: now[0], wait=sleeps)
+    repeater.start()
+    assert done.wait(SOON)
+    repeater.stop()
+    assert checks == [0, 3600, 4200 + 36_000, 43_200, 46_800]
+
+
+def test_however_short_a_pause_is_asked_for_it_is_one() -> None:
+    waits: list[float] = []
+    enough = threading.Event()
+
+    def remembers(woken: threading.Event, seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            enough.set()
+        wait(woken, seconds)
+
+    repeater = RefreshThread(lambda _: timedelta(0), interval=MINUTE, wait=remembers)
+    repeater.start()
+    assert enough.wait(SOON)
+    repeater.stop()
+    assert waits[0] == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_wait_ends_at_once_when_it_is_woken_or_stopped() -> None:
+    checked = threading.Semaphore(0)
+
+    def check(_: RefreshThread) -> timedelta:
+        checked.release()
+        return timedelta(days=1)
+
+    repeater = RefreshThread(check, interval=timedelta(days=1))
+    repeater.start()
+    assert checked.acquire(timeout=SOON)
+    repeater.wake()
+    assert checked.acquire(timeout=SOON)
+    began = elapsed()
+    repeater.stop()
+    assert elapsed() - began < SOON
+    assert not checked.acquire(blocking=False)
+
+
+def test_the_first_check_comes_even_to_who_stops_at_once() -> None:
+    for _ in range(50):
+        checks: list[RefreshThread] = []
+
+        def check(repeater: RefreshThread, checks: list[RefreshThread] = checks) -> timedelta:
+            checks.append(repeater)
+            return timedelta(days=1)
+
+        repeater = RefreshThread(check, interval=timedelta(days=1))
+        repeater.start()
+        repeater.stop()
+        assert checks == [repeater]
+
+
+def test_a_stop_just_before_a_check_is_heard_after_it() -> None:
+    class Late(threading.Event):
+        """Forgets what woke it only after the stop."""
+
+        def clear(self) -> None:
+            assert self.wait(SOON)
+            super().clear()
+
+    checks: list[RefreshThread] = []
+
+    def check(repeater: RefreshThread) -> timedelta:
+        checks.append(repeater)
+        return timedelta(seconds=SOON)
+
+    repeater = RefreshThread(check, interval=timedelta(days=1))
+    repeater._woken = Late()
+    began = elapsed()
+    repeater.start()
+    repeater.stop()
+    assert checks == [repeater]
+    assert elapsed() - began < SOON / 2

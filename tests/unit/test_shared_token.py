@@ -1,0 +1,727 @@
+"""The shared token: what it reads, when, how often, and what its users get meanwhile."""
+
+import io
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+import pytest
+from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsError
+
+import qwen_token
+from localcloud.waiting import wait_until
+from qwen_token import (
+    ConfigError,
+    QwenTokenError,
+    SharedToken,
+    StoreError,
+    TokenMalformedError,
+    TokenMissingError,
+    TokenRejectedError,
+)
+from tests.fakes import Clock, Secrets
+from tests.minting import mint, token
+from tests.programs import run_program
+from tests.wire import Script, raw, reply, wire
+
+OLD = token(left=timedelta(days=2))
+NEW = token(left=timedelta(days=7))
+SECRET = "qwen/token"
+SOON = 10.0
+
+
+def refusal(code: str, status: int = 400) -> ClientError:
+    return ClientError(
+        {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
+        "GetSecretValue",
+    )
+
+
+OUTAGES = [
+    pytest.param(ConnectTimeoutError(endpoint_url="https://aws"), id="no answer"),
+    pytest.param(refusal("InternalServiceError", 500), id="a server's failure"),
+    pytest.param(refusal("ThrottlingException"), id="throttled"),
+]
+OUTAGE = refusal("ServiceUnavailable", 503)
+REFUSALS = [
+    pytest.param(refusal("AccessDeniedException"), "AccessDenied", id="missing permission"),
+    pytest.param(refusal("InvalidRequestException"), "InvalidRequest", id="a deleted secret"),
+    pytest.param(refusal("DecryptionFailure"), "Decryption", id="a key that may not be used"),
+    pytest.param(NoCredentialsError(), "NoCredentials", id="no credentials"),
+]
+
+
+class Functions:
+    """Lambda with the refresh function, which does what it is told to."""
+
+    def __init__(self, effect: Callable[[], object]) -> None:
+        self.effect = effect
+        self.invocations: list[dict[str, Any]] = []
+
+    def invoke(self, **request: Any) -> dict[str, Any]:
+        self.invocations.append(request)
+        return {"Payload": io.BytesIO(), **(self.effect() or {})}  # type: ignore[dict-item]
+
+
+@pytest.fixture(name="clock")
+def _clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(name="secrets")
+def _secrets() -> Secrets:
+    return Secrets(OLD.raw)
+
+
+@pytest.fixture(name="shared")
+def _shared(secrets: Any, clock: Clock) -> SharedToken:
+    return SharedToken(SECRET, client=secrets, clock=clock)
+
+
+def with_function(secrets: Any, clock: Clock, effect: Callable[[], object]) -> Any:
+    functions: Any = Functions(effect)
+    shared = SharedToken(
+        SECRET, client=secrets, clock=clock, refresh_function="keeper", lambda_client=functions
+    )
+    return shared, functions
+
+
+def together(number: int, work: Callable[[], object]) -> list[object]:
+    """Do ``work`` in so many threads at once; return what each got, or its error."""
+    start = threading.Barrier(number)
+
+    def one() -> object:
+        start.wait(SOON)
+        try:
+            return work()
+        except QwenTokenError as error:
+            return error
+
+    with ThreadPoolExecutor(number) as pool:
+        return [each.result(SOON) for each in [pool.submit(one) for _ in range(number)]]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(OLD.raw, id="a bare token"),
+        pytest.param(json.dumps({"note": 1, "token": OLD.raw}), id="a JSON object"),
+        pytest.param(f'"Bearer {OLD.raw}"\n', id="a pasted form"),
+    ],
+)
+def test_the_token_is_read_once_and_by_get_secret_value_alone(value: str, clock: Clock) -> None:
+    secrets: Any = Secrets(value)
+    shared = SharedToken(SECRET, client=secrets, clock=clock)
+    assert [shared.current() for _ in range(3)] == [OLD.raw] * 3
+    assert secrets.calls == ["GetSecretValue"]
+
+
+def test_nothing_is_asked_before_the_first_call(secrets: Secrets, shared: SharedToken) -> None:
+    assert shared is not None
+    assert secrets.calls == []
+
+
+def test_a_copy_is_used_for_max_age_less_a_tenth_at_most(clock: Clock) -> None:
+    stores: list[Any] = [Secrets(OLD.raw) for _ in range(60)]
+    readers = [SharedToken(SECRET, client=each, clock=clock, max_age=100) for each in stores]
+
+    def reads_after(seconds: float) -> int:
+        clock.sleep(seconds)
+        for reader in readers:
+            reader.current()
+        return sum(len(each.calls) for each in stores)
+
+    assert reads_after(0) == 60
+    assert reads_after(89.9) == 60
+    # Not all of them at once: that is the jitter.
+    assert 60 < reads_after(5.1) < 120
+    assert reads_after(5) == 120
+
+
+def test_a_new_token_is_seen_after_max_age(
+    secrets: Secrets, shared: SharedToken, clock: Clock
+) -> None:
+    shared.current()
+    secrets.value = NEW.raw
+    assert shared.current() == OLD.raw
+    clock.sleep(300)
+    assert shared.current() == NEW.raw
+
+
+def test_a_token_is_not_returned_at_its_expiry_however_fresh_the_copy(clock: Clock) -> None:
+    short = token(left=timedelta(seconds=100))
+    secrets: Any = Secrets(short.raw)
+    shared = SharedToken(SECRET, client=secrets, clock=clock)
+    assert shared.current() == short.raw
+    clock.sleep(99.9)
+    assert shared.current() == short.raw
+    assert len(secrets.calls) == 1
+    clock.sleep(0.1)
+    secrets.value = NEW.raw
+    assert shared.current() == NEW.raw
+
+
+def test_a_stored_token_that_expired_is_an_error_that_names_the_day(
+    secrets: Secrets, shared: SharedToken, clock: Clock
+) -> None:
+    clock.sleep(timedelta(days=2).total_seconds())
+    with pytest.raises(TokenRejectedError, match=r"qwen/token expired at 2026-11-26T12:00") as seen:
+        shared.current()
+    assert seen.value.expires_at == OLD.expires_at
+    with pytest.raises(TokenRejectedError):
+        shared.current()
+    assert len(secrets.calls) == 1
+
+
+@pytest.mark.parametrize("hours", [-5, 5], ids=["set back", "frozen for hours"])
+def test_a_clock_that_jumps_costs_a_read_and_no_more(
+    secrets: Secrets, shared: SharedToken, clock: Clock, hours: int
+) -> None:
+    shared.current()
+    secrets.value = NEW.raw
+    clock.sleep(hours * 3600)
+    assert shared.current() == NEW.raw
+    assert shared.current() == NEW.raw
+    assert len(secrets.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("outage", "got"), [(None, str), (OUTAGE, StoreError)], ids=["a token", "an error"]
+)
+def test_eight_threads_that_wait_for_a_read_share_what_it_brings(
+    secrets: Secrets, shared: SharedToken, clock: Clock, outage: Exception | None, got: type
+) -> None:
+    secrets.fails_with = outage
+    secrets.may_answer.clear()
+    with ThreadPoolExecutor(1) as pool:
+        seen = pool.submit(together, 8, shared.current)
+        # Each looks once, finds nothing fresh, and goes to wait.
+        wait_until(
+            lambda: len(clock.looks) >= 8,
+            within=timedelta(seconds=SOON),
+            expected="eight threads to wait",
+            seen=lambda: f"{len(clock.looks)} do",
+        )
+        secrets.may_answer.set()
+        assert {type(each) for each in seen.result(SOON)} == {got}
+    assert len(secrets.calls) == 1
+
+
+def test_each_caller_gets_an_exception_of_its_own(secrets: Secrets, shared: SharedToken) -> None:
+    secrets.fails_with = OUTAGE
+    assert len({id(each) for each in together(8, shared.current)}) == 8
+
+
+def test_a_failed_read_is_not_repeated_for_five_seconds_and_then_is(
+    secrets: Secrets, shared: SharedToken, clock: Clock
+) -> None:
+    secrets.fails_with = OUTAGE
+    for _ in range(3):
+        with pytest.raises(StoreError, match="qwen/token: ServiceUnavailable"):
+            shared.current()
+    assert len(secrets.calls) == 1
+    secrets.fails_with = None
+    clock.sleep(4.9)
+    with pytest.raises(StoreError):
+        shared.current()
+    clock.sleep(0.1)
+    assert shared.current() == OLD.raw
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_an_outage_is_bridged_for_max_stale_with_a_try_every_five_seconds(
+    secrets: Secrets,
+    clock: Clock,
+    outage: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client: Any = secrets
+    shared = SharedToken(SECRET, client=client, clock=clock, max_age=300, max_stale=60)
+    shared.current()
+    secrets.fails_with = outage
+    clock.sleep(300)
+    for _ in range(12):
+        assert shared.current() == OLD.raw
+        assert shared.current() == OLD.raw
+        clock.sleep(5)
+    assert len(secrets.calls) == 1 + 12
+    assert "Secrets Manager is unavailable" in caplog.text
+    with pytest.raises(StoreError):
+        shared.current()
+    secrets.fails_with, secrets.value = None, NEW.raw
+    clock.sleep(5)
+    assert shared.current() == NEW.raw
+
+
+def test_an_outage_is_not_bridged_past_the_tokens_expiry(clock: Clock) -> None:
+    short = token(left=timedelta(seconds=303))
+    secrets: Any = Secrets(short.raw)
+    shared = SharedToken(SECRET, client=secrets, clock=clock)
+    shared.current()
+    secrets.fails_with = OUTAGE
+    clock.sleep(300)
+    assert shared.current() == short.raw
+    clock.sleep(3)
+    with pytest.raises(StoreError):
+        shared.current()
+
+
+def test_an_outage_that_renew_met_is_bridged_as_well(
+    secrets: Secrets, shared: SharedToken, clock: Clock
+) -> None:
+    shared.current()
+    secrets.fails_with = OUTAGE
+    clock.sleep(299)
+    with pytest.raises(StoreError):
+        shared.renew(rejected=OLD.raw)
+    clock.sleep(1)
+    assert shared.current() == OLD.raw
+
+
+def test_in_an_outage_nobody_waits_for_the_thread_that_tries_again(
+    secrets: Secrets, shared: SharedToken, clock: Clock
+) -> None:
+    shared.current()
+    secrets.fails_with = OUTAGE
+    clock.sleep(300)
+    assert shared.current() == OLD.raw
+    clock.sleep(5)
+    secrets.is_asked.clear()
+    secrets.may_answer.clear()
+    with ThreadPoolExecutor(1) as pool:
+        trying = pool.submit(shared.current)
+        assert secrets.is_asked.wait(SOON)
+        assert shared.current() == OLD.raw
+        assert not trying.done()
+        secrets.may_answer.set()
+        assert trying.result(SOON) == OLD.raw
+
+
+@pytest.mark.parametrize(("answer", "name"), REFUSALS)
+def test_a_refusal_is_never_bridged(
+    secrets: Secrets, shared: SharedToken, clock: Clock, answer: Exception, name: str
+) -> None:
+    shared.current()
+    secrets.fails_with = answer
+    clock.sleep(300)
+    with pytest.raises(StoreError, match=f"read the secret qwen/token: {name}") as seen:
+        shared.current()
+    assert "ReaderPolicyArn" in seen.value.advice
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        pytest.param(None, TokenMissingError, id="no value yet"),
+        pytest.param("", TokenMissingError, id="an empty value"),
+        pytest.param('{"note": 1}', TokenMissingError, id="an object without a token"),
+        pytest.param("hunter2", TokenMalformedError, id="no token at all"),
+        pytest.param(mint({}), TokenMalformedError, id="no expiry"),
+    ],
+)
+def test_a_secret_without_a_usable_token_is_told_apart(
+    secrets: Secrets,
+    shared: SharedToken,
+    clock: Clock,
+    value: str | None,
+    kind: type[QwenTokenError],
+) -> None:
+    secrets.value = value
+    for _ in range(2):
+        with pytest.raises(kind) as seen:
+            shared.current()
+    assert "store it" in seen.value.advice
+    assert secrets.calls.count("GetSecretValue") == 1
+    secrets.value = OLD.raw
+    clock.sleep(5)
+    assert shared.current() == OLD.raw
+
+
+def test_a_token_that_changed_in_the_secret_is_found_without_the_function(
+    secrets: Secrets, clock: Clock
+) -> None:
+    shared, functions = with_function(secrets, clock, lambda: None)
+    shared.current()
+    secrets.value = NEW.raw
+    assert shared.renew(rejected=OLD.raw) == NEW.raw
+    assert shared.current() == NEW.raw
+    assert functions.invocations == []
+
+
+def test_a_token_that_another_thread_renewed_already_is_not_read_again(
+    secrets: Secrets, shared: SharedToken
+) -> None:
+    shared.current()
+    secrets.value = NEW.raw
+    shared.renew(rejected=OLD.raw)
+    assert shared.renew(rejected=OLD.raw) == NEW.raw
+    assert len(secrets.calls) == 2
+
+
+def test_ten_threads_renew_by_one_read(secrets: Secrets, shared: SharedToken) -> None:
+    shared.current()
+    secrets.value = NEW.raw
+    assert together(10, lambda: shared.renew(rejected=OLD.raw)) == [NEW.raw] * 10
+    assert len(secrets.calls) == 2
+
+
+def test_ten_threads_run_the_refresh_function_once(secrets: Secrets, clock: Clock) -> None:
+    def refresh() -> None:
+        secrets.value = NEW.raw
+
+    shared, functions = with_function(secrets, clock, refresh)
+    shared.current()
+    assert together(10, lambda: shared.renew(rejected=OLD.raw)) == [NEW.raw] * 10
+    assert len(secrets.calls) == 3
+    assert functions.invocations == [
+        {
+            "FunctionName": "keeper",
+            "InvocationType": "RequestResponse",
+            "Payload": b'{"force": true}',
+        }
+    ]
+
+
+def test_a_rejected_token_that_is_all_there_is_is_an_error_for_all_by_one_read(
+    secrets: Secrets, shared: SharedToken, clock: Clock
+) -> None:
+    shared.current()
+    seen = together(10, lambda: shared.renew(rejected=OLD.raw))
+    assert {type(each) for each in seen} == {TokenRejectedError}
+    assert len(secrets.calls) == 2
+    clock.sleep(5)
+    secrets.value = NEW.raw
+    assert shared.renew(rejected=OLD.raw) == NEW.raw
+
+
+def fail_to_run() -> None:
+    raise refusal("AccessDeniedException")
+
+
+@pytest.mark.parametrize(
+    ("effect", "told"),
+    [
+        pytest.param(lambda: None, "was run, and changed nothing", id="it changed nothing"),
+        pytest.param(lambda: {"FunctionError": "Unhandled"}, "failed as well", id="it failed"),
+        pytest.param(fail_to_run, "could not be run: AccessDenied", id="no permission to run it"),
+    ],
+)
+def test_a_refresh_function_that_does_not_help_is_told_in_the_error(
+    secrets: Secrets, clock: Clock, effect: Callable[[], object], told: str
+) -> None:
+    shared, _ = with_function(secrets, clock, effect)
+    with pytest.raises(TokenRejectedError, match=told) as seen:
+        shared.renew(rejected=OLD.raw)
+    assert seen.value.expires_at == OLD.expires_at
+
+
+def test_the_refresh_function_is_run_once_in_fifteen_minutes_whatever_is_rejected(
+    secrets: Secrets, clock: Clock
+) -> None:
+    made = iter([token(left=timedelta(days=8)), token(left=timedelta(days=9))])
+
+    def refresh() -> None:
+        secrets.value = next(made).raw
+
+    shared, functions = with_function(secrets, clock, refresh)
+    second = shared.renew(rejected=OLD.raw)
+    with pytest.raises(TokenRejectedError, match="asked less than 15 minutes ago"):
+        shared.renew(rejected=second)
+    clock.sleep(899)
+    with pytest.raises(TokenRejectedError, match="asked less than 15 minutes ago"):
+        shared.renew(rejected=second)
+    assert len(functions.invocations) == 1
+    clock.sleep(5)
+    assert shared.renew(rejected=second) not in (OLD.raw, second)
+    assert len(functions.invocations) == 2
+
+
+def test_an_expired_token_that_is_rejected_is_refreshed_as_well(
+    secrets: Secrets, clock: Clock
+) -> None:
+    def refresh() -> None:
+        secrets.value = NEW.raw
+
+    shared, _ = with_function(secrets, clock, refresh)
+    clock.sleep(timedelta(days=3).total_seconds())
+    assert shared.renew(rejected=OLD.raw) == NEW.raw
+
+
+def test_another_token_that_has_expired_is_no_way_out(
+    secrets: Secrets, shared: SharedToken
+) -> None:
+    secrets.value = token(left=timedelta(seconds=-1)).raw
+    with pytest.raises(TokenRejectedError, match="expired at"):
+        shared.renew(rejected=OLD.raw)
+
+
+def test_threads_that_renew_in_an_outage_share_its_error(
+    secrets: Secrets, shared: SharedToken
+) -> None:
+    shared.current()
+    secrets.fails_with = OUTAGE
+    seen = together(10, lambda: shared.renew(rejected=OLD.raw))
+    assert {type(each) for each in seen} == {StoreError}
+    assert len(secrets.calls) == 2
+
+
+def test_a_fresh_copy_is_returned_while_a_renewal_is_under_way(
+    secrets: Secrets, shared: SharedToken
+) -> None:
+    shared.current()
+    secrets.is_asked.clear()
+    secrets.may_answer.clear()
+    secrets.value = NEW.raw
+    with ThreadPoolExecutor(1) as pool:
+        renewing = pool.submit(shared.renew, rejected=OLD.raw)
+        assert secrets.is_asked.wait(SOON)
+        assert shared.current() == OLD.raw
+        secrets.may_answer.set()
+        assert renewing.result(SOON) == NEW.raw
+
+
+def test_no_token_is_shown(
+    secrets: Secrets, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared, functions = with_function(secrets, clock, lambda: None)
+    shared.current()
+    with pytest.raises(TokenRejectedError) as seen:
+        shared.renew(rejected=OLD.raw)
+    secrets.fails_with = OUTAGE
+    clock.sleep(300)
+    shared.current()
+    shown = [repr(shared), repr(vars(shared)), str(seen.value), caplog.text]
+    shown += [repr(functions.invocations)]
+    for part in OLD.raw.split("."):
+        assert part not in "".join(shown)
+    assert repr(shared) == "SharedToken('qwen/token', token=[redacted])"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        pytest.param({"secret_id": " "}, "secret_id", id="no secret"),
+        pytest.param({"max_age": 0}, "max_age", id="no age"),
+        pytest.param({"max_age": float("nan")}, "max_age", id="an age that is no number"),
+        pytest.param({"max_age": float("inf")}, "max_age", id="no end of age"),
+        pytest.param({"max_stale": -1}, "max_stale", id="a negative bridge"),
+    ],
+)
+def test_an_option_that_is_off_is_named(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        SharedToken(**{"secret_id": SECRET, **options})
+
+
+def test_without_a_region_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    with pytest.raises(ConfigError, match="set AWS_DEFAULT_REGION, or name the secret by its ARN"):
+        SharedToken(SECRET).current()
+
+
+@pytest.mark.parametrize("region", ["not a region", "", "x" * 70])
+def test_an_arn_that_is_none_is_an_error_of_the_tree(
+    monkeypatch: pytest.MonkeyPatch, region: str
+) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    with pytest.raises(ConfigError, match=r"no client|no AWS region"):
+        SharedToken(f"arn:aws:secretsmanager:{region}:111122223333:secret:qwen/token").current()
+    with pytest.raises(ConfigError, match="no AWS region"):
+        SharedToken("arn:").current()
+
+
+def answer(document: object) -> Script:
+    """Answer as Secrets Manager, and as a function that ran well."""
+    body = json.dumps(document).encode()
+    return reply("200 OK", body, "Content-Type: application/x-amz-json-1.1")
+
+
+@pytest.fixture(name="environment")
+def _environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return what makes clients without arguments talk to an endpoint."""
+
+    def point(endpoint: str) -> None:
+        for name, text in {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": "/dev/null",
+        }.items():
+            monkeypatch.setenv(name, text)
+
+    return point
+
+
+ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token"
+FUNCTION_ARN = "arn:aws:lambda:eu-central-1:111122223333:function:keeper"
+HELD = {"SecretString": OLD.raw, "VersionId": "v1"}
+RENEWED = {"SecretString": NEW.raw, "VersionId": "v2"}
+
+
+def test_a_secret_named_by_its_arn_is_read_in_the_arns_region(
+    environment: Callable[[str], None], clock: Clock
+) -> None:
+    with wire(answer(HELD)) as aws:
+        environment(aws.base_url)
+        assert SharedToken(ARN, clock=clock).current() == OLD.raw
+    assert b"/eu-west-1/secretsmanager/aws4_request" in aws.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "region"), [("keeper", b"/eu-west-1/lambda"), (FUNCTION_ARN, b"/eu-central-1/")]
+)
+def test_the_refresh_function_is_run_in_its_own_region_or_the_secrets(
+    environment: Callable[[str], None], clock: Clock, function: str, region: bytes
+) -> None:
+    with wire(answer(HELD), answer({}), answer(RENEWED)) as aws:
+        environment(aws.base_url)
+        shared = SharedToken(ARN, refresh_function=function, clock=clock)
+        assert shared.renew(rejected=OLD.raw) == NEW.raw
+    assert region in aws.requests[1]
+
+
+def test_a_refresh_function_that_cannot_be_reached_is_asked_once(
+    environment: Callable[[str], None], clock: Clock
+) -> None:
+    with wire(answer(HELD), raw(b""), answer(HELD)) as aws:
+        environment(aws.base_url)
+        shared = SharedToken(ARN, refresh_function="keeper", clock=clock)
+        with pytest.raises(TokenRejectedError, match="could not be run: ConnectionClosedError"):
+            shared.renew(rejected=OLD.raw)
+    assert len(aws.requests) == 3
+
+
+def test_the_process_has_one_source_for_the_same_arguments() -> None:
+    one = SharedToken.of("qwen/one", max_age=60)
+    assert set(together(8, lambda: SharedToken.of("qwen/one", max_age=60))) == {one}
+    assert SharedToken.of("qwen/one") is not one
+    client: Any = Secrets(OLD.raw)
+    assert SharedToken.of("qwen/one", client=client) is not SharedToken.of(
+        "qwen/one", client=client
+    )
+
+
+HEAVY = "{'boto3', 'botocore', 'requests', 'urllib3', 'httpx', 'jwt', 'rich'}"
+
+
+@pytest.mark.parametrize(
+    ("statement", "imported"),
+    [
+        ("import qwen_token", "[]"),
+        ("from qwen_token import SharedToken; SharedToken('qwen/token')", "[]"),
+        ("from qwen_token import Token, decode_token", "['jwt']"),
+        ("from qwen_token import QwenAuth", "['requests', 'urllib3']"),
+        ("import qwen_token.manager.token_manager", "['jwt']"),
+        ("from qwen_token import TokenManager; TokenManager.from_secret('qwen/token')", "['jwt']"),
+    ],
+)
+def test_nothing_is_imported_that_is_not_used(statement: str, imported: str) -> None:
+    assert (
+        run_program(f"{statement}; import sys; print(sorted({HEAVY} & set(sys.modules)))")
+        == imported
+    )
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    assert set(qwen_token.__all__) <= set(dir(qwen_token))
+    assert all(getattr(qwen_token, name) is not None for name in qwen_token.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'QwenWhatever'"):
+        _ = qwen_token.QwenWhatever
+
+
+FORK = """
+import os, sys, threading
+from tests.fakes import Clock, Secrets
+from tests.unit.test_shared_token import NEW, OLD
+from qwen_token import SharedToken
+
+secrets, clock = Secrets(OLD.raw), Clock()
+shared = SharedToken("qwen/token", client=secrets, clock=clock)
+shared.current()
+clock.sleep(300)
+secrets.is_asked.clear()
+secrets.may_answer.clear()
+reading = threading.Thread(target=shared.current)
+reading.start()
+assert secrets.is_asked.wait(10)
+child = os.fork()
+if child == 0:
+    # The thread that holds the lock is not here: a lock kept from the parent would wait for ever.
+    threading.Timer(10, lambda: os._exit(7)).start()
+    secrets.may_answer.set()
+    secrets.value = NEW.raw
+    os._exit(0 if shared.current() == NEW.raw else 8)
+_, status = os.waitpid(child, 0)
+secrets.may_answer.set()
+reading.join()
+assert shared.current() == OLD.raw
+print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_child_that_was_forked_during_a_read_reads_for_itself() -> None:
+    assert run_program(FORK) == "0"
+
+
+FORK_CONNECTED = """
+import os
+from tests.fakes import Clock
+from qwen_token import SharedToken
+
+clock = Clock()
+shared = SharedToken("qwen/token", clock=clock)
+shared.current()
+child = os.fork()
+if child == 0:
+    clock.sleep(300)
+    shared.current()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+clock.sleep(300)
+shared.current()
+"""
+
+
+class KeepsConnections(BaseHTTPRequestHandler):
+    """Secrets Manager on connections that stay; remembers over which each request came."""
+
+    protocol_version = "HTTP/1.1"
+    ports: ClassVar[list[int]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.ports.append(self.client_address[1])
+        body = json.dumps({"SecretString": OLD.raw, "VersionId": "v1"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        """Stay silent."""
+
+
+def test_a_child_talks_over_a_connection_of_its_own() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), KeepsConnections) as server:
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        serving.start()
+        try:
+            run_program(
+                FORK_CONNECTED,
+                AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_address[1]}",
+                AWS_DEFAULT_REGION="eu-west-1",
+                AWS_ACCESS_KEY_ID="test",
+                AWS_SECRET_ACCESS_KEY="test",
+            )
+        finally:
+            server.shutdown()
+            serving.join()
+    parents_first, childs, parents_second = KeepsConnections.ports
+    assert parents_first == parents_second != childs
