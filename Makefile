@@ -95,7 +95,7 @@ destroy: .venv/ready .tools/sam/ready ## delete the stack; the secret stays
 ##@ Develop
 
 .PHONY: build
-build: setup ## build the function and the layer
+build: setup ## build the functions and their layers
 	$(SAM) build
 
 .PHONY: lint
@@ -103,6 +103,8 @@ lint: setup secrets ## ruff, mypy, cfn-lint, sam validate, and a look for tokens
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	@# Services have older Pythons than the functions do.
+	.venv/bin/mypy --python-version 3.11 layers/qwen_token/qwen_token
 	.tools/sam/bin/cfn-lint template.yaml examples/*/*.yaml
 	AWS_DEFAULT_REGION=us-east-1 $(SAM) validate --lint
 

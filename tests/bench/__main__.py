@@ -24,7 +24,7 @@ from localcloud.qwen import QwenStandIn
 from .emulator import ROOT, ColdStart, EmulatorError, Function, cold_start
 
 _FUNCTION: Final = ROOT / ".aws-sam/build/RefreshFunction"
-_LAYER: Final = ROOT / ".aws-sam/build/TokenLayer"
+_LAYERS: Final = tuple(ROOT / ".aws-sam/build" / name for name in ("TokenLayer", "RuntimeLayer"))
 _RIVAL: Final = Path(__file__).with_name("bare_handler.py")
 
 _CPU_LIMIT: Final = 1.25
@@ -115,8 +115,10 @@ class Bench:
         shutil.copy(_RIVAL, directory)
         # As ours has it.
         compileall.compile_dir(directory, quiet=1)
-        self._bare = Function(directory, "bare_handler.handler", None, environ)
-        self._ours = Function(_FUNCTION, "handler.handler", _LAYER / "python", environ)
+        self._bare = Function(directory, "bare_handler.handler", (), environ)
+        self._ours = Function(
+            _FUNCTION, "handler.handler", [layer / "python" for layer in _LAYERS], environ
+        )
 
     def bare(self) -> ColdStart:
         """Start the rival."""
@@ -146,7 +148,7 @@ def main() -> int:
     if options.alternations < 2:
         parser.error("--alternations should be at least 2")
     progress = Console(stderr=True)
-    if not (_FUNCTION.exists() and _LAYER.exists()):
+    if not all(folder.exists() for folder in (_FUNCTION, *_LAYERS)):
         progress.print("Nothing is built here: run `make build`.", style="red", markup=False)
         return 1
     try:
@@ -187,7 +189,7 @@ def _measure(alternations: int, progress: Console) -> Result:
         wall=Comparison.of(pairs, lambda start: start.wall / _MILLISECOND),
         fresh=fresh,
         refresh=refresh,
-        package=_size(_FUNCTION) + _size(_LAYER),
+        package=sum(map(_size, (_FUNCTION, *_LAYERS))),
     )
 
 
@@ -227,7 +229,7 @@ def _show(result: Result) -> None:
             soft_wrap=True,
         )
     console.print(
-        f"Function and layer, unzipped: {result.package / _MEGABYTE:.2f} MB "
+        f"Function and layers, unzipped: {result.package / _MEGABYTE:.2f} MB "
         f"(limit {_PACKAGE_LIMIT / _MEGABYTE:.0f} MB)."
     )
 

@@ -38,11 +38,11 @@ class EmulatorError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A built function: its folder, its handler, its layer's folder, and its own environment."""
+    """A built function: its folder, its handler, its layers' folders, and its own environment."""
 
     task_root: Path
     handler: str
-    layer: Path | None
+    layers: Sequence[Path]
     environ: Mapping[str, str] = field(repr=False)
 
 
@@ -110,8 +110,8 @@ def cold_start(function: Function, event: Mapping[str, object]) -> ColdStart:
 
 
 def _environ(function: Function) -> dict[str, str]:
-    # The order of Lambda's own path: the function, its layer, the runtime.
-    path = [function.task_root] if function.layer is None else [function.task_root, function.layer]
+    # The order of Lambda's own path: the function, its layers, the runtime.
+    path = [function.task_root, *function.layers]
     return {
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",

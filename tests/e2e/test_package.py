@@ -1,12 +1,69 @@
-"""What was built is what was pinned."""
+"""What was built: what was pinned, with bytecode, and safe beside the layers of others."""
 
+import json
 import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Final
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from localcloud.aws import ROOT
+from localcloud.cloudformation import read_template
+
+LAYERS: Final = ("TokenLayer", "RuntimeLayer")
+
+# Imports what a run does, with the clients that it makes, and prints which sources were compiled.
+RUN: Final = """
+import importlib, json, sys
+from importlib.machinery import SourceFileLoader
+
+compiled = []
+compile_source = SourceFileLoader.source_to_code
+
+def recorded(loader, source, path, **options):
+    compiled.append(path)
+    return compile_source(loader, source, path, **options)
+
+SourceFileLoader.source_to_code = recorded
+importlib.import_module(sys.argv[1])
+
+from keeper_runtime.clients import Clients
+
+clients = Clients.real()
+for make in (clients.secrets, clients.sns, clients.events, clients.sqs, clients.functions):
+    make()
+clients.qwen("https://chat.qwen.ai")
+print(json.dumps([compiled, [getattr(each, "__file__", None) for each in sys.modules.values()]]))
+"""
+
+
+def site(built: Path, layer: str) -> Path:
+    """Return the folder of a built layer that Python imports from."""
+    return built.parent / layer / "python"
+
+
+def output_of(program: str, *arguments: str, path: Sequence[Path]) -> str:
+    """Run a program in a Python that imports from ``path`` first, on a read-only disk."""
+    return subprocess.run(  # noqa: S603 - programs of this file
+        [sys.executable, "-c", program, *arguments],
+        env={
+            "PYTHONPATH": ":".join(map(str, path)),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "POWERTOOLS_SERVICE_NAME": "my-stack",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
 
 
 @pytest.mark.parametrize(
@@ -15,12 +72,97 @@ from localcloud.aws import ROOT
 def test_a_built_layer_holds_what_is_pinned_and_nothing_else(
     built: Path, layer: str, folder: str
 ) -> None:
-    site = built.parent / layer / "python"
     shipped = {
         (each.metadata["Name"].lower().replace("_", "-"), each.version)
-        for each in distributions(path=[str(site)])
+        for each in distributions(path=[str(site(built, layer))])
     }
 
     pins = (ROOT / "layers" / folder / "requirements.txt").read_text()
     assert shipped == set(re.findall(r"^([a-z0-9-]+)==(\S+)", pins, re.MULTILINE))
-    assert not list(site.rglob("*.so")), "pure Python serves both architectures"
+    assert not list(site(built, layer).rglob("*.so")), "pure Python serves both architectures"
+
+
+# --- beside what services have --------------------------------------------------------------------
+
+
+def test_the_public_layer_has_nothing_that_only_the_functions_need(built: Path) -> None:
+    packages = {
+        each.stem
+        for each in site(built, "TokenLayer").iterdir()
+        if each.suffix != ".dist-info" and each.name != "__pycache__"
+    }
+
+    assert packages == {
+        "qwen_token",
+        "certifi",
+        "charset_normalizer",
+        "idna",
+        "jwt",
+        "requests",
+        "urllib3",
+    }
+
+
+def test_the_public_layer_has_what_its_packages_need_on_every_python_it_is_offered_for(
+    built: Path,
+) -> None:
+    shipped = {
+        each.metadata["Name"].lower().replace("_", "-"): each
+        for each in distributions(path=[str(site(built, "TokenLayer"))])
+    }
+    layer = read_template((ROOT / "template.yaml").read_text())["Resources"]["TokenLayer"]
+
+    for runtime in layer["Properties"]["CompatibleRuntimes"]:
+        version = runtime.removeprefix("python")
+        environment = {"python_version": version, "python_full_version": f"{version}.0"}
+        for each in shipped.values():
+            assert version in SpecifierSet(each.metadata.get("Requires-Python", ""))
+            for need in map(Requirement, each.requires or ()):
+                if need.marker is None or need.marker.evaluate({**environment, "extra": ""}):
+                    name = need.name.lower().replace("_", "-")
+                    assert shipped[name].version in need.specifier, f"{each.name} on {version}"
+
+
+@pytest.mark.parametrize(
+    "module", ["urllib3._version", "requests.__version__", "qwen_token.errors"]
+)
+def test_a_service_imports_what_it_attached_last_though_it_has_no_bytecode(
+    built: Path, tmp_path: Path, module: str
+) -> None:
+    # As Lambda does in /opt: what a later layer brings takes the place of what lay there.
+    opt = tmp_path / "opt"
+    shutil.copytree(site(built, "TokenLayer"), opt)
+    source = opt / f"{module.replace('.', '/')}.py"
+    source.write_text(f'{source.read_text()}\nattached = "last"\n')
+
+    printed = output_of(
+        "import importlib, sys; print(importlib.import_module(sys.argv[1]).attached)",
+        module,
+        path=[opt],
+    )
+
+    assert printed == "last\n"
+
+
+# --- bytecode -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "module"),
+    [
+        ("RefreshFunction", "handler"),
+        ("DispatchFunction", "dispatch"),
+        ("WorkerFunction", "worker"),
+    ],
+)
+def test_nothing_that_a_run_imports_is_compiled_at_import(
+    built: Path, function: str, module: str
+) -> None:
+    folders = [built.parent / function, *(site(built, layer) for layer in LAYERS)]
+
+    compiled, imported = json.loads(output_of(RUN, module, path=folders))
+
+    roots = tuple(f"{folder}/" for folder in folders)
+    assert [path for path in compiled if path.startswith(roots)] == []
+    for root in roots:
+        assert any(path.startswith(root) for path in imported if path), f"nothing is from {root}"

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import batched
 from typing import TYPE_CHECKING, Final
 
 from .errors import QwenTokenError, StoreError, TokenError, TokenMissingError
@@ -92,7 +91,7 @@ class Fleet:
         Where Secrets Manager fails for some of them as a whole, StoreError comes after the others.
         """
         failure: StoreError | None = None
-        batches = list(batched(members, _BATCH, strict=False))
+        batches = [members[start : start + _BATCH] for start in range(0, len(members), _BATCH)]
         # Nearly all of it is waiting. More at once than a page has would soon meet AWS's limit of
         # 100 batches a second.
         with ThreadPoolExecutor(_PAGE // _BATCH, thread_name_prefix="read") as threads:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from functools import partial
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeAlias, Unpack
 
 import anyio.to_thread
 import httpx
@@ -12,7 +12,7 @@ from .replies import STATUS_HEADER
 from .shared_token import SharedToken, SourceOptions
 
 # What is to be done next: send a request, look at an answer's body, or ask the source.
-type _Step = httpx.Request | httpx.Response | Callable[[], str]
+_Step: TypeAlias = httpx.Request | httpx.Response | Callable[[], str]
 
 
 class QwenHttpxAuth(httpx.Auth):
