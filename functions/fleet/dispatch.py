@@ -8,16 +8,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
 
 from jobs import Job, delay, send
-from keeper_runtime.alerts import Alert, Failure, RunLocation, publish
 from keeper_runtime.clients import Clients
-from keeper_runtime.settings import ALERT_TOPIC_ARN, STACK_NAME, DispatchSettings
+from keeper_runtime.reporting import Reporter, location_of
+from keeper_runtime.settings import STACK_NAME, DispatchSettings
 from qwen_token.errors import ConfigError, QwenTokenError
 from qwen_token.fleet import WRITES_PER_SECOND, Fleet, Member
 from qwen_token.keeper import STORE_CALL_LIMIT
-from qwen_token.policy import TokenState, assess, severity
+from qwen_token.policy import TokenState, assess
 from qwen_token.stored_token import StoredToken
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ _RESERVE: Final = 4 * STORE_CALL_LIMIT
 # A refresh stages and promotes.
 _WRITES_OF_A_REFRESH: Final = 2
 
-_edges = cache(Clients.real)
+_clients = cache(Clients.real)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,40 +52,46 @@ class Sweep:
 @metrics.log_metrics
 def handler(event: object, context: "LambdaContext") -> dict[str, object]:
     """Look through the fleet, or the rest of it; return what was seen so far."""
-    return run(event, context, _edges())
+    return run(event, context, _clients())
 
 
-def run(event: object, context: "LambdaContext", edges: Clients) -> dict[str, object]:
-    """Look through the fleet against ``edges``. The event is ``{}``, or this function's own.
+def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, object]:
+    """Look through the fleet against ``clients``. The event is ``{}``, or this function's own.
 
     Raises:
         QwenTokenError: after it was logged, counted and published.
     """
+    location = location_of(context, stack=clients.environ.get(STACK_NAME, ""), of_fleet=True)
+    reporter = Reporter(logger, metrics, clients, location, context.aws_request_id)
     # Also a crash writes out what was counted, and complains where that is nothing.
-    metrics.add_metric("RefreshFailed", MetricUnit.Count, 0)
+    reporter.count({"RefreshFailed": 0})
     critical_before = timedelta()
     try:
-        settings = DispatchSettings.from_environ(edges.environ)
+        settings = DispatchSettings.from_environ(clients.environ)
         critical_before = settings.critical_before
-        sweep, after = _begun(event, edges.clock())
-        fleet = Fleet(edges.secrets(), settings.tag)
+        sweep, after = _begun(event, clients.clock())
+        fleet = Fleet(clients.secrets(), settings.tag)
         page = fleet.page(after)
-        sweep = _look_at(page.members, sweep, fleet, settings, edges)
+        sweep = _look_at(page.members, sweep, fleet, settings, reporter)
         while page.next_token is not None and _time_left(context) > _RESERVE:
             page = fleet.page(page.next_token)
-            sweep = _look_at(page.members, sweep, fleet, settings, edges)
+            sweep = _look_at(page.members, sweep, fleet, settings, reporter)
     except QwenTokenError as error:
-        _report_failure(error, context, edges, critical_before)
+        reporter.count({"RefreshFailed": 1})
+        failed = reporter.log_failure(
+            error, secret_id=None, critical_before=critical_before, message="sweep failed"
+        )
+        reporter.publish(reporter.alert([failed]))
         raise
     if page.next_token is not None:
         # Not waited for. That it could not be started is an error of this function.
-        edges.functions().invoke(
+        clients.functions().invoke(
             FunctionName=context.function_name,
             InvocationType="Event",
             Payload=json.dumps({"continue": {"after": page.next_token, **asdict(sweep)}}),
         )
     else:
-        metrics.add_metric("SweepCompleted", MetricUnit.Count, 1)
+        reporter.count({"SweepCompleted": 1})
     result = {**asdict(sweep), "completed": page.next_token is None}
     del result["begun_at"]
     logger.info("sweep ended" if page.next_token is None else "sweep goes on", extra=result)
@@ -98,10 +103,11 @@ def _look_at(
     sweep: Sweep,
     fleet: Fleet,
     settings: DispatchSettings,
-    edges: Clients,
+    reporter: Reporter,
 ) -> Sweep:
     """Queue those of a page that are due, and count them all."""
-    now = edges.clock()
+    clients = reporter.clients
+    now = clients.clock()
     fresh: list[datetime] = []
     due: list[Job] = []
     unreadable = 0
@@ -120,12 +126,10 @@ def _look_at(
             due.append(Job(member.secret_id, member.obstacle))
     finally:
         # Also where reading the others failed, and ends the sweep: these were found to be due.
-        send(_spread(due, sweep, now), client=edges.sqs(), queue_url=settings.queue_url)
+        send(_spread(due, sweep, now), client=clients.sqs(), queue_url=settings.queue_url)
     if fresh:
         # For a job's token, its worker says what is left after the run.
-        days = (min(fresh) - now) / timedelta(days=1)
-        metrics.add_metric("TokenDaysRemaining", MetricUnit.NoUnit, days)
-        metrics.add_metric("RunSucceeded", MetricUnit.Count, len(fresh))
+        reporter.count({"RunSucceeded": len(fresh)}, expiries=fresh)
     return replace(
         sweep,
         seen=sweep.seen + len(members),
@@ -162,32 +166,6 @@ def _begun(event: Any, now: datetime) -> tuple[Sweep, str | None]:
     raise ConfigError(
         "the event should be an empty JSON object: {} (one with 'continue' is this function's own)"
     )
-
-
-def _report_failure(
-    error: QwenTokenError, context: "LambdaContext", edges: Clients, critical_before: timedelta
-) -> None:
-    now = edges.clock()
-    level = severity(error, now=now, critical_before=critical_before)
-    metrics.add_metric("RefreshFailed", MetricUnit.Count, 1)
-    logger.error("sweep failed", reason=error.reason, severity=level.value, detail=str(error))
-    topic_arn = edges.environ.get(ALERT_TOPIC_ARN)
-    if not topic_arn:
-        logger.error("no alert could be published: the environment names no topic")
-        return
-    origin = RunLocation(
-        stack=edges.environ.get(STACK_NAME, ""),
-        function=context.function_name,
-        region=context.invoked_function_arn.split(":")[3],
-        of_fleet=True,
-    )
-    failure = Failure.of(error, secret_id=None, origin=origin, now=now)
-    alert = Alert(level, context.aws_request_id, now, (failure,))
-    try:
-        publish(alert, client=edges.sns(), topic_arn=topic_arn)
-    except Exception:
-        # Of whatever kind: the news is the failure that it should have told.
-        logger.exception("the alert could not be published", topic_arn=topic_arn)
 
 
 def _time_left(context: "LambdaContext") -> timedelta:

@@ -439,7 +439,7 @@ def test_an_event_that_could_not_be_sent_is_logged_and_changes_nothing_else(
 ) -> None:
     run = invoke(token(left=DAY).raw, answer=token(left=7 * DAY), bus=bus)
     assert run.result["outcome"] == "refreshed"
-    assert any("event could not be sent" in line["message"] for line in run.log)
+    assert any("change events could not be sent" in line["message"] for line in run.log)
 
     run = invoke(token(left=DAY).raw, answer=TokenRejectedError("refused"), bus=bus)
     assert isinstance(run.error, TokenRejectedError)

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from keeper_runtime.settings import RunOptions, Settings
+from keeper_runtime.settings import RefreshSettings, RunOptions
 from qwen_token import ConfigError
 from tests.minting import mint
 
@@ -18,7 +18,7 @@ GOOD = {
 
 
 def test_a_good_environment_is_read() -> None:
-    settings = Settings.from_environ({**GOOD, "REFRESH_BEFORE_DAYS": "2.5"})
+    settings = RefreshSettings.from_environ({**GOOD, "REFRESH_BEFORE_DAYS": "2.5"})
 
     assert settings.secret_id == GOOD["SECRET_ID"]
     assert settings.api_base_url == "https://chat.qwen.ai"
@@ -39,7 +39,9 @@ def test_a_good_environment_is_read() -> None:
     ],
 )
 def test_a_url_that_keeps_the_token_safe_is_accepted(url: str) -> None:
-    assert Settings.from_environ({**GOOD, "API_BASE_URL": url}).api_base_url == url.rstrip("/")
+    assert RefreshSettings.from_environ({**GOOD, "API_BASE_URL": url}).api_base_url == url.rstrip(
+        "/"
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,19 +80,19 @@ def test_a_url_that_keeps_the_token_safe_is_accepted(url: str) -> None:
 )
 def test_a_variable_that_is_off_is_named(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
-        Settings.from_environ({**GOOD, name: value})
+        RefreshSettings.from_environ({**GOOD, name: value})
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_missing_variable_is_named_and_no_other(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Settings.from_environ({key: value for key, value in GOOD.items() if key != name})
+        RefreshSettings.from_environ({key: value for key, value in GOOD.items() if key != name})
     assert [other for other in GOOD if f"{other} should" in str(caught.value)] == [name]
 
 
 def test_everything_that_is_off_is_named_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        Settings.from_environ({})
+        RefreshSettings.from_environ({})
     assert all(name in str(caught.value) for name in GOOD)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import handler
 from keeper_runtime import settings
 from keeper_runtime.clients import Clients
-from keeper_runtime.settings import Settings
+from keeper_runtime.settings import RefreshSettings
 from qwen_token import ConfigError
 from tests.minting import NOW, mint
 from tests.unit.template import (
@@ -381,7 +381,7 @@ def accepted_by_template(name: str) -> st.SearchStrategy[str]:
 def test_the_function_accepts_whatever_the_template_does(url: str, days: tuple[str, str]) -> None:
     critical, refresh = sorted(days, key=float)
 
-    Settings.from_environ(
+    RefreshSettings.from_environ(
         {
             settings.SECRET_ID: SECRET_ARN,
             settings.API_BASE_URL: url,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import worker
+from pace import Pace
 from qwen_token import (
     ConfigError,
     RateLimitedError,
@@ -516,21 +517,6 @@ def test_several_jobs_are_under_way_at_once(world: World, run: Runner) -> None:
     assert done.metrics["TokenRefreshed"] == [4]
 
 
-def test_callers_pass_at_the_pace_however_many_come_at_once() -> None:
-    now, slept = [100.0], []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    pace = worker.Pace(4, clock=lambda: now[0], sleep=sleep, phase=lambda: 0.5)
-    for _ in range(4):
-        pace()
-    now[0] += 10
-    pace()
-
-    assert slept == [0.125, 0.375, 0.625, 0.875, 0.125]
-
-
 def test_each_write_waits_for_its_turn_and_reads_do_not(world: World, run: Runner) -> None:
     world.secrets.add("one", held_by("one").raw)
 
@@ -540,7 +526,7 @@ def test_each_write_waits_for_its_turn_and_reads_do_not(world: World, run: Runne
     assert paced == {"PutSecretValue", "UpdateSecretVersionStage"}
     paces = set(world.secrets.hooks.values())
     assert len(paces) == 1, "all writes share one pace"
-    assert {type(pace) for pace in paces} == {worker.Pace}
+    assert {type(pace) for pace in paces} == {Pace}
 
 
 def test_it_reads_the_environment_that_the_template_sets(world: World, run: Runner) -> None:

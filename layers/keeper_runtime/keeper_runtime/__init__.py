@@ -1,1 +1,1 @@
-"""What only the functions need: settings, AWS clients, alerts, change events."""
+"""What only the functions need: settings, AWS clients, alerts, change events, reporting."""

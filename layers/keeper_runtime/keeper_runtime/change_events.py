@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import ClientError
 
-from qwen_token.tokens import in_days
-
 from .alerts import SOURCE
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from mypy_boto3_events import EventBridgeClient
-
-    from qwen_token.keeper import Report
 
 REFRESHED: Final = "Token Refreshed"
 REFRESH_FAILED: Final = "Token Refresh Failed"
@@ -41,19 +35,6 @@ class ChangeEvent:
     detail_type: str
     detail: Mapping[str, object]
     secret_ids: tuple[str, ...]
-
-
-def result(report: "Report", *, secret_id: str, now: "datetime") -> dict[str, object]:
-    """Return what a run that did not fail did: the function's result, as the contract has it."""
-    held = report.held
-    expires_at = None if held is None else held.token.expires_at
-    return {
-        "outcome": report.outcome.value,
-        "secret_id": secret_id,
-        "version_id": None if held is None else held.version_id,
-        "expires_at": None if expires_at is None else expires_at.isoformat(),
-        "days_remaining": None if expires_at is None else in_days(expires_at - now),
-    }
 
 
 def announce(changes: Iterable[ChangeEvent], *, client: "EventBridgeClient", bus_arn: str) -> None:

@@ -2,11 +2,11 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from typing import Final, Self
+from functools import partial
+from typing import Any, Final, Self
 
 from qwen_token.errors import ConfigError
 from qwen_token.origin import SAFE_URL, is_safe_url
@@ -30,17 +30,57 @@ _MOST_DAYS: Final = 36_500
 # A key that is none of these may be a value pasted into the wrong place: it is not repeated.
 _NAME_SHAPE: Final = re.compile(r"\w{1,40}", re.ASCII)
 _COUNT_SHAPE: Final = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
+# The key in a field's metadata.
+_VARIABLE: Final = "variable"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """The refresh function's environment, validated."""
+class _Variable:
+    """One variable of an environment; ``parse`` returns None for a value that is off."""
 
-    secret_id: str
-    api_base_url: str
-    refresh_before: timedelta
-    critical_before: timedelta
-    alert_topic_arn: str
+    name: str
+    should_be: str
+    parse: Callable[[str], object | None]
+
+
+def _read(name: str, should_be: str, parse: Callable[[str], object | None]) -> dict[str, object]:
+    """Return a field's metadata: which variable it is read from."""
+    return {_VARIABLE: _Variable(name, should_be, parse)}
+
+
+def _text(text: str, *, start: str = "") -> str | None:
+    return text if text and text.startswith(start) else None
+
+
+def _url(text: str) -> str | None:
+    url = text.rstrip("/")
+    return url if is_safe_url(url) else None
+
+
+def _count(text: str) -> int | None:
+    return int(text) if _COUNT_SHAPE.fullmatch(text) else None
+
+
+def _days(text: str) -> timedelta | None:
+    try:
+        days = float(text)
+    except ValueError:
+        return None
+    return timedelta(days=days) if math.isfinite(days) and 0 < days <= _MOST_DAYS else None
+
+
+_DAYS: Final = f"a number of days greater than 0, at most {_MOST_DAYS}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the environment of every function says, validated. Each field names its variable."""
+
+    refresh_before: timedelta = field(metadata=_read(REFRESH_BEFORE_DAYS, _DAYS, _days))
+    critical_before: timedelta = field(metadata=_read(CRITICAL_DAYS, _DAYS, _days))
+    alert_topic_arn: str = field(
+        metadata=_read(ALERT_TOPIC_ARN, "the ARN of an SNS topic", partial(_text, start="arn:"))
+    )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
@@ -49,130 +89,57 @@ class Settings:
         Raises:
             ConfigError: names every variable that is missing or off, and what it should be.
         """
-        with _reading(environ) as variables:
-            refresh_before, critical_before = variables.windows()
-            return cls(
-                secret_id=variables.text(SECRET_ID, "the secret's ARN or name"),
-                api_base_url=variables.url(API_BASE_URL),
-                refresh_before=refresh_before,
-                critical_before=critical_before,
-                alert_topic_arn=variables.topic(),
-            )
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for each in fields(cls):
+            variable: _Variable = each.metadata[_VARIABLE]
+            value = variable.parse(environ.get(variable.name, "").strip())
+            if value is None:
+                problems.append(f"{variable.name} should be {variable.should_be}")
+            values[each.name] = value
+        refresh_before, critical_before = values["refresh_before"], values["critical_before"]
+        if refresh_before and critical_before and critical_before > refresh_before:
+            problems.append(f"{CRITICAL_DAYS} should not be more than {REFRESH_BEFORE_DAYS}")
+        if problems:
+            raise ConfigError(f"the environment is off: {'; '.join(problems)}")
+        return cls(**values)
 
 
-@dataclass(frozen=True, slots=True)
-class DispatchSettings:
-    """The environment of the fleet's dispatch function, validated."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshSettings(Settings):
+    """The refresh function's environment."""
 
-    stack: str
-    tag: str
-    queue_url: str
-    refresh_before: timedelta
-    critical_before: timedelta
-    alert_topic_arn: str
-
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """Read the environment. Raises: as ``Settings`` does."""
-        with _reading(environ) as variables:
-            refresh_before, critical_before = variables.windows()
-            return cls(
-                stack=variables.text(STACK_NAME, "the stack's name"),
-                tag=variables.text(FLEET_TAG, "the key of a tag"),
-                queue_url=variables.queue(),
-                refresh_before=refresh_before,
-                critical_before=critical_before,
-                alert_topic_arn=variables.topic(),
-            )
+    secret_id: str = field(metadata=_read(SECRET_ID, "the secret's ARN or name", _text))
+    api_base_url: str = field(metadata=_read(API_BASE_URL, SAFE_URL, _url))
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """The environment of the fleet's worker function, validated."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSettings(Settings):
+    """What the environments of both functions of the fleet say."""
 
-    stack: str
-    dispatch_function: str
-    queue_url: str
+    stack: str = field(metadata=_read(STACK_NAME, "the stack's name", _text))
+    queue_url: str = field(
+        metadata=_read(QUEUE_URL, "the URL of an SQS queue", partial(_text, start="http"))
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchSettings(FleetSettings):
+    """The environment of the fleet's dispatch function."""
+
+    tag: str = field(metadata=_read(FLEET_TAG, "the key of a tag", _text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings(FleetSettings):
+    """The environment of the fleet's worker function."""
+
+    dispatch_function: str = field(metadata=_read(DISPATCH_FUNCTION, "a function's name", _text))
     # How many workers there may be at once, and share what AWS lets an account write.
-    workers: int
-    api_base_url: str
-    refresh_before: timedelta
-    critical_before: timedelta
-    alert_topic_arn: str
-
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """Read the environment. Raises: as ``Settings`` does."""
-        with _reading(environ) as variables:
-            refresh_before, critical_before = variables.windows()
-            return cls(
-                stack=variables.text(STACK_NAME, "the stack's name"),
-                dispatch_function=variables.text(DISPATCH_FUNCTION, "a function's name"),
-                queue_url=variables.queue(),
-                workers=variables.count(MAXIMUM_CONCURRENCY),
-                api_base_url=variables.url(API_BASE_URL),
-                refresh_before=refresh_before,
-                critical_before=critical_before,
-                alert_topic_arn=variables.topic(),
-            )
-
-
-class _Variables:
-    """The variables of an environment; whatever is off with one is kept in ``problems``."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.problems: list[str] = []
-
-    def text(self, name: str, should: str, *, start: str = "") -> str:
-        value = self._environ.get(name, "").strip()
-        if not value or not value.startswith(start):
-            self._should(name, should)
-        return value
-
-    def topic(self) -> str:
-        return self.text(ALERT_TOPIC_ARN, "the ARN of an SNS topic", start="arn:")
-
-    def queue(self) -> str:
-        return self.text(QUEUE_URL, "the URL of an SQS queue", start="http")
-
-    def url(self, name: str) -> str:
-        value = self._environ.get(name, "").strip().rstrip("/")
-        if not is_safe_url(value):
-            self._should(name, SAFE_URL)
-        return value
-
-    def windows(self) -> tuple[timedelta, timedelta]:
-        """Return before how much time left to refresh, and how much is critical."""
-        refresh_before, critical_before = map(self._days, (REFRESH_BEFORE_DAYS, CRITICAL_DAYS))
-        if critical_before > refresh_before > timedelta():
-            self.problems.append(f"{CRITICAL_DAYS} should not be more than {REFRESH_BEFORE_DAYS}")
-        return refresh_before, critical_before
-
-    def count(self, name: str) -> int:
-        value = self._environ.get(name, "").strip()
-        if not _COUNT_SHAPE.fullmatch(value):
-            self._should(name, "a whole number from 1 to 9999")
-            return 1
-        return int(value)
-
-    def _days(self, name: str) -> timedelta:
-        value = _positive_days(self._environ.get(name, ""))
-        if value is None:
-            self._should(name, f"a number of days greater than 0, at most {_MOST_DAYS}")
-        return value or timedelta()
-
-    def _should(self, name: str, be: str) -> None:
-        self.problems.append(f"{name} should be {be}")
-
-
-@contextmanager
-def _reading(environ: Mapping[str, str]) -> Iterator[_Variables]:
-    """Read variables, and raise a ConfigError that names all that are off."""
-    variables = _Variables(environ)
-    yield variables
-    if variables.problems:
-        raise ConfigError(f"the environment is off: {'; '.join(variables.problems)}")
+    workers: int = field(
+        metadata=_read(MAXIMUM_CONCURRENCY, "a whole number from 1 to 9999", _count)
+    )
+    api_base_url: str = field(metadata=_read(API_BASE_URL, SAFE_URL, _url))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +178,3 @@ class RunOptions:
 
 def _shown(key: object) -> str:
     return repr(key) if isinstance(key, str) and _NAME_SHAPE.fullmatch(key) else "(not a name)"
-
-
-def _positive_days(text: str) -> timedelta | None:
-    try:
-        days = float(text)
-    except ValueError:
-        return None
-    return timedelta(days=days) if math.isfinite(days) and 0 < days <= _MOST_DAYS else None

@@ -149,7 +149,7 @@ def _run(environ: Mapping[str, str], event: Mapping[str, object]) -> End:
         os.environ.clear()
         os.environ.update(environ)
         # Another environment names another endpoint: the clients are made anew.
-        handler._edges.cache_clear()
+        handler._clients.cache_clear()
     try:
         return End(result=handler.handler(event, _Context()))
     except QwenTokenError as error:

@@ -1,0 +1,69 @@
+"""The pace of the fleet's writes: the workers together stay below what AWS allows an account."""
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from qwen_token.fleet import WRITES_PER_SECOND
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+_WRITES: Final = ("PutSecretValue", "UpdateSecretVersionStage")
+
+
+def pace_writes(secrets: "SecretsManagerClient", *, workers: int) -> None:
+    """Let each write of ``secrets`` wait for its turn, one of ``workers`` that share the pace.
+
+    It waits before each attempt on the wire, botocore's own retries included. To call this again
+    for the same client changes nothing.
+    """
+    for operation in _WRITES:
+        secrets.meta.events.register(
+            f"before-send.secrets-manager.{operation}",
+            _pace(workers),
+            unique_id=f"fleet-pace-{operation}",
+        )
+
+
+class Pace:
+    """Lets callers through one by one, so many a second, whatever thread they come from.
+
+    After a rest, the first one waits as well, for a part of the interval that ``phase`` draws (0 to
+    1): workers that begin together would else all write in the same moment.
+    """
+
+    def __init__(
+        self,
+        per_second: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        phase: Callable[[], float] = random.random,
+    ) -> None:
+        self._interval = 1 / per_second
+        self._clock = clock
+        self._sleep = sleep
+        self._phase = phase
+        self._lock = threading.Lock()
+        self._next_turn = -math.inf
+
+    def __call__(self, **_: object) -> None:
+        """Wait for this caller's turn. (botocore's hooks are called with what they may look at.)"""
+        with self._lock:
+            now = self._clock()
+            turn = self._next_turn
+            if turn < now:
+                turn = now + self._interval * self._phase()
+            self._next_turn = turn + self._interval
+        self._sleep(turn - now)
+
+
+@cache
+def _pace(workers: int) -> Pace:
+    """Return this process's share of the writes that the workers may make together."""
+    return Pace(WRITES_PER_SECOND / workers)
