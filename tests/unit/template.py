@@ -74,6 +74,22 @@ def named(node: Json) -> set[str]:
     return references | attributes | variables
 
 
+def function_properties(logical_id: str) -> dict[str, Json]:
+    """Return a function's properties as SAM makes them: on those of all functions lie its own."""
+    properties: dict[str, Json] = _merged(
+        TEMPLATE["Globals"]["Function"], RESOURCES[logical_id]["Properties"]
+    )
+    return properties
+
+
+def _merged(common: Json, own: Json) -> Json:
+    """Merge as SAM does: mappings key by key, lists one after the other; else, the own counts."""
+    if isinstance(common, dict) and isinstance(own, dict):
+        both = {key: _merged(common[key], own[key]) for key in common.keys() & own.keys()}
+        return {**common, **own, **both}
+    return [*common, *own] if isinstance(common, list) and isinstance(own, list) else own
+
+
 def policies(logical_id: str) -> list[Json]:
     """Return the statements of a role's or managed policy's own policies, conditions resolved."""
     properties = RESOURCES[logical_id]["Properties"]

@@ -30,6 +30,7 @@ from tests.unit.template import (
     actions,
     dashboard,
     dicts,
+    function_properties,
     named,
     policies,
     texts,
@@ -306,7 +307,9 @@ def test_a_parameter_has_one_place_in_the_console(name: str) -> None:
 
 
 def test_every_parameter_is_used() -> None:
-    assert set(PARAMETERS) <= named([TEMPLATE["Conditions"], RESOURCES, OUTPUTS])
+    assert set(PARAMETERS) <= named(
+        [TEMPLATE["Conditions"], TEMPLATE["Globals"], RESOURCES, OUTPUTS]
+    )
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -406,7 +409,7 @@ def test_the_outputs_are_those_of_the_contract() -> None:
 def test_no_account_region_or_partition_is_taken_for_granted() -> None:
     fixed = [
         text
-        for text in texts([RESOURCES, OUTPUTS])
+        for text in texts([TEMPLATE["Globals"], RESOURCES, OUTPUTS])
         if re.search(r"arn:aws|[0-9]{12}|\b[a-z]{2}-(north|south|east|west|central)\w*-[0-9]", text)
     ]
 
@@ -438,7 +441,7 @@ def test_the_stack_never_knows_the_secrets_value() -> None:
 
 
 def test_the_secrets_arn_is_nowhere_taken_from_what_ref_returns() -> None:
-    assert {"Ref": "Secret"} not in list(dicts([RESOURCES, OUTPUTS]))
+    assert {"Ref": "Secret"} not in list(dicts([TEMPLATE["Globals"], RESOURCES, OUTPUTS]))
     assert OUTPUTS["SecretArn"]["Value"] == THE_SECRET
 
 
@@ -446,7 +449,7 @@ def test_the_secrets_arn_is_nowhere_taken_from_what_ref_returns() -> None:
 
 
 def test_the_functions_environment_is_that_of_the_contract() -> None:
-    environment = RESOURCES["RefreshFunction"]["Properties"]["Environment"]["Variables"]
+    environment = function_properties("RefreshFunction")["Environment"]["Variables"]
 
     assert environment == {
         settings.SECRET_ID: THE_SECRET,
@@ -497,7 +500,7 @@ def test_the_template_sets_what_the_code_reads_and_nothing_else() -> None:
     with pytest.raises(ConfigError):
         counting({}, Context())
 
-    variables = RESOURCES["RefreshFunction"]["Properties"]["Environment"]["Variables"]
+    variables = function_properties("RefreshFunction")["Environment"]["Variables"]
     of_powertools = {name for name in variables if name.startswith("POWERTOOLS_")}
     assert environ.asked == variables.keys() - of_powertools
     known = list(vars(powertools).values())
@@ -519,14 +522,14 @@ def test_the_code_reads_the_environment_in_one_place() -> None:
 
 
 def test_a_failed_run_is_not_retried_by_lambda() -> None:
-    function = RESOURCES["RefreshFunction"]["Properties"]
+    properties = function_properties("RefreshFunction")
 
-    assert function["EventInvokeConfig"]["MaximumRetryAttempts"] == 0
-    assert "ReservedConcurrentExecutions" not in function
+    assert properties["EventInvokeConfig"]["MaximumRetryAttempts"] == 0
+    assert "ReservedConcurrentExecutions" not in properties
 
 
 def test_the_log_keeps_the_lines_that_carry_the_metrics() -> None:
-    logging = RESOURCES["RefreshFunction"]["Properties"]["LoggingConfig"]
+    logging = function_properties("RefreshFunction")["LoggingConfig"]
 
     assert logging == {"LogGroup": {"Ref": "RefreshFunctionLogGroup"}, "LogFormat": "Text"}
 

@@ -8,7 +8,15 @@ import pytest
 
 from qwen_token.fleet import WRITES_PER_SECOND
 from tests.unit import test_dispatch, test_worker
-from tests.unit.template import PARAMETERS, RESOURCES, Json, actions, dicts, policies
+from tests.unit.template import (
+    PARAMETERS,
+    RESOURCES,
+    Json,
+    actions,
+    dicts,
+    function_properties,
+    policies,
+)
 
 FUNCTIONS = ("DispatchFunction", "WorkerFunction")
 THE_QUEUE = {"Fn::GetAtt": ["FleetQueue", "Arn"]}
@@ -21,7 +29,10 @@ THE_KEY = {"Ref": "SecretKmsKeyArn"}
 
 
 def properties(name: str) -> Any:
-    return RESOURCES[name]["Properties"]
+    resource = RESOURCES[name]
+    if resource["Type"] == "AWS::Serverless::Function":
+        return function_properties(name)
+    return resource["Properties"]
 
 
 def test_without_the_fleet_there_is_what_keeps_one_token_and_not_one_resource_more() -> None:
