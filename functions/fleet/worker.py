@@ -1,7 +1,6 @@
 """The fleet's worker: runs the keeper for each job of a batch, and tells all that failed."""
 
 import asyncio
-import copy
 import math
 import random
 import threading
@@ -173,10 +172,8 @@ class _Breaker:
 
     def _ask[Answer](self, token: Token, question: Callable[[], Answer]) -> Answer:
         if self._trouble is not None:
-            # Another token's: the expiry in it is not this one's.
-            trouble = copy.copy(self._trouble)
-            trouble.expires_at = None
-            raise trouble from self._trouble
+            # The expiry in it is another token's.
+            raise self._trouble.with_expiry(None) from self._trouble
         try:
             answer = question()
         except _TROUBLE as error:

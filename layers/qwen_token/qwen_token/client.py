@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from .errors import UpstreamUnexpectedError
+from .keeper import verify_new
 from .origin import BASE_URL, Origin
-from .policy import require_better, verifying_a_new_token
+from .policy import require_better
 from .qwen_api import QwenApi
 from .tokens import TokenInfo, decode_token
 
@@ -80,8 +81,7 @@ class QwenClient:
                 return self._token.raw
             successor = self._api.refresh(held, within=self._timeout)
             require_better(successor, than=held)
-            with verifying_a_new_token():
-                self._api.verify(successor, within=self._timeout)
+            verify_new(successor, by=self._api, within=self._timeout)
             self._token = successor
             return successor.raw
 

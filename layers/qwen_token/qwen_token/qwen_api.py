@@ -370,9 +370,10 @@ def _read_answer(reply: _Reply) -> Mapping[str, object]:
     code = failure_code(document)
     has_detail = _has_detail(reply, document)
     if code == "RateLimited" or reply.status == HTTPStatus.TOO_MANY_REQUESTS:
-        error = RateLimitedError(f"the API asks to be called less often: {seen}")
-        error.retry_after = _asked_pause(reply, document)
-        raise error
+        raise RateLimitedError(
+            f"the API asks to be called less often: {seen}",
+            retry_after=_asked_pause(reply, document),
+        )
     # A 403 with a code is about what the code says; with a mere text it is about the token.
     if (
         code == UNAUTHORIZED

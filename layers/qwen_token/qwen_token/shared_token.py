@@ -194,9 +194,9 @@ class SharedToken:
             if held.raw != rejected:
                 return self._living(held).raw
             error = TokenRejectedError(
-                f"the API refused the token that the secret {self._secret_id} holds{more}"
+                f"the API refused the token that the secret {self._secret_id} holds{more}",
+                expires_at=datetime.fromtimestamp(held.expires_at, UTC),
             )
-            error.expires_at = datetime.fromtimestamp(held.expires_at, UTC)
             self._rejection = self._failed(error, rejected=rejected)
             raise error
 
@@ -276,9 +276,9 @@ class SharedToken:
         expired_at = datetime.fromtimestamp(held.expires_at, UTC)
         error = TokenRejectedError(
             f"the token in the secret {self._secret_id} expired at {expired_at.isoformat()}: "
-            "nothing refreshed it in time"
+            "nothing refreshed it in time",
+            expires_at=expired_at,
         )
-        error.expires_at = expired_at
         self._failure = self._failed(error)
         raise error
 
