@@ -1,5 +1,6 @@
 """A TCP server on loopback that answers with exactly the bytes it is told to, at any pace."""
 
+import re
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ BRIEF: Final = timedelta(seconds=1.4)
 
 @dataclass
 class Wire:
-    """The server's address, and the head of every request that it got."""
+    """The server's address, and every request that it got."""
 
     base_url: str
     requests: list[bytes] = field(default_factory=list)
@@ -27,7 +28,7 @@ class Wire:
 def wire(*scripts: Script) -> Iterator[Wire]:
     """Serve each connection with the next script, and with the last one from then on.
 
-    A script gets the socket after the request's head was read; the connection is closed after it.
+    A script gets the socket after the request was read; the connection is closed after it.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         seen = Wire(f"http://127.0.0.1:{listener.getsockname()[1]}")
@@ -35,11 +36,11 @@ def wire(*scripts: Script) -> Iterator[Wire]:
 
         def serve(connection: socket.socket, script: Script) -> None:
             with connection:
-                head = b""
+                request = b""
                 try:
-                    while b"\r\n\r\n" not in head and (chunk := connection.recv(65536)):
-                        head += chunk
-                    seen.requests.append(head)
+                    while not _is_whole(request) and (chunk := connection.recv(65536)):
+                        request += chunk
+                    seen.requests.append(request)
                     script(connection)
                 except OSError:
                     # The other side had enough: many of these tests are about just that.
@@ -74,6 +75,12 @@ def wire(*scripts: Script) -> Iterator[Wire]:
                     continue  # closed already
             for thread in threads:
                 thread.join()
+
+
+def _is_whole(request: bytes) -> bool:
+    head, end, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\nContent-Length: (\d+)", head)
+    return bool(end) and (length is None or len(body) >= int(length[1]))
 
 
 def reply(status: str, body: bytes = b"", *headers: str) -> Script:

@@ -1,6 +1,5 @@
 """The breaker: the API, which a batch does not ask any more once it cannot be asked."""
 
-import copy
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -44,10 +43,8 @@ class Breaker:
 
     def _ask[Answer](self, token: Token, question: Callable[[], Answer]) -> Answer:
         if self._trouble is not None:
-            # Another token's: the expiry in it is not this one's.
-            trouble = copy.copy(self._trouble)
-            trouble.expires_at = None
-            raise trouble from self._trouble
+            # The expiry in it is another token's.
+            raise self._trouble.with_expiry(None) from self._trouble
         try:
             answer = question()
         except TROUBLE as error:

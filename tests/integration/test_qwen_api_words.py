@@ -2,12 +2,11 @@
 
 import json
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 
 import pytest
 
-from qwen_token import QwenTokenError, RateLimitedError, Token
-from qwen_token.qwen_api import QwenApi, _Bearer
+from qwen_token import QwenTokenError, Token, UpstreamUnexpectedError, WrongAccountError
+from qwen_token.qwen_api import QwenApi
 from tests.minting import ACCOUNT, token
 from tests.wire import BRIEF, Script, raw, reply, wire
 
@@ -141,95 +140,44 @@ def test_data_without_its_envelope_is_said_to_be_none(answer: dict[str, object])
     )
 
 
-def test_what_brings_the_token_to_the_wire_does_not_show_it() -> None:
-    assert repr(_Bearer(HELD)) == "_Bearer([redacted])"
-
-
-def test_a_body_of_the_longest_length_is_read() -> None:
-    text = body(SESSION)
-    padded = text + b" " * (1024 * 1024 - len(text))
-    with wire(reply("200 OK", padded)) as server:
-        assert ask(server.base_url, within=timedelta(seconds=10)) == SUCCESSOR
-
-
 def test_a_call_without_time_says_so() -> None:
     with pytest.raises(QwenTokenError) as caught:
         ask("http://127.0.0.1:1", within=timedelta(seconds=0.9))
     assert str(caught.value) == "no time was left to call the API"
 
 
-def test_a_media_types_parameters_and_case_do_not_make_a_gateways_problem_the_apis_own() -> None:
-    answer = reply(
-        "401 No", b'{"detail": "No."}', "content-type: Application/Problem+JSON ; a=b; c=d"
-    )
-    with wire(answer) as server, pytest.raises(QwenTokenError) as caught:
-        ask(server.base_url)
-    assert caught.value.reason == "upstream_unexpected"
-
-
-HOUR = timedelta(hours=1)
-
-
 @pytest.mark.parametrize(
-    ("answer", "pause"),
+    "seen", [{"role": "guest"}, {"email": "1722@guest.com"}], ids=["by its role", "by its e-mail"]
+)
+def test_a_guest_is_known(seen: dict[str, str]) -> None:
+    answer = body({"id": ACCOUNT, "token": SUCCESSOR.raw, **seen})
+    with wire(reply("200 OK", answer)) as server, pytest.raises(WrongAccountError, match="guest"):
+        ask(server.base_url)
+
+
+@pytest.mark.parametrize("call", ["refresh", "verify"])
+@pytest.mark.parametrize(
+    ("answer", "kind"),
     [
-        pytest.param(reply("429 Slow", b"", "Retry-After: 3600"), HOUR, id="in seconds"),
-        pytest.param(
-            reply("200 OK", body({**LIMITED, "data": {"code": "RateLimited", "num": 1}})),
-            HOUR,
-            id="in hours, in the envelope",
-        ),
-        pytest.param(
-            reply("429 Slow", b"", f"Retry-After: {'9' * 400}"), 24 * HOUR, id="a day at most"
-        ),
-        pytest.param(reply("429 Slow"), None, id="not said"),
-        pytest.param(reply("429 Slow", b"", "Retry-After: soon"), None, id="no number"),
-        pytest.param(
-            reply("200 OK", body({**LIMITED, "data": {"code": "RateLimited", "num": 0}})),
-            None,
-            id="none",
-        ),
-        pytest.param(
-            reply("200 OK", body({"success": False, "data": {"code": "RateLimited", "num": True}})),
-            None,
-            id="no number of hours",
-        ),
-        pytest.param(
-            reply("429 Slow", b'{"data": "none"}', "Retry-After: Fri, 31 Dec 9999"),
-            None,
-            id="no date",
-        ),
-        pytest.param(
-            reply("429 Slow", b"", f"Retry-After: {'9' * 5000}"),
-            None,
-            id="a number that Python does not read",
-        ),
-        pytest.param(
-            reply("429 Slow", b"", "Retry-After: Fri, 31 Dec 99999999999 00:00:00 GMT"),
-            None,
-            id="a date of no calendar",
-        ),
+        pytest.param(answer, kind, id=name)
+        for name, answer, kind in [
+            ("another's id", {"id": "mallory", "token": SUCCESSOR.raw}, WrongAccountError),
+            ("a null id", {"id": None, "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+            ("an empty id", {"id": "", "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+            ("a number for an id", {"id": 7, "token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+            ("no id", {"token": SUCCESSOR.raw}, UpstreamUnexpectedError),
+            ("another thing's id", {"id": "error-1", "message": "…"}, UpstreamUnexpectedError),
+            ("a null token", {"id": ACCOUNT, "token": None}, UpstreamUnexpectedError),
+            ("a guest without an id", {"role": "guest", "id": None}, WrongAccountError),
+        ]
     ],
 )
-def test_the_pause_that_the_api_asks_for_is_told(answer: Script, pause: timedelta | None) -> None:
-    with wire(answer) as server, pytest.raises(RateLimitedError) as caught:
-        ask(server.base_url)
-    assert caught.value.retry_after == pause
-
-
-def test_the_pause_that_the_api_asks_for_may_be_a_date() -> None:
-    date = format_datetime(datetime.now(UTC) + HOUR, usegmt=True)
-    answer = reply("429 Slow", b"", f"Retry-After: {date}")
-    with wire(answer) as server, pytest.raises(RateLimitedError) as caught:
-        ask(server.base_url)
-    told = caught.value.retry_after
-    assert told is not None
-    assert abs(told - HOUR) < timedelta(minutes=1)
-
-
-def test_the_pause_that_the_api_asks_for_may_be_a_second() -> None:
-    answer = reply("429 Slow", b"", "Retry-After: 1")
-    with wire(answer) as server, pytest.raises(RateLimitedError) as caught:
-        # No time to wait it out.
-        ask(server.base_url, within=timedelta(seconds=1.5))
-    assert caught.value.retry_after == timedelta(seconds=1)
+def test_only_a_session_says_whose_the_token_is(
+    call: str, answer: dict[str, object], kind: type[QwenTokenError]
+) -> None:
+    with (
+        wire(reply("200 OK", body(answer))) as server,
+        pytest.raises(QwenTokenError) as caught,
+    ):
+        getattr(QwenApi(server.base_url), call)(HELD, within=BRIEF)
+    assert type(caught.value) is kind

@@ -24,7 +24,7 @@ SECRET = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1b2c3
 
 
 def alert(error: QwenTokenError, *, left: timedelta | None, level: Severity) -> Alert:
-    error.expires_at = None if left is None else NOW + left
+    error = error.with_expiry(None if left is None else NOW + left)
     failure = Failure.of(error, secret_id=SECRET, origin=ORIGIN, now=NOW)
     return Alert(level, "request-1", NOW, (failure,))
 

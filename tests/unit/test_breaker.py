@@ -25,9 +25,7 @@ def in_trouble(asked: Token) -> Token | Exception:
     if asked.account.startswith("dead"):
         return TokenRejectedError("refused")
     if asked.account.startswith("limited"):
-        error = RateLimitedError("slow down")
-        error.expires_at = NOW
-        return error
+        return RateLimitedError("slow down", expires_at=NOW)
     return token(left=timedelta(days=7), account=asked.account)
 
 

@@ -1,10 +1,42 @@
-"""What an answer's parts say, whoever brought them."""
+"""What a reply means, and what its parts say, whoever brought them."""
 
 import json
+from datetime import timedelta
+from email.utils import format_datetime
 
 import pytest
 
-from qwen_token.replies import actual_status, failure_code, json_object, media_type
+from qwen_token import (
+    QwenTokenError,
+    RateLimitedError,
+    TokenRejectedError,
+    UpstreamBlockedError,
+    UpstreamUnavailableError,
+    UpstreamUnexpectedError,
+)
+from qwen_token.replies import (
+    ENVELOPE_LIMIT,
+    Reply,
+    actual_status,
+    body_refuses,
+    failure_code,
+    head_refuses,
+    json_object,
+    media_type,
+    read_answer,
+    retry_after,
+)
+from tests.minting import ACCOUNT, NOW, token
+
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+SESSION = {"id": ACCOUNT, "role": "user", "token": token(left=7 * DAY).raw}
+GOOD_BODY = json.dumps(SESSION).encode()
+
+
+def reply(status: int, body: bytes = b"", *headers: str) -> Reply:
+    pairs = [header.partition(": ") for header in headers]
+    return Reply(status, tuple((name, value) for name, _, value in pairs), body, NOW)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +116,258 @@ def test_a_failure_is_told_by_its_envelope_and_may_lack_a_code(
     document: dict[str, object], code: str | None
 ) -> None:
     assert failure_code(document) == code
+
+
+def envelope(code: str | None) -> bytes:
+    """Return the newer API's way to fail; its status may be 200 all the same."""
+    data = {"details": "…"} if code is None else {"details": "…", "code": code}
+    return json.dumps({"success": False, "request_id": "r", "data": data}).encode()
+
+
+DETAIL = b'{"detail": "No."}'
+PROBLEM = b'{"type": "about:blank", "title": "Forbidden", "status": 403, "detail": "No."}'
+PROBLEM_JSON = "Content-Type: application/problem+json; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "header", "kind"),
+    [
+        pytest.param(status, body, header, kind, id=name)
+        for name, status, body, header, kind in [
+            ("the API's 401", 401, DETAIL, "", TokenRejectedError),
+            ("the API's 403", 403, b'{"detail": "Not authenticated"}', "", TokenRejectedError),
+            ("code unauthorized on 200", 200, envelope("unauthorized"), "", TokenRejectedError),
+            (
+                "a session on an actual 500",
+                200,
+                GOOD_BODY,
+                "x-actual-status-code: 500",
+                UpstreamUnavailableError,
+            ),
+            (
+                "a session on an actual 429",
+                200,
+                GOOD_BODY,
+                "x-actual-status-code: 429",
+                RateLimitedError,
+            ),
+            (
+                "a session on an actual 403",
+                200,
+                GOOD_BODY,
+                "x-actual-status-code: 403",
+                UpstreamBlockedError,
+            ),
+            (
+                "nothing on an actual 401",
+                200,
+                b"",
+                "x-actual-status-code: 401",
+                UpstreamUnexpectedError,
+            ),
+            ("code unauthorized on 403", 403, envelope("unauthorized"), "", TokenRejectedError),
+            ("an unknown code on 401", 401, envelope("Expired"), "", TokenRejectedError),
+            ("no code on 401", 401, envelope(None), "", TokenRejectedError),
+            (
+                "an unknown code on an actual 401",
+                200,
+                envelope("Expired"),
+                "x-actual-status-code: 401",
+                TokenRejectedError,
+            ),
+            (
+                "the API's detail on an actual 401",
+                200,
+                DETAIL,
+                "x-actual-status-code: 401",
+                TokenRejectedError,
+            ),
+            ("code RateLimited on 403", 403, envelope("RateLimited"), "", RateLimitedError),
+            ("code RateLimited on 401", 401, envelope("RateLimited"), "", RateLimitedError),
+            ("an unknown code on 429", 429, envelope("Busy"), "", RateLimitedError),
+            ("another code on 403", 403, envelope("FeatureDisabled"), "", UpstreamUnexpectedError),
+            (
+                "another code on an actual 403",
+                200,
+                envelope("FeatureDisabled"),
+                "x-actual-status-code: 403",
+                UpstreamUnexpectedError,
+            ),
+            ("another code on 200", 200, envelope("FeatureDisabled"), "", UpstreamUnexpectedError),
+            ("an unknown code on 500", 500, envelope("Oops"), "", UpstreamUnavailableError),
+            ("a gateway's problem on 401", 401, PROBLEM, "", UpstreamUnexpectedError),
+            ("a gateway's problem on 403", 403, PROBLEM, "", UpstreamBlockedError),
+            (
+                "a gateway's brief problem on 403",
+                403,
+                DETAIL,
+                PROBLEM_JSON,
+                UpstreamBlockedError,
+            ),
+            (
+                "a detail that is no text on 401",
+                401,
+                b'{"detail": [1]}',
+                "",
+                UpstreamUnexpectedError,
+            ),
+            (
+                "a session on an actual 401",
+                200,
+                GOOD_BODY,
+                "x-actual-status-code: 401",
+                UpstreamUnexpectedError,
+            ),
+            (
+                "a page on an actual 503",
+                200,
+                b"<html>",
+                "x-actual-status-code: 503",
+                UpstreamUnavailableError,
+            ),
+            (
+                "a session in a redirect",
+                302,
+                GOOD_BODY,
+                "x-actual-status-code: 200",
+                UpstreamUnexpectedError,
+            ),
+            (
+                "the API's 401 under an actual 200",
+                401,
+                DETAIL,
+                "x-actual-status-code: 200",
+                TokenRejectedError,
+            ),
+        ]
+    ],
+)
+def test_dead_is_said_only_where_the_api_itself_said_so(
+    status: int, body: bytes, header: str, kind: type[QwenTokenError]
+) -> None:
+    with pytest.raises(QwenTokenError) as caught:
+        read_answer(reply(status, body, *([header] if header else [])))
+    assert type(caught.value) is kind
+
+
+def test_a_method_that_the_api_itself_does_not_allow_is_no_block() -> None:
+    with pytest.raises(UpstreamUnexpectedError):
+        read_answer(reply(405, b'{"detail": "Method Not Allowed"}'))
+
+
+def test_a_media_types_parameters_and_case_do_not_make_a_gateways_problem_the_apis_own() -> None:
+    kind = "content-type: Application/Problem+JSON ; a=b; c=d"
+    with pytest.raises(UpstreamUnexpectedError):
+        read_answer(reply(401, b'{"detail": "No."}', kind))
+
+
+def test_a_redirect_to_the_challenge_is_a_block_whatever_its_body() -> None:
+    with pytest.raises(UpstreamBlockedError):
+        read_answer(reply(302, GOOD_BODY, "location: /_____tmd_____/punish?x5secdata=1"))
+
+
+def test_an_answer_is_its_document() -> None:
+    assert read_answer(reply(200, GOOD_BODY)) == SESSION
+
+
+def limited(**data: object) -> bytes:
+    return json.dumps({"success": False, "data": {"code": "RateLimited", **data}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "pause"),
+    [
+        pytest.param(reply(429, b"", "Retry-After: 3600"), HOUR, id="in seconds"),
+        pytest.param(reply(429, b"", "Retry-After:  60 "), HOUR / 60, id="with blanks"),
+        pytest.param(reply(429, b"", "retry-after: 1"), HOUR / 3600, id="a second"),
+        pytest.param(reply(200, limited(num=1)), HOUR, id="in hours, in the envelope"),
+        pytest.param(
+            reply(200, limited(num=1), "Retry-After: 60"), HOUR / 60, id="in both: the header's"
+        ),
+        pytest.param(
+            reply(200, limited(num=1), "Retry-After: soon"), HOUR, id="in both, and one is nonsense"
+        ),
+        pytest.param(reply(200, limited(num=1), "Retry-After: 0"), None, id="none, in the header"),
+        pytest.param(reply(429, b"", f"Retry-After: {'9' * 400}"), DAY, id="a day at most"),
+        pytest.param(reply(200, limited(num=10**400)), DAY, id="a day at most, of hours"),
+        pytest.param(reply(429), None, id="not said"),
+        pytest.param(reply(429, b"", "Retry-After: soon"), None, id="no number"),
+        pytest.param(reply(200, limited(num=0)), None, id="none"),
+        pytest.param(reply(200, limited(num=-1)), None, id="less than none"),
+        pytest.param(reply(200, limited(num=True)), None, id="no number of hours"),
+        pytest.param(
+            reply(429, b'{"data": "none"}', "Retry-After: Fri, 31 Dec 9999"), None, id="no date"
+        ),
+        pytest.param(
+            reply(429, b"", f"Retry-After: {'9' * 5000}"),
+            None,
+            id="a number that Python does not read",
+        ),
+        pytest.param(
+            reply(429, b"", "Retry-After: Fri, 31 Dec 99999999999 00:00:00 GMT"),
+            None,
+            id="a date of no calendar",
+        ),
+        pytest.param(
+            reply(429, b"", f"Retry-After: {format_datetime(NOW + HOUR, usegmt=True)}"),
+            HOUR,
+            id="a date",
+        ),
+        pytest.param(
+            reply(429, b"", f"Retry-After: {format_datetime(NOW - HOUR, usegmt=True)}"),
+            None,
+            id="a date in the past",
+        ),
+        pytest.param(
+            reply(429, b"", "Retry-After: Tue, 24 Nov 2026 15:00:00 +0200"),
+            HOUR,
+            id="a date of another time zone",
+        ),
+    ],
+)
+def test_the_pause_that_the_api_asks_for_is_told(answer: Reply, pause: timedelta | None) -> None:
+    with pytest.raises(RateLimitedError) as caught:
+        read_answer(answer)
+    assert caught.value.retry_after == pause
+
+
+def test_a_wait_of_nothing_differs_from_one_that_is_not_asked_for() -> None:
+    assert retry_after("0", now=NOW) == timedelta(0)
+    assert retry_after("", now=NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "refused"),
+    [
+        (401, {}, True),
+        (401, {"Content-Type": "application/json"}, True),
+        (401, {"Content-Type": "text/html; charset=utf-8"}, False),
+        (200, {"x-actual-status-code": "401"}, True),
+        (200, {"Content-Type": "application/json"}, None),
+        (200, {"Content-Type": "text/event-stream"}, False),
+        (200, {}, False),
+        (403, {"Content-Type": "application/json"}, False),
+    ],
+)
+def test_the_head_of_an_answer_says_whether_it_refuses_the_token_or_the_body_must(
+    status: int, headers: dict[str, str], *, refused: bool | None
+) -> None:
+    assert head_refuses(status, headers) is refused
+
+
+def test_a_body_refuses_the_token_by_its_envelope_alone() -> None:
+    refusal = envelope("unauthorized")
+    assert body_refuses(refusal)
+    assert body_refuses(refusal + b" " * (ENVELOPE_LIMIT - len(refusal)))
+    assert not body_refuses(refusal + b" " * (ENVELOPE_LIMIT - len(refusal) + 1))
+    assert not body_refuses(envelope("RateLimited"))
+    assert not body_refuses(b'{"title": "unauthorized"}')
+
+
+def test_a_reply_finds_its_headers_in_any_case_and_shows_none_of_them() -> None:
+    answer = reply(200, b"of-the-body", "Set-Cookie: token=one", "set-cookie: b=two", "A: b")
+    assert answer.values("SET-COOKIE") == ("token=one", "b=two")
+    assert answer.header("set-cookie") == "token=one, b=two"
+    assert answer.header("a") == "b"
+    assert answer.header("Location") == ""
+    assert repr(answer) == f"Reply(status=200, received_at={NOW!r})"

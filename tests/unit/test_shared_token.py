@@ -616,7 +616,9 @@ HEAVY = "{'boto3', 'botocore', 'requests', 'urllib3', 'httpx', 'jwt', 'rich'}"
     [
         ("import qwen_token", "[]"),
         ("from qwen_token import SharedToken; SharedToken('qwen/token')", "[]"),
+        ("import qwen_token.replies, qwen_token.origin", "[]"),
         ("from qwen_token import Token, decode_token", "['jwt']"),
+        ("import qwen_token.policy, qwen_token.keeper", "['jwt']"),
         ("from qwen_token import QwenAuth", "['requests', 'urllib3']"),
         ("import qwen_token.manager.token_manager", "['jwt']"),
         ("from qwen_token import TokenManager; TokenManager.from_secret('qwen/token')", "['jwt']"),

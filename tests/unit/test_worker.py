@@ -339,8 +339,7 @@ def test_each_postponement_is_twice_as_long_and_after_the_third_the_failure_is_t
 def test_an_job_is_put_off_for_as_long_as_the_api_asks_as_far_as_sqs_delays(
     asked: int, least: int, most: int, world: World, run: Runner
 ) -> None:
-    limited = RateLimitedError("slow down")
-    limited.retry_after = timedelta(seconds=asked)
+    limited = RateLimitedError("slow down", retry_after=timedelta(seconds=asked))
     world.qwen.answers = lambda _: limited
     names = [f"s{number}" for number in range(20)]
     for name in names:

@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from .client import QwenClient
     from .manager.local_store import FileStore, MemoryStore, TokenStore
     from .manager.token_manager import TokenManager
+    from .qwen_api import AccountInfo
     from .requests_auth import QwenAuth
     from .shared_token import SharedToken
     from .tokens import Token, TokenInfo, decode_token
 
 # Where each name lives that is imported when it is first asked for.
 _MODULES: Final = {
+    "AccountInfo": ".qwen_api",
     "FileStore": ".manager.local_store",
     "MemoryStore": ".manager.local_store",
     "QwenAuth": ".requests_auth",
@@ -50,6 +52,7 @@ _MODULES: Final = {
 }
 
 __all__ = [
+    "AccountInfo",
     "ConfigError",
     "FileStore",
     "FileStoreError",

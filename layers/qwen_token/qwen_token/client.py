@@ -1,13 +1,14 @@
-"""A client for programs that hold a token themselves, and have no stack to keep it alive."""
+"""The client for programs that hold a token themselves, and have no stack to keep it alive."""
 
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from .errors import UpstreamUnexpectedError
+from .keeper import verify_new
 from .origin import BASE_URL, Origin
-from .policy import require_better, verifying_a_new_token
-from .qwen_api import QwenApi
+from .policy import require_better
+from .qwen_api import AccountInfo, QwenApi
 from .tokens import TokenInfo, decode_token
 
 _USER_STATUS_PATH: Final = "/api/v2/users/status"
@@ -25,8 +26,8 @@ class QwenClient:
         for chat in client.list_chats():
             print(chat["title"])
 
-    Nothing is written anywhere: whoever refreshes keeps the token that comes back. Any number of
-    threads may share one client; those that refresh at once get the token of one refresh.
+    Nothing is written anywhere: the caller keeps the token that a refresh returns. Any number of
+    threads may share one client; those that refresh at the same time get the token of one refresh.
     """
 
     def __init__(
@@ -39,8 +40,8 @@ class QwenClient:
         """Take a token, in any form that ``decode_token`` reads; each call may last ``timeout``.
 
         Raises:
-            TokenMalformedError: ``auth_token`` is no JWT with an account and an expiry.
-            ConfigError: ``base_url`` is no URL that a token may be sent to.
+            TokenMalformedError: ``auth_token`` is not a JWT with an account and an expiry.
+            ConfigError: a token may not be sent to ``base_url``.
         """
         self._token = decode_token(auth_token)
         self._origin = Origin(base_url)
@@ -49,11 +50,11 @@ class QwenClient:
         self._refreshing = threading.Lock()
 
     def decode_token(self) -> TokenInfo:
-        """Read what the token says of itself. Asks nobody, and verifies no signature."""
+        """Return what the token says of itself. No call is made, and no signature verified."""
         return TokenInfo.of(self._token, now=datetime.now(UTC))
 
-    def get_token_info(self) -> dict[str, object]:
-        """Ask the API whose the token is: ``id``, ``email``, ``name``, ``role``, ``expires_at``, ….
+    def get_token_info(self) -> AccountInfo:
+        """Ask the API whose the token is.
 
         Raises:
             TokenRejectedError: the API says that the token is dead.
@@ -69,28 +70,31 @@ class QwenClient:
 
         Raises:
             TokenNotExtendedError: the new token expires no later than the old one.
-            QwenTokenError: as ``get_token_info`` does; UpstreamUnexpectedError also where the API
-                refuses the token that it has just issued.
+            TokenRejectedError: the API says that the old token is dead.
+            WrongAccountError: the API answered for another account, or for a guest.
+            UpstreamUnexpectedError: the API refuses the token that it has just issued.
+            UpstreamError: one of its kinds; whether the old token is alive is unknown.
         """
         held = self._token
         with self._refreshing:
             if self._token is not held:
-                # Another thread's, while this one waited. A second refresh could fail for coming
-                # too soon: a token issued in the same second does not expire later.
+                # Another thread refreshed while this one waited. A second refresh could fail: a
+                # token issued in the same second does not expire later.
                 return self._token.raw
             successor = self._api.refresh(held, within=self._timeout)
             require_better(successor, than=held)
-            with verifying_a_new_token():
-                self._api.verify(successor, within=self._timeout)
+            verify_new(successor, by=self._api, within=self._timeout)
             self._token = successor
             return successor.raw
 
     def get_user_status(self) -> object:
-        """Return the API's word on the user's status: true where all is well.
+        """Return the user's status as the API has it: true where all is well.
 
-        It says the same to a caller without a token, so it proves nothing about this one.
+        The API answers the same without a token, so this proves nothing about this one.
 
-        Raises: as ``list_chats`` does.
+        Raises:
+            TokenRejectedError: the API says that the token is dead.
+            UpstreamError: one of its kinds; whether the token is alive is unknown.
         """
         return self._api.data(_USER_STATUS_PATH, self._token, within=self._timeout)
 
@@ -101,13 +105,13 @@ class QwenClient:
 
         Raises:
             TokenRejectedError: the API says that the token is dead.
-            UpstreamError: one of its kinds; what was read until then is given up.
+            UpstreamError: one of its kinds; the pages read before are lost.
         """
         chats: dict[str, dict[str, Any]] = {}
         page = 1
         while batch := self._page_of_chats(page):
             known = len(chats)
-            # A chat that moves while the pages are read is on two of them.
+            # A chat that moves while the pages are read may be on two of them.
             for chat in batch:
                 chats.setdefault(chat["id"], chat)
             if len(chats) == known:

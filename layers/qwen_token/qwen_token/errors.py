@@ -22,8 +22,9 @@
 A message never quotes a token, nor text that came from upstream: such text may hold one.
 """
 
+import copy
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import ClassVar, Final, Self
 
 
 class QwenTokenError(Exception):
@@ -35,11 +36,22 @@ class QwenTokenError(Exception):
 
     reason: ClassVar[str]
     advice: ClassVar[str]
-    expires_at: datetime | None = None
+
+    def __init__(self, message: str, *, expires_at: datetime | None = None) -> None:
+        super().__init__(message)
+        self.expires_at: Final = expires_at
+
+    def with_expiry(self, expires_at: datetime | None) -> Self:
+        """Return the same failure, cause and traceback included, with another ``expires_at``."""
+        # A copy, not a call of the constructor: a subclass may take other arguments.
+        twin = copy.copy(self).with_traceback(self.__traceback__)
+        vars(twin)["expires_at"] = expires_at
+        twin.__cause__ = self.__cause__
+        return twin
 
 
 class TokenError(QwenTokenError):
-    """Something is wrong with a token: time does not mend it."""
+    """Something is wrong with a token, and waiting does not help."""
 
 
 class TokenMissingError(TokenError):
@@ -50,7 +62,7 @@ class TokenMissingError(TokenError):
 
 
 class TokenMalformedError(TokenError):
-    """The value is no JWT with an account and an expiry."""
+    """The value is not a JWT with an account and an expiry."""
 
     reason = "token_malformed"
     advice = (
@@ -60,7 +72,7 @@ class TokenMalformedError(TokenError):
 
 
 class TokenRejectedError(TokenError):
-    """The API itself says that the token is dead; to a reader also the token's own expiry does."""
+    """The API itself says that the token is dead; for a reader, the token may also have expired."""
 
     reason = "token_rejected"
     advice = (
@@ -80,7 +92,7 @@ class TokenNotExtendedError(TokenError):
 
 
 class TokenShortLivedError(TokenError):
-    """The new token, though better than the old one and stored, outruns the schedule."""
+    """The new token is better than the old one and stored, but expires before the next run."""
 
     reason = "token_short_lived"
     advice = (
@@ -97,7 +109,7 @@ class WrongAccountError(TokenError):
 
 
 class UpstreamError(QwenTokenError):
-    """No usable answer of the API: whether the token is alive is unknown."""
+    """The API gave no usable answer: whether the token is alive is unknown."""
 
 
 class RateLimitedError(UpstreamError):
@@ -108,7 +120,16 @@ class RateLimitedError(UpstreamError):
 
     reason = "rate_limited"
     advice = "Nothing while time is left: the next run tries again."
-    retry_after: timedelta | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: timedelta | None = None,
+        expires_at: datetime | None = None,
+    ) -> None:
+        super().__init__(message, expires_at=expires_at)
+        self.retry_after: Final = retry_after
 
 
 class UpstreamBlockedError(UpstreamError):
@@ -122,7 +143,7 @@ class UpstreamBlockedError(UpstreamError):
 
 
 class UpstreamUnavailableError(UpstreamError):
-    """No answer at all, or a server's failure."""
+    """The API did not answer, or its server failed."""
 
     reason = "upstream_unavailable"
     advice = "Nothing while time is left: the next run tries again."
@@ -139,9 +160,9 @@ class UpstreamUnexpectedError(UpstreamError):
 
 
 class StoreError(QwenTokenError):
-    """What holds the token, Secrets Manager as a rule, refused or failed.
+    """The store that holds the token, as a rule Secrets Manager, refused or failed.
 
-    ``may_pass`` says that it gave no answer, or failed itself: a later try may do.
+    ``may_pass`` is true where the store did not answer, or failed itself: a later try may succeed.
     """
 
     reason = "store_failed"
@@ -149,7 +170,12 @@ class StoreError(QwenTokenError):
         "Check that the secret exists in this region, that the role may use it (a service reads it "
         "by the stack's ReaderPolicyArn), the network path, and the AWS status page."
     )
-    may_pass: bool = False
+
+    def __init__(
+        self, message: str, *, may_pass: bool = False, expires_at: datetime | None = None
+    ) -> None:
+        super().__init__(message, expires_at=expires_at)
+        self.may_pass: Final = may_pass
 
 
 class FileStoreError(StoreError):
@@ -162,7 +188,7 @@ class FileStoreError(StoreError):
 
 
 class ConfigError(QwenTokenError):
-    """The environment or the event is off."""
+    """The environment, the event or an argument is invalid."""
 
     reason = "config_invalid"
     advice = (

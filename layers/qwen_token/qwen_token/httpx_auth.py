@@ -7,11 +7,11 @@ from typing import Any, Self, TypeAlias, Unpack
 import anyio.to_thread
 import httpx
 
-from .origin import BASE_URL, ENVELOPE_LIMIT, Origin, Source, bearer, header, is_refusal, refuses
-from .replies import STATUS_HEADER
-from .shared_token import SharedToken, SourceOptions
+from .origin import BASE_URL, Origin, authorization, token_in
+from .replies import ENVELOPE_LIMIT, body_refuses, head_refuses
+from .shared_token import SharedToken, Source, SourceOptions
 
-# What is to be done next: send a request, look at an answer's body, or ask the source.
+# What to do next: send a request, read an answer's body, or ask the source.
 _Step: TypeAlias = httpx.Request | httpx.Response | Callable[[], str]
 
 
@@ -23,16 +23,16 @@ class QwenHttpxAuth(httpx.Auth):
         auth = QwenHttpxAuth.from_secret("qwen/token")
         httpx.get("https://chat.qwen.ai/api/v2/chats/", auth=auth)
 
-    As ``QwenAuth`` for requests, but that only a body in memory (``content=b"…"``, ``data``,
-    ``json``) is sent again; after a streamed or multipart one the refusal is returned. With an
-    ``AsyncClient`` the source runs in a worker thread, so that the event loop goes on.
+    It works as ``QwenAuth`` does for requests, but only a body in memory (``content=b"…"``,
+    ``data``, ``json``) is sent again; after a streamed or multipart one the refusal is returned.
+    With an ``AsyncClient`` the source runs in a worker thread, so the event loop is not blocked.
     """
 
     def __init__(self, source: Source, *, base_url: str = BASE_URL) -> None:
         """Take tokens from ``source``, for the origin of ``base_url`` only.
 
         Raises:
-            ConfigError: ``base_url`` is no URL that a token may be sent to.
+            ConfigError: a token may not be sent to ``base_url``.
         """
         self._source = source
         self._origin = Origin(base_url)
@@ -45,7 +45,7 @@ class QwenHttpxAuth(httpx.Auth):
         return cls(SharedToken.of(secret_id, **options), base_url=base_url)
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
-        """Send the request with the token, and once more with another one if that is refused."""
+        """Send the request with the token, and once more with another one if it is refused."""
         steps = self._steps(request)
         done: Any = None
         while True:
@@ -63,7 +63,7 @@ class QwenHttpxAuth(httpx.Auth):
     async def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Do as ``sync_auth_flow``."""
+        """Send the request with the token, and once more with another one if it is refused."""
         steps = self._steps(request)
         done: Any = None
         while True:
@@ -76,7 +76,7 @@ class QwenHttpxAuth(httpx.Auth):
             elif isinstance(step, httpx.Response):
                 done = await _apeek(step)
             else:
-                # Cancelled, the request does not wait for Secrets Manager.
+                # A request that is cancelled does not wait for Secrets Manager.
                 done = await anyio.to_thread.run_sync(step, abandon_on_cancel=True)
 
     def _steps(self, request: httpx.Request) -> Generator[_Step, Any]:
@@ -84,29 +84,25 @@ class QwenHttpxAuth(httpx.Auth):
             yield request
             return
         raw = yield self._source.current
-        request.headers["Authorization"] = header(raw)
+        request.headers["Authorization"] = authorization(raw)
         response = yield request
-        # After a redirect this may be the answer of anybody. Nobody else's is one to act on.
+        # After a redirect this may be another server's answer. Only our origin's answer counts.
         if not self._origin.holds(str(response.url)) or (
-            bearer(response.request.headers.get("Authorization", "")) != raw
+            token_in(response.request.headers.get("Authorization", "")) != raw
         ):
             return
-        refused = refuses(
-            status=response.status_code,
-            said=response.headers.get(STATUS_HEADER, ""),
-            content_type=response.headers.get("Content-Type", ""),
-        )
+        refused = head_refuses(response.status_code, response.headers)
         if refused is None:
             body = b"" if _length(response) > ENVELOPE_LIMIT else (yield response)
-            refused = is_refusal(body)
+            refused = body_refuses(body)
         elif refused and not 0 <= _length(response) <= ENVELOPE_LIMIT:
-            # httpx reads a refused answer to its end before it goes on, however long it is.
+            # httpx would read the refused answer to its end before it goes on, however long.
             response.stream = _Replayed(response.stream, b"", None)
         if not refused:
             return
         raw = yield partial(self._source.renew, rejected=raw)
         if isinstance(request.stream, httpx.ByteStream):
-            request.headers["Authorization"] = header(raw)
+            request.headers["Authorization"] = authorization(raw)
             yield request
 
     def __repr__(self) -> str:
@@ -114,7 +110,7 @@ class QwenHttpxAuth(httpx.Auth):
 
 
 class _Replayed(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """The stream of an answer that was begun to be read, with its beginning put back."""
+    """The stream of an answer of which the beginning was read and put back."""
 
     def __init__(
         self,
@@ -147,7 +143,7 @@ class _Replayed(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def _peek(response: httpx.Response) -> bytes:
-    """Return the body, or nothing of a long one, and put back what was read."""
+    """Return the body, empty if it is a long one, and put back what was read."""
     original = response.stream
     assert isinstance(original, httpx.SyncByteStream)  # noqa: S101 - a client makes no other
     rest = iter(original)
@@ -176,11 +172,11 @@ def _decoded(response: httpx.Response, head: bytes) -> bytes:
     try:
         return httpx.Response(response.status_code, headers=encoding, content=head).content
     except httpx.DecodingError:
-        # The reader's to meet.
+        # Raised again to whoever reads the body.
         return b""
 
 
 def _length(response: httpx.Response) -> int:
-    """Return the declared length of the body, or -1 where there is none."""
+    """Return the declared length of the body, or -1 if none is declared."""
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() else -1

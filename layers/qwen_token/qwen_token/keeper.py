@@ -15,25 +15,20 @@ from .errors import (
     TokenRejectedError,
     TokenShortLivedError,
     UpstreamError,
+    UpstreamUnexpectedError,
     WrongAccountError,
 )
-from .policy import (
-    TokenState,
-    assess,
-    require_better,
-    require_long_lived,
-    verifying_a_new_token,
-)
+from .policy import TokenState, assess, require_better, require_long_lived
 from .stored_token import StoredToken
 from .tokens import Token
 
 # What one call to the store takes at most.
 STORE_CALL_LIMIT: Final = timedelta(seconds=15)
-# What a run still has to do after its calls to Qwen: stage, promote, look who won, and alert.
+# Time for what a run does after its calls to Qwen: stage, promote, read what is current, and alert.
 _RESERVE: Final = 4 * STORE_CALL_LIMIT
-# The second turn is for what another writer put in meanwhile, should that be due itself.
+# The second turn is for another writer's token that is due itself.
 _TURNS: Final = 2
-# Patience for one call to Qwen, its retries included, where the run has time to spare.
+# The most that one call to Qwen may take, its retries included.
 _API_CALL_LIMIT: Final = timedelta(seconds=25)
 
 
@@ -108,9 +103,10 @@ class Keeper:
             outcome, held = self._turn(held)
             if outcome is Outcome.REFRESHED or self._state(held) is TokenState.FRESH:
                 return Report(outcome, held)
-        error = StoreError("another writer keeps replacing the token by one that is due itself")
-        error.expires_at = held.token.expires_at
-        raise error
+        raise StoreError(
+            "another writer keeps replacing the token by one that is due itself",
+            expires_at=held.token.expires_at,
+        )
 
     def _turn(self, held: StoredToken) -> tuple[Outcome, StoredToken]:
         """Replace ``held``, and return what is current then: ours, or another writer's."""
@@ -120,14 +116,13 @@ class Keeper:
             # These speak of a version that is current by now, no longer of the one that was read.
             raise
         except QwenTokenError as error:
-            error.expires_at = held.token.expires_at
             try:
                 current = self.store.read()
             except StoreError:
-                # The owner is told what failed first.
+                # The owner is alerted to the first failure.
                 current = None
             if current is None or current.version_id == held.version_id:
-                raise
+                raise error.with_expiry(held.token.expires_at) from error.__cause__
             # Whatever became of the old token: somebody put in another one meanwhile.
             return Outcome.SUPERSEDED, current
 
@@ -145,8 +140,7 @@ class Keeper:
         # Staged before it is verified: should the API retire the old token as it issues the new
         # one, the new one is already safe.
         staged = self.store.stage(successor, over=over)
-        with verifying_a_new_token():
-            self.client().verify(successor, within=self._api_time(calls=1))
+        verify_new(successor, by=self.client(), within=self._api_time(calls=1))
         return staged
 
     def _promote(self, staged: StoredToken, *, over: StoredToken) -> tuple[Outcome, StoredToken]:
@@ -196,5 +190,21 @@ class Keeper:
         return assess(held.token, now=self.clock(), refresh_before=self.refresh_before)
 
     def _api_time(self, *, calls: int) -> timedelta:
-        """Return the time for the next of so many calls to Qwen: what it ends with is alerted."""
+        """Return the time for the next of ``calls`` calls to Qwen, keeping time for the alert."""
         return min(_API_CALL_LIMIT, (self.time_left() - _RESERVE) / calls)
+
+
+def verify_new(successor: Token, *, by: Client, within: timedelta) -> None:
+    """Check that the API knows the token that it has just issued.
+
+    Raises:
+        UpstreamUnexpectedError: the API refuses it: that does not make the token before it dead.
+        WrongAccountError: the API answered for another account, or for a guest.
+        UpstreamError: one of its kinds; whether ``successor`` is alive is unknown.
+    """
+    try:
+        by.verify(successor, within=within)
+    except TokenRejectedError as error:
+        raise UpstreamUnexpectedError(
+            "the API refused the token that it had just issued"
+        ) from error

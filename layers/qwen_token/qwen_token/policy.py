@@ -1,7 +1,5 @@
-"""The decisions, pure: where a token is on its timeline, what is better, how bad a failure is."""
+"""The pure decisions: where a token is on its timeline, which is better, how bad a failure is."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 from typing import Final
@@ -12,16 +10,14 @@ from .errors import (
     RateLimitedError,
     TokenError,
     TokenNotExtendedError,
-    TokenRejectedError,
     TokenShortLivedError,
-    UpstreamUnexpectedError,
     WrongAccountError,
 )
 from .tokens import Token
 
 _FIRST_PAUSE: Final = timedelta(minutes=1)
 _LONGEST_PAUSE: Final = timedelta(hours=1)
-# After an answer that asks for fewer calls, and does not say from when on.
+# After an answer that asks for fewer calls, and does not say for how long.
 _RATE_LIMITED_PAUSE: Final = timedelta(minutes=15)
 
 
@@ -43,7 +39,7 @@ class Severity(StrEnum):
 def assess(token: Token, *, now: datetime, refresh_before: timedelta) -> TokenState:
     """Place ``token`` on its timeline.
 
-    On the boundaries: with exactly ``refresh_before`` left it is STALE, at its expiry EXPIRED.
+    With exactly ``refresh_before`` left it is STALE, at its expiry EXPIRED.
     """
     remaining = token.remaining(now)
     if remaining <= timedelta(0):
@@ -55,8 +51,8 @@ def require_better(successor: Token, *, than: Token) -> Token:
     """Return ``successor`` if it may replace the token ``than``.
 
     Raises:
-        WrongAccountError: it is another account's.
-        TokenNotExtendedError: it does not expire later.
+        WrongAccountError: it belongs to another account.
+        TokenNotExtendedError: it does not expire strictly later.
     """
     if successor.account != than.account:
         raise WrongAccountError("the API answered with a token of another account")
@@ -71,45 +67,29 @@ def require_better(successor: Token, *, than: Token) -> Token:
 
 
 def expires_later(token: Token, *, than: Token) -> bool:
-    """Say whether ``token`` is the same account's, and outlives the other: not by nothing."""
+    """Return whether ``token`` belongs to the same account and expires strictly later."""
     return token.account == than.account and token.expires_at > than.expires_at
 
 
-@contextmanager
-def verifying_a_new_token() -> Iterator[None]:
-    """See a refusal of the token that the API has just issued as what it is: no dead token.
-
-    Raises:
-        UpstreamUnexpectedError: in place of the TokenRejectedError of the verification inside.
-    """
-    try:
-        yield
-    except TokenRejectedError as error:
-        raise UpstreamUnexpectedError(
-            "the API refused the token that it had just issued"
-        ) from error
-
-
 def require_long_lived(token: Token, *, now: datetime, critical_before: timedelta) -> None:
-    """Check that a token just stored lives at least ``critical_before``; exactly that is enough.
+    """Check that a token just stored has ``critical_before`` left; exactly that is enough.
 
     Raises:
-        TokenShortLivedError: it lives less, so that the next run may come too late.
+        TokenShortLivedError: it has less left, so the next run may come too late.
     """
     if token.remaining(now) < critical_before:
-        error = TokenShortLivedError(
+        raise TokenShortLivedError(
             f"the new token was stored, but it expires at {token.expires_at.isoformat()} already: "
-            f"less than {critical_before} from now"
+            f"less than {critical_before} from now",
+            expires_at=token.expires_at,
         )
-        error.expires_at = token.expires_at
-        raise error
 
 
 def severity(error: QwenTokenError, *, now: datetime, critical_before: timedelta) -> Severity:
-    """Say how bad a failure is.
+    """Return how bad a failure is.
 
-    CRITICAL when only a person can help, or with less than ``critical_before`` left; with exactly
-    that left, or where it is unknown how much is left, a WARNING.
+    CRITICAL when only a person can help, or when the token has less than ``critical_before`` left;
+    a WARNING when it has exactly that left, or an unknown time.
     """
     if isinstance(error, TokenError | ConfigError):
         return Severity.CRITICAL
@@ -119,12 +99,13 @@ def severity(error: QwenTokenError, *, now: datetime, critical_before: timedelta
 
 
 def pause_after(error: Exception, *, failures: int, remaining: timedelta) -> timedelta:
-    """Return the pause after so many tries that failed in a row, the last of them with ``error``.
+    """Return how long to wait after ``failures`` failed tries in a row, the last with ``error``.
 
-    Twice as long after each, from a minute to an hour, but halfway to the expiry at the latest; an
-    hour after what only a person can mend; and where the API wants fewer calls, what it asks for.
+    The wait doubles with each, from a minute to an hour, but ends halfway to the token's expiry at
+    the latest. It is an hour where only a person can help. Where the API asks for fewer calls, it
+    is at least what the API asks for.
     """
-    # Twelve is far beyond the longest, and not beyond what can be calculated.
+    # Twelve is far beyond the longest pause, and small enough for a timedelta.
     pause = min(_FIRST_PAUSE * 2.0 ** min(failures - 1, 12), _LONGEST_PAUSE)
     if isinstance(error, RateLimitedError):
         return max(pause, error.retry_after or _RATE_LIMITED_PAUSE)

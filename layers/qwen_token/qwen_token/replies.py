@@ -1,22 +1,164 @@
-"""What an answer of the API says, read from its parts: no HTTP library is named here."""
+"""What a reply means: an answer of the API, or one of its failures. Pure, for any HTTP library.
+
+Two things are never mixed up here: *dead* (the API itself refused the token) and *unknown* (no
+answer, or one that did not come from the API).
+"""
 
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from email.utils import mktime_tz, parsedate_tz
 from http import HTTPStatus
 from typing import Final
 
-# What the site puts the status into that it means, where it says 200.
-STATUS_HEADER: Final = "x-actual-status-code"
-# The code of the API's failure envelope for a token that it refuses.
-UNAUTHORIZED: Final = "unauthorized"
+from .errors import (
+    RateLimitedError,
+    TokenRejectedError,
+    UpstreamBlockedError,
+    UpstreamUnavailableError,
+    UpstreamUnexpectedError,
+)
 
+# Statuses that may be others at the next attempt.
+PASSING_STATUSES: Final = (429, 500, 502, 503, 504)
+# A failure envelope has a few hundred bytes: a longer body is not one, and is not read to find out.
+ENVELOPE_LIMIT: Final = 64 * 1024
+
+# No pause is worth a token: whoever asks for more is asked again after a day.
+_LONGEST_PAUSE: Final = timedelta(days=1)
+_SECONDS: Final = re.compile(r"\s*[0-9]+\s*")
+
+# Where the site puts the status that it means, when it answers 200.
+_STATUS_HEADER: Final = "x-actual-status-code"
 _STATUS_SHAPE: Final = re.compile(r"[1-5][0-9][0-9]", re.ASCII)
 
+# Codes of the API's failure envelope.
+_UNAUTHORIZED: Final = "unauthorized"
+_RATE_LIMITED: Final = "RateLimited"
 
-def media_type(content_type: str) -> str:
-    """Return the media type alone, in lower case."""
-    return content_type.partition(";")[0].strip().lower()
+# What these mean depends on who says them: the API itself, or something in front of it.
+_REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+_TURNED_AWAY: Final = (HTTPStatus.FORBIDDEN, HTTPStatus.METHOD_NOT_ALLOWED)
+
+_JSON: Final = "application/json"
+_PAGE: Final = "text/html"
+_PROBLEM: Final = "application/problem+json"
+# RFC 9457's own keys, beside a "detail" that the API has as well.
+_PROBLEM_KEYS: Final = frozenset({"type", "title", "status"})
+
+# Alibaba Cloud's firewall, by its pages (and where they redirect to) and by its JSON answers.
+_CHALLENGE_PAGE_MARKS: Final = ("aliyun_waf_aa", "_____tmd_____")
+_CHALLENGE_CODES: Final = ("FAIL_SYS_USER_VALIDATE", "RGV587_ERROR")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back over the wire, read in full. Its headers and its body may hold tokens."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+    received_at: datetime
+
+    def header(self, name: str) -> str:
+        """Return the value of a header: several are joined by commas, and none is empty."""
+        return ", ".join(self.values(name))
+
+    def values(self, name: str) -> tuple[str, ...]:
+        """Return each value of a header that cannot be joined, such as ``Set-Cookie``."""
+        wanted = name.lower()
+        return tuple(value for key, value in self.headers if key.lower() == wanted)
+
+
+def read_answer(reply: Reply) -> Mapping[str, object]:
+    """Return the document of the API's answer. What is not recognisably the API's own is unknown.
+
+    Raises:
+        TokenRejectedError: the API says that the token is dead.
+        UpstreamError: one of its kinds; whether the token is alive is unknown.
+    """
+    status = actual_status(reply.status, reply.header(_STATUS_HEADER))
+    document = json_object(reply.body)
+    seen = f"HTTP {status} with {_describe(reply.body, document)}"
+    if _is_challenge(reply, document):
+        raise UpstreamBlockedError(f"a firewall's challenge came in place of the API: {seen}")
+    code = failure_code(document)
+    has_detail = _has_detail(reply, document)
+    if code == _RATE_LIMITED or status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise RateLimitedError(
+            f"the API asks to be called less often: {seen}",
+            retry_after=_asked_pause(reply, document),
+        )
+    # A 403 with a code is about what the code says; with a mere text it is about the token.
+    if (
+        code == _UNAUTHORIZED
+        or (code is not None and status == HTTPStatus.UNAUTHORIZED)
+        or (has_detail and status in _REFUSED)
+    ):
+        raise TokenRejectedError(f"the API refused the token: {seen}")
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise UpstreamUnavailableError(f"the API failed: {seen}")
+    if status in _TURNED_AWAY and code is None and not has_detail:
+        raise UpstreamBlockedError(f"something in front of the API refused the request: {seen}")
+    if status != HTTPStatus.OK or code is not None or not document:
+        raise UpstreamUnexpectedError(f"not an answer of the API as it is known: {seen}")
+    return document
+
+
+def head_refuses(status: int, headers: Mapping[str, str]) -> bool | None:
+    """Return whether an answer refuses the token, or None where only its body can tell.
+
+    ``headers`` finds names in any case. A page is never the API's own answer, whatever its status,
+    and a 403 is not about the token.
+    """
+    kind = media_type(headers.get("Content-Type", ""))
+    if kind == _PAGE:
+        return False
+    if actual_status(status, headers.get(_STATUS_HEADER, "")) == HTTPStatus.UNAUTHORIZED:
+        return True
+    return None if status == HTTPStatus.OK and kind == _JSON else False
+
+
+def body_refuses(body: bytes) -> bool:
+    """Return whether a body is the API's failure envelope with the code ``unauthorized``."""
+    # Hardly any body is, and most are not worth parsing twice.
+    return (
+        len(body) <= ENVELOPE_LIMIT
+        and _UNAUTHORIZED.encode() in body
+        and failure_code(json_object(body)) == _UNAUTHORIZED
+    )
+
+
+def retry_after(value: str, *, now: datetime) -> timedelta | None:
+    """Return the pause that a ``Retry-After`` asks for: seconds or a date; None for neither.
+
+    Nothing for a date in the past, a day at most.
+    """
+    seconds: float | None = None
+    with suppress(ValueError, OverflowError):
+        if _SECONDS.fullmatch(value):
+            seconds = int(value)
+        elif date := parsedate_tz(value):
+            seconds = mktime_tz(date) - now.timestamp()
+    return None if seconds is None else _pause(seconds)
+
+
+def _asked_pause(reply: Reply, document: Mapping[str, object]) -> timedelta | None:
+    """Return the pause that the API asks for: in the header, or in hours in its envelope."""
+    pause = retry_after(reply.header("Retry-After"), now=reply.received_at)
+    if pause is None:
+        data = document.get("data")
+        hours = data.get("num") if isinstance(data, dict) else None
+        if isinstance(hours, int) and not isinstance(hours, bool):
+            pause = _pause(hours * 3600)
+    return pause or None
+
+
+def _pause(seconds: float) -> timedelta:
+    return timedelta(seconds=min(max(seconds, 0), _LONGEST_PAUSE.total_seconds()))
 
 
 def actual_status(status: int, said: str) -> int:
@@ -26,8 +168,13 @@ def actual_status(status: int, said: str) -> int:
     return status
 
 
+def media_type(content_type: str) -> str:
+    """Return the media type alone, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 def json_object(body: bytes) -> Mapping[str, object]:
-    """Return the JSON object in ``body``, an empty one where there is none."""
+    """Return the JSON object in ``body``, or an empty one if it holds anything else."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -36,9 +183,43 @@ def json_object(body: bytes) -> Mapping[str, object]:
 
 
 def failure_code(document: Mapping[str, object]) -> str | None:
-    """Return the code of the API's failure envelope: empty if it has none, None if it is none."""
+    """Return the code of a failure envelope, empty if it has none; None if it is not one."""
     if document.get("success") is not False:
         return None
     data = document.get("data")
     code = data.get("code") if isinstance(data, dict) else None
     return code if isinstance(code, str) else ""
+
+
+def _has_detail(reply: Reply, document: Mapping[str, object]) -> bool:
+    """Return whether the API fails in its older way; gateways have a standard one like it."""
+    return (
+        isinstance(document.get("detail"), str)
+        and not _PROBLEM_KEYS & document.keys()
+        and media_type(reply.header("Content-Type")) != _PROBLEM
+    )
+
+
+def _is_challenge(reply: Reply, document: Mapping[str, object]) -> bool:
+    location = reply.header("Location")
+    if any(mark in location for mark in _CHALLENGE_PAGE_MARKS):
+        return True
+    if document:
+        codes = document.get("ret")
+        return isinstance(codes, list) and any(
+            isinstance(code, str) and code.startswith(_CHALLENGE_CODES) for code in codes
+        )
+    return any(mark.encode() in reply.body for mark in _CHALLENGE_PAGE_MARKS)
+
+
+def _describe(body: bytes, document: Mapping[str, object]) -> str:
+    """Name the kind of body without quoting it: a body may hold anything, tokens included."""
+    if document:
+        kind = "a JSON object"
+    elif not body.strip():
+        kind = "an empty body"
+    elif body.lstrip()[:1] == b"<":
+        kind = "a page"
+    else:
+        kind = "a text that is no JSON object"
+    return f"{kind} ({len(body)} bytes)"

@@ -10,9 +10,9 @@ from requests.exceptions import UnrewindableBodyError
 from requests.utils import rewind_body
 from urllib3.exceptions import HTTPError
 
-from .origin import BASE_URL, ENVELOPE_LIMIT, Origin, Source, bearer, header, is_refusal, refuses
-from .replies import STATUS_HEADER
-from .shared_token import SharedToken, SourceOptions
+from .origin import BASE_URL, Origin, authorization, token_in
+from .replies import ENVELOPE_LIMIT, body_refuses, head_refuses
+from .shared_token import SharedToken, Source, SourceOptions
 
 _CHUNK: Final = 16 * 1024
 
@@ -26,19 +26,19 @@ class QwenAuth(AuthBase):
 
     A request to any other origin goes without the token, and that is no error: a session may talk
     to several. Where the API refuses the token (401, or 200 with its envelope ``unauthorized``; a
-    page or a 403 is no refusal), the source renews it and the request is sent once more, if its
-    body can be: text, bytes, or a file that can be rewound. Else the refusal is returned, and the
-    next request has the new token. What the source raises is raised to the caller, also when the
-    refused token is the only one that there is (TokenRejectedError).
+    page or a 403 does not refuse it), the source renews it and the request is sent once more, if
+    its body can be: text, bytes, or a file that can be rewound. Otherwise the refusal is returned,
+    and the next request has the new token. What the source raises is raised to the caller, also
+    when there is no other token than the refused one (TokenRejectedError).
 
-    A streamed answer stays a stream: only JSON is looked at, and of that 64 KiB at most.
+    A streamed answer stays a stream: only JSON is looked at, and at most 64 KiB of it.
     """
 
     def __init__(self, source: Source, *, base_url: str = BASE_URL) -> None:
         """Take tokens from ``source``, for the origin of ``base_url`` only.
 
         Raises:
-            ConfigError: ``base_url`` is no URL that a token may be sent to.
+            ConfigError: a token may not be sent to ``base_url``.
         """
         self._source = source
         self._origin = Origin(base_url)
@@ -53,16 +53,16 @@ class QwenAuth(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Put the token on, if the request goes to our origin."""
         if self._origin.holds(request.url or ""):
-            request.headers["Authorization"] = header(self._source.current())
+            request.headers["Authorization"] = authorization(self._source.current())
             request.register_hook("response", self._renew_and_resend)  # type: ignore[no-untyped-call]
         return request
 
     def _renew_and_resend(self, response: requests.Response, **how: Any) -> requests.Response:
-        """Return ``response``, or what came of the second attempt if it refuses the token."""
+        """Return ``response``, or the second attempt's if it refuses the token."""
         request = response.request
-        rejected = bearer(str(request.headers.get("Authorization", "")))
-        # Hooks stay on over redirects: this may be the answer of anybody, to a request without the
-        # token. Nobody else's answer is one to act on.
+        rejected = token_in(str(request.headers.get("Authorization", "")))
+        # Hooks stay on over redirects: this may be another server's answer, to a request without
+        # the token. Only our origin's answer counts.
         if rejected is None or not self._origin.holds(request.url or ""):
             return response
         if not _is_refusal(response, streams=bool(how.get("stream"))):
@@ -70,7 +70,7 @@ class QwenAuth(AuthBase):
         try:
             raw = self._source.renew(rejected=rejected)
         except BaseException:
-            # The caller never sees the response, so nobody else can let go of its connection.
+            # The caller never sees the response, so only we can release its connection.
             response.close()
             raise
         if not _rewind(request):
@@ -82,15 +82,11 @@ class QwenAuth(AuthBase):
 
 
 def _is_refusal(response: requests.Response, *, streams: bool) -> bool:
-    by_head = refuses(
-        status=response.status_code,
-        said=response.headers.get(STATUS_HEADER, ""),
-        content_type=response.headers.get("Content-Type", ""),
-    )
+    by_head = head_refuses(response.status_code, response.headers)
     if by_head is not None:
         return by_head
     # Without streaming, requests reads the whole body next anyway.
-    return is_refusal(_peek(response) if streams else response.content)
+    return body_refuses(_peek(response) if streams else response.content)
 
 
 def _peek(response: requests.Response) -> bytes:
@@ -105,7 +101,7 @@ def _peek(response: requests.Response) -> bytes:
         while len(head) <= ENVELOPE_LIMIT and (chunk := next(rest, None)) is not None:
             head += chunk
     except HTTPError as broken:
-        # The reader's to meet, where requests translates it.
+        # Raised again to whoever reads the body, where requests translates it.
         error = broken
     response.raw = _Replayed(response.raw, _replay(bytes(head), error, rest))
     return bytes(head)
@@ -120,7 +116,7 @@ def _replay(head: bytes, error: HTTPError | None, rest: Iterator[bytes]) -> Iter
 
 
 class _Replayed:
-    """A body that was begun to be read, with its beginning put back; decoded already."""
+    """A body of which the beginning was read and put back; it is decoded already."""
 
     def __init__(self, raw: Any, chunks: Iterator[bytes]) -> None:
         self._raw = raw
@@ -147,19 +143,19 @@ class _Replayed:
 
 
 def _rewind(request: requests.PreparedRequest) -> bool:
-    """Prepare the body for being sent again; say whether that is possible."""
+    """Prepare the body for being sent again; return whether that is possible."""
     if request.body is None or isinstance(request.body, str | bytes):
         return True
     try:
         rewind_body(request)
     except (UnrewindableBodyError, ValueError):
-        # A stream of no return, or a file that is closed by now.
+        # A stream that cannot be rewound, or a file that is closed by now.
         return False
     return True
 
 
 def _resend(response: requests.Response, raw: str, how: dict[str, Any]) -> requests.Response:
-    """Send the request once more, with another token. As requests' own digest auth does."""
+    """Send the request once more, with another token, as requests' own digest auth does."""
     if not how.get("stream"):
         # Read to its end, the connection serves the second attempt as well.
         _ = response.content
@@ -168,7 +164,7 @@ def _resend(response: requests.Response, raw: str, how: dict[str, Any]) -> reque
     cookies = again._cookies  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way
     extract_cookies_to_jar(cookies, response.request, response.raw)  # type: ignore[no-untyped-call]
     again.prepare_cookies(cookies)
-    again.headers["Authorization"] = header(raw)
+    again.headers["Authorization"] = authorization(raw)
     second: requests.Response = response.connection.send(again, **how)
     second.history.append(response)
     second.request = again

@@ -238,6 +238,4 @@ def _store_error(step: str, error: BotoCoreError | ClientError) -> StoreError:
     else:
         code = type(error).__name__
         may_pass = isinstance(error, _PASSING)
-    translated = StoreError(f"Secrets Manager could not {step}: {code}")
-    translated.may_pass = may_pass
-    return translated
+    return StoreError(f"Secrets Manager could not {step}: {code}", may_pass=may_pass)

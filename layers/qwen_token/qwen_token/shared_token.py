@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Final, Protocol, TypedDict, Unpack
 
 from .errors import ConfigError, QwenTokenError, StoreError, TokenMissingError, TokenRejectedError
 from .fork_safety import renew_after_fork
@@ -58,17 +58,24 @@ _NOT_READ: Final = _CachedToken("", 0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class _ReplayedError:
-    """What went wrong, and while this is the answer."""
+    """An error that is raised again, to every caller from ``since`` until ``until``."""
 
     error: QwenTokenError
     since: float
     until: float
-    # The token that was to be renewed, if that was it.
+    # The token that could not be renewed, where that was the failure.
     rejected: str | None = field(default=None, repr=False)
 
 
+class Source(Protocol):
+    """Where an auth takes its tokens from; ``SharedToken`` says what each call promises."""
+
+    def current(self) -> str: ...
+    def renew(self, *, rejected: str) -> str: ...
+
+
 class SourceOptions(TypedDict, total=False):
-    """The options of a ``SharedToken``, for those who make one on the way."""
+    """The options of a ``SharedToken``, for an auth that makes one."""
 
     client: "SecretsManagerClient | None"
     max_age: float
@@ -114,7 +121,7 @@ class SharedToken:
         """Prepare to read; nothing is asked yet.
 
         Raises:
-            ConfigError: names the argument that is off, and what it should be.
+            ConfigError: names the invalid argument, and what it should be.
         """
         if not secret_id.strip():
             raise ConfigError("secret_id should be the secret's name or ARN, but is empty")
@@ -156,7 +163,7 @@ class SharedToken:
         Raises:
             StoreError: the secret cannot be read.
             TokenMissingError: it holds no token.
-            TokenMalformedError: what it holds is none.
+            TokenMalformedError: what it holds is not a token.
             TokenRejectedError: the token that it holds has expired.
             ConfigError: no region is known, or no client can be made.
         """
@@ -175,9 +182,12 @@ class SharedToken:
         secret read once more. All other threads that renew wait for that, and share the result.
 
         Raises:
-            TokenRejectedError: the secret holds no other token, or one that has expired; said
-                again without asking for 5 s.
-            QwenTokenError: as ``current`` does.
+            TokenRejectedError: the secret holds no other token, or one that has expired; raised
+                again, without another read, for 5 s.
+            StoreError: the secret cannot be read.
+            TokenMissingError: it holds no token.
+            TokenMalformedError: what it holds is not a token.
+            ConfigError: no region is known, or no client can be made.
         """
         with self._lock:
             held = self._copy
@@ -194,9 +204,9 @@ class SharedToken:
             if held.raw != rejected:
                 return self._living(held).raw
             error = TokenRejectedError(
-                f"the API refused the token that the secret {self._secret_id} holds{more}"
+                f"the API refused the token that the secret {self._secret_id} holds{more}",
+                expires_at=datetime.fromtimestamp(held.expires_at, UTC),
             )
-            error.expires_at = datetime.fromtimestamp(held.expires_at, UTC)
             self._rejection = self._failed(error, rejected=rejected)
             raise error
 
@@ -276,9 +286,9 @@ class SharedToken:
         expired_at = datetime.fromtimestamp(held.expires_at, UTC)
         error = TokenRejectedError(
             f"the token in the secret {self._secret_id} expired at {expired_at.isoformat()}: "
-            "nothing refreshed it in time"
+            "nothing refreshed it in time",
+            expires_at=expired_at,
         )
-        error.expires_at = expired_at
         self._failure = self._failed(error)
         raise error
 
@@ -293,9 +303,9 @@ class SharedToken:
             raise copy.copy(failure.error) from failure.error.__cause__
 
     def _refresh(self, function: str) -> str:
-        """Run the refresh function, and say in a few words what became of it.
+        """Run the refresh function, and describe what it did, for the message of an error.
 
-        It is the secret that shows whether there is a new token: whatever this says, look there.
+        Only the secret shows whether there is a new token: read it afterwards in any case.
         """
         now = self._clock()
         if self._refreshed_at is not None and (

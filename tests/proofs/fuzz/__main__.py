@@ -25,7 +25,7 @@ def reply(data: bytes) -> None:
     given = atheris.FuzzedDataProvider(data)
     status = _STATUS[given.ConsumeIntInRange(0, len(_STATUS) - 1)]
     media_type = _MEDIA_TYPES[given.ConsumeIntInRange(0, len(_MEDIA_TYPES) - 1)]
-    hold_for_reply(status, media_type, "", given.ConsumeBytes(len(data)))
+    hold_for_reply(status, (("Content-Type", media_type),), given.ConsumeBytes(len(data)))
 
 
 _TARGETS: Final[dict[str, Callable[[bytes], None]]] = {"text": text, "reply": reply}

@@ -4,7 +4,8 @@ import json
 from datetime import UTC, datetime, timedelta
 
 from qwen_token import QwenTokenError, TokenMalformedError, TokenRejectedError, decode_token
-from qwen_token.qwen_api import QwenApi, _read_answer, _Reply
+from qwen_token.qwen_api import QwenApi
+from qwen_token.replies import Reply, read_answer
 from tests.minting import all_said, pieces, token
 from tests.wire import BRIEF
 
@@ -27,10 +28,10 @@ def hold_for_text(text: str) -> None:
         assert not any(piece in repr(read) for piece in pieces(read.raw) - pieces(read.account))
 
 
-def hold_for_reply(status: int, media_type: str, location: str, body: bytes) -> None:
+def hold_for_reply(status: int, headers: tuple[tuple[str, str], ...], body: bytes) -> None:
     """Check what is promised of a reply: a document, or an error of the tree."""
     try:
-        answer = _read_answer(_Reply(status, media_type, location, body))
+        answer = read_answer(Reply(status, headers, body, datetime.now(UTC)))
     except QwenTokenError as error:
         shows_nothing_of(HELD.raw, error)
         if isinstance(error, TokenRejectedError):

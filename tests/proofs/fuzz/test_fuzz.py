@@ -95,12 +95,14 @@ def test_any_text_is_a_token_with_a_life_or_refused_without_a_word_of_it(text: s
     statuses,
     st.sampled_from(["", "application/json", "application/problem+json", HELD.raw]) | st.text(),
     st.sampled_from(["", "/", f"https://elsewhere.example/{HELD.raw}"]) | st.text(),
+    st.sampled_from(["", "0", "x", "9" * 5000, "Fri, 31 Dec 9999 23:59:59 GMT"]) | st.text(),
     bodies,
 )
 def test_any_reply_has_its_meaning_in_the_tree(
-    status: int, media_type: str, location: str, body: bytes
+    status: int, media_type: str, location: str, asked: str, body: bytes
 ) -> None:
-    hold_for_reply(status, media_type, location, body)
+    headers = (("Content-Type", media_type), ("Location", location), ("Retry-After", asked))
+    hold_for_reply(status, headers, body)
 
 
 @dataclass

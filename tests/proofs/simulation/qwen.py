@@ -45,12 +45,12 @@ class Outage(Enum):
 
     def error(self) -> QwenTokenError:
         """Return what the client makes of it."""
-        kind = {
+        kinds: dict[Outage, type[QwenTokenError]] = {
             Outage.DOWN: UpstreamUnavailableError,
             Outage.RATE_LIMITED: RateLimitedError,
             Outage.BLOCKED: UpstreamBlockedError,
-        }[self]
-        return kind("simulated")
+        }
+        return kinds[self]("simulated")
 
 
 @dataclass

@@ -402,13 +402,14 @@ class TokenManager:
             if self._shelf.failure is not None:
                 raise self._shelf.failure
         except QwenTokenError as error:
+            failed = error
             if error.expires_at is None and self._copy is not None:
-                error.expires_at = self._copy.token.expires_at
+                failed = error.with_expiry(self._copy.token.expires_at)
             token = None if self._copy is None else self._copy.token
-            self._failure = _FailedAttempt(error, token, self._clock())
+            self._failure = _FailedAttempt(failed, token, self._clock())
             self._attempts += tried
-            self._tell_a_person(error)
-            raise
+            self._tell_a_person(failed)
+            raise failed from error.__cause__
         self._failure = None
         self._attempts += tried
         return held.token
@@ -513,9 +514,9 @@ class TokenManager:
         if token.remaining(self._clock()) > _NOTHING:
             return token
         error = TokenRejectedError(
-            f"the token expired at {token.expires_at.isoformat()}: nothing refreshed it in time"
+            f"the token expired at {token.expires_at.isoformat()}: nothing refreshed it in time",
+            expires_at=token.expires_at,
         )
-        error.expires_at = token.expires_at
         self._tell_a_person(error)
         raise error
 

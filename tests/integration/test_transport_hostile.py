@@ -232,7 +232,7 @@ def ends_in(kind: type[QwenTokenError], base_url: str) -> None:
 
 
 def nobody_sends() -> bool:
-    return all(each.name != "qwen-token-exchange" for each in threading.enumerate())
+    return all(each.name != "qwen-token-sender" for each in threading.enumerate())
 
 
 def wait_until_nobody_sends() -> None:
@@ -240,7 +240,7 @@ def wait_until_nobody_sends() -> None:
     wait_until(
         nobody_sends,
         within=timedelta(seconds=20),
-        expected="the exchange's thread to end",
+        expected="the sender's thread to end",
         seen=lambda: str(threading.enumerate()),
     )
 
