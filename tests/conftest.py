@@ -22,11 +22,13 @@ os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "QwenTokenRefresh"
 
 # What the tests below each of these share, they use one after the other: a stack, some secrets, or
 # a scan that takes long. The first that fits counts: the examples' tests have a stack of their own.
+# The groups are small enough for two workers to end at nearly the same time.
 _ON_ONE_WORKER: Final = (
     "tests/e2e/test_examples.py",
     "tests/e2e/test_fleet",
     "tests/e2e/",
     "tests/repo_checks/",
+    "tests/proofs/crash_points/",
     "tests/proofs/",
 )
 

@@ -2,11 +2,11 @@
 
 import json
 from datetime import timedelta
-from pathlib import Path
 
 from localcloud import qwen as scenarios
 from localcloud.recording_proxy import Refusal
 from tests.e2e.conftest import Deployed
+from tests.repo_checks.targets import MAKEFILES
 
 DAY = timedelta(days=1)
 # A shorter piece could be anything; a longer one might miss a part.
@@ -94,6 +94,6 @@ def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:
 
 
 def test_no_command_line_of_the_project_takes_a_token() -> None:
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    makefile = "".join(file.read_text() for file in MAKEFILES)
     assert "put-token" in makefile
     assert "TOKEN=" not in makefile

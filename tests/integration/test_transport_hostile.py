@@ -393,7 +393,14 @@ def until_it_closes(head: bytes, body: bytes) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
-@pytest.mark.parametrize("framed", [as_it_is, in_chunks, until_it_closes])
+@pytest.mark.parametrize(
+    "framed",
+    [
+        as_it_is,
+        pytest.param(in_chunks, marks=pytest.mark.nightly),
+        pytest.param(until_it_closes, marks=pytest.mark.nightly),
+    ],
+)
 def test_a_real_reply_cut_off_at_every_byte_is_never_taken_for_an_answer(
     real_reply: bytes, framed: Callable[[bytes, bytes], bytes]
 ) -> None:

