@@ -14,8 +14,11 @@ from botocore.exceptions import ClientError
 
 import dispatch
 from qwen_token import ConfigError, QwenTokenError, StoreError
+from tests.fake_lambda_context import FakeLambdaContext
+from tests.fake_secrets_manager import SecretsManagerCall, arn
+from tests.fakes import Recorder
 from tests.minting import NOW, pieces, token
-from tests.unit.fleet_fakes import QUEUE, TAG, Context, Recorder, World, arn, read_output
+from tests.unit.fleet_fakes import QUEUE, TAG, World, read_output
 
 DAY = timedelta(days=1)
 ENVIRON = {
@@ -53,7 +56,7 @@ def _world() -> World:
 
 @pytest.fixture(name="run")
 def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run(world: World, event: object = None, context: Context | None = None) -> Run:
+    def run(world: World, event: object = None, context: FakeLambdaContext | None = None) -> Run:
         # The logger took hold of standard output when it was made; pytest replaces that since.
         for log_handler in logging.getLogger(dispatch.logger.service).handlers:
             monkeypatch.setattr(log_handler, "stream", sys.stdout)
@@ -62,7 +65,7 @@ def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
             lambda given, context: dispatch.run(given, context, world.edges())
         )
         try:
-            result = decorated({} if event is None else event, context or Context())
+            result = decorated({} if event is None else event, context or FakeLambdaContext())
         except (QwenTokenError, ClientError) as caught:
             error = caught
         return Run(result, error, *read_output(capsys.readouterr().out))
@@ -98,7 +101,7 @@ def test_what_cannot_be_read_is_queued_so_that_a_worker_tells_of_it(
     world.secrets.add("malformed", "something else")
     world.secrets.add("valueless")
     world.secrets.add("foreign", "…", refuses="AccessDeniedException")
-    world.secrets.add("deleted", FRESH.raw, listed={"DeletedDate": "2026-11-24"})
+    world.secrets.add("deleted", FRESH.raw, deleted_at=NOW)
 
     done = run(world)
 
@@ -196,7 +199,7 @@ def test_what_does_not_fit_into_its_time_goes_on_in_another_invocation(
         world.secrets.add(f"s{number}", STALE.raw if number % 5 == 0 else FRESH.raw)
 
     # Time for two pages, and not for a third.
-    first = run(world, context=Context(120_000, each_look=31_000))
+    first = run(world, context=FakeLambdaContext(120_000, each_look=31_000))
     [asked] = world.functions.invoked
     second = run(world, json.loads(asked["Payload"]))
 
@@ -207,7 +210,8 @@ def test_what_does_not_fit_into_its_time_goes_on_in_another_invocation(
         "unreadable": 0,
         "completed": False,
     }
-    assert (asked["FunctionName"], asked["InvocationType"]) == ("dispatch", "Event")
+    assert asked["FunctionName"] == FakeLambdaContext.function_name
+    assert asked["InvocationType"] == "Event"
     assert "SweepCompleted" not in first.metrics
     assert second.result == {
         "seen": 35,
@@ -231,7 +235,7 @@ def test_even_without_time_a_page_is_done_so_that_a_sweep_always_ends(
 
     event: object = {}
     for _ in range(3):
-        run(world, event, Context(0))
+        run(world, event, FakeLambdaContext(0))
         event = json.loads(world.functions.invoked[-1]["Payload"])
 
     assert world.queue.secret_ids == [arn("s0"), arn("s1"), arn("s2")]
@@ -266,10 +270,8 @@ def test_an_event_that_is_none_of_its_own_is_refused(
 
 
 def test_a_sweep_that_fails_is_told_and_raised(world: World, run: Runner) -> None:
-    def refuse(**_: Any) -> Any:
-        raise ClientError({"Error": {"Code": "AccessDeniedException"}}, "ListSecrets")
-
-    world.secrets.list_secrets = refuse  # type: ignore[method-assign]
+    refused = ClientError({"Error": {"Code": "AccessDeniedException"}}, "ListSecrets")
+    world.secrets.fails_with = refused
 
     done = run(world)
 
@@ -285,15 +287,13 @@ def test_what_was_found_to_be_due_is_queued_also_where_reading_others_fails(
 ) -> None:
     for number in range(60):
         world.secrets.add(f"s{number}", STALE.raw)
-    world.secrets.add("deleted", STALE.raw, listed={"DeletedDate": "2026-11-24"})
-    read = world.secrets.batch_get_secret_value
+    world.secrets.add("deleted", STALE.raw, deleted_at=NOW)
 
-    def read_most(*, SecretIdList: list[str]) -> dict[str, Any]:  # noqa: N803 - boto3's
-        if arn("s25") in SecretIdList:
-            raise ClientError({"Error": {"Code": "InternalServiceError"}}, "BatchGetSecretValue")
-        return read(SecretIdList=SecretIdList)
+    def read_most(call: SecretsManagerCall) -> None:
+        if arn("s25") in call.request.get("SecretIdList", ()):
+            raise ClientError({"Error": {"Code": "InternalServiceError"}}, call.operation)
 
-    world.secrets.batch_get_secret_value = read_most  # type: ignore[method-assign]
+    world.secrets.before = read_most
 
     done = run(world)
 
@@ -385,7 +385,7 @@ def test_no_token_and_no_part_of_one_is_in_anything_that_dispatch_says(
         world.secrets.add(name, held.raw)
     world.secrets.add("pasted badly", FRESH.raw.replace(".", "_"))
 
-    dispatch.run({}, Context(), world.edges())  # type: ignore[arg-type]
+    dispatch.run({}, FakeLambdaContext(), world.edges())  # type: ignore[arg-type]
     dispatch.metrics.clear_metrics()
 
     said = capsys.readouterr().out + json.dumps(world.queue.sent)

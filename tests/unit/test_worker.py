@@ -22,8 +22,11 @@ from qwen_token import (
     UpstreamUnavailableError,
     UpstreamUnexpectedError,
 )
+from tests.fake_lambda_context import FakeLambdaContext
+from tests.fake_secrets_manager import arn
+from tests.fakes import FakeQwen, Recorder
 from tests.minting import pieces, token
-from tests.unit.fleet_fakes import QUEUE, Context, FakeQwen, Recorder, World, arn, read_output
+from tests.unit.fleet_fakes import QUEUE, World, read_output
 
 DAY = timedelta(days=1)
 BUS = "arn:aws:events:eu-west-1:111122223333:event-bus/default"
@@ -79,14 +82,16 @@ def _world() -> World:
 
 @pytest.fixture(name="run")
 def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run(world: World, *messages: dict[str, Any], context: Context | None = None) -> Run:
+    def run(
+        world: World, *messages: dict[str, Any], context: FakeLambdaContext | None = None
+    ) -> Run:
         # The logger took hold of standard output when it was made; pytest replaces that since.
         for log_handler in logging.getLogger(worker.logger.service).handlers:
             monkeypatch.setattr(log_handler, "stream", sys.stdout)
         decorated = worker.metrics.log_metrics(
             lambda event, context: worker.run(event, context, world.edges())
         )
-        response = decorated({"Records": list(messages)}, context or Context())
+        response = decorated({"Records": list(messages)}, context or FakeLambdaContext())
         output = capsys.readouterr().out
         again = [each["itemIdentifier"] for each in response["batchItemFailures"]]
         return Run(again, *read_output(output), output)
@@ -468,7 +473,7 @@ def test_what_there_is_no_time_left_for_is_put_off_unread(world: World, run: Run
     for name in ("one", "two"):
         world.secrets.add(name, held_by(name).raw)
 
-    done = run(world, message("one"), message("two"), context=Context(59_999))
+    done = run(world, message("one"), message("two"), context=FakeLambdaContext(59_999))
 
     # A slow store could make each reading outlast the worker, and then nothing would be told.
     assert world.secrets.calls == []
@@ -492,7 +497,7 @@ def test_an_environment_that_is_off_leaves_the_batch_in_the_queue(world: World) 
     world.environ["MAXIMUM_CONCURRENCY"] = "none"
 
     with pytest.raises(ConfigError, match="MAXIMUM_CONCURRENCY should be a whole number"):
-        worker.run({"Records": [message("one")]}, Context(), world.edges())  # type: ignore[arg-type]
+        worker.run({"Records": [message("one")]}, FakeLambdaContext(), world.edges())  # type: ignore[arg-type]
     assert world.secrets.calls == []
 
 
