@@ -57,7 +57,7 @@ class FakeLambda:
 
 
 @dataclass
-class World:
+class FleetUnderTest:
     """Everything around a function of the fleet."""
 
     environ: Recorder
