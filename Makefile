@@ -4,7 +4,6 @@
 
 STACK ?= qwen-token-refresh
 EVENT ?= events/refresh.json
-ARGS ?=
 SECONDS ?= 60
 CLI = PYTHONPATH=layers/qwen_token $(PYTHON) -m qwen_token
 PYTEST = $(PYTHON) -m pytest
@@ -77,7 +76,6 @@ lint: .venv/ready .tools/sam/ready secrets ## ruff, mypy, cfn-lint, sam validate
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	@# Services have older Pythons than the functions do.
 	.venv/bin/mypy --python-version 3.11 layers/qwen_token/qwen_token
 	.tools/sam/bin/cfn-lint template.yaml examples/*/*.yaml
 	AWS_DEFAULT_REGION=us-east-1 $(SAM) validate --lint

@@ -1,14 +1,15 @@
-"""Fakes for what reads the secret: the wall clock, and a client of Secrets Manager."""
+"""Small fakes that several kinds of tests use, one for each thing outside the code."""
 
-import threading
-from datetime import datetime
-from typing import Any, Final
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
 
-from botocore.exceptions import ClientError
+import pytest
 
+from qwen_token import Token
 from tests.minting import NOW
-
-_SOON: Final = 10.0
 
 
 class Clock:
@@ -26,31 +27,69 @@ class Clock:
         self.now += seconds
 
 
-class Secrets:
-    """Secrets Manager with one secret, which may fail, or answer only when it is let."""
+class FakeQwen:
+    """The API: ``answers`` says what becomes of each account's token."""
 
-    class exceptions:  # noqa: N801 - boto3's name
-        class ResourceNotFoundException(ClientError):  # noqa: N818 - the same
-            pass
+    def __init__(self, answers: Callable[[Token], Token | Exception]) -> None:
+        self.answers = answers
+        self.asked: list[Token] = []
+        self.given: list[timedelta] = []
 
-    def __init__(self, value: str | None) -> None:
-        self.value = value
-        self.fails_with: Exception | None = None
-        self.calls: list[str] = []
-        self.is_asked = threading.Event()
-        self.may_answer = threading.Event()
-        self.may_answer.set()
+    def refresh(self, token: Token, *, within: timedelta) -> Token:
+        assert within > timedelta(0)
+        self.asked.append(token)
+        self.given.append(within)
+        answer = self.answers(token)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    def get_secret_value(self, **_: str) -> dict[str, str]:
-        self.calls.append("GetSecretValue")
-        self.is_asked.set()
-        assert self.may_answer.wait(_SOON)
+    def verify(self, token: Token, *, within: timedelta) -> None:
+        pass
+
+
+@dataclass
+class FakeTopic:
+    """SNS, which keeps the documents that it is told to publish, or fails to publish them."""
+
+    fails_with: Exception | None = None
+    documents: list[dict[str, Any]] = field(default_factory=list)
+
+    def publish(self, **message: Any) -> None:
         if self.fails_with is not None:
             raise self.fails_with
-        if self.value is None:
-            raise self.exceptions.ResourceNotFoundException({"Error": {}}, "GetSecretValue")
-        return {"SecretString": self.value, "VersionId": "v1"}
+        self.documents.append(json.loads(json.loads(message["Message"])["default"]))
 
-    def describe_secret(self, **_: str) -> dict[str, Any]:
-        self.calls.append("DescribeSecret")
-        return {"VersionIdsToStages": {}}
+
+@dataclass
+class FakeBus:
+    """EventBridge, which keeps the events it is told to put, or refuses them in its own way."""
+
+    refuses: bool = False
+    fails_with: Exception | None = None
+    put: list[dict[str, Any]] = field(default_factory=list)
+
+    def put_events(self, *, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803 - boto3's
+        assert 1 <= len(Entries) <= 10
+        if self.fails_with is not None:
+            raise self.fails_with
+        if self.refuses:
+            refused = {"ErrorCode": "ThrottlingException", "ErrorMessage": "…"}
+            return {"FailedEntryCount": len(Entries), "Entries": [refused for _ in Entries]}
+        self.put += Entries
+        return {"FailedEntryCount": 0, "Entries": [{"EventId": "e"} for _ in Entries]}
+
+
+class Recorder(dict[str, str]):
+    """An environment that remembers what it was asked for."""
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        super().__init__(values or {})
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name: str) -> str:
+        pytest.fail(f"{name} is read without a word for its absence")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DAY: Final = timedelta(days=1)
 
 
-class Secret:
+class ManagedSecret:
     """A new secret, managed by a client whose calls pass the relay."""
 
     def __init__(self, cloud: Cloud, client: "SecretsManagerClient", value: str | None) -> None:
@@ -59,7 +59,7 @@ def test_a_refresh_stages_verifies_and_promotes(
     cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
-    secret = Secret(cloud, secrets, json.dumps({"note": 1, "token": raw}))
+    secret = ManagedSecret(cloud, secrets, json.dumps({"note": 1, "token": raw}))
     manager = secret.manager(qwen)
     assert manager.token == raw
     before = len(cloud.relay.calls)
@@ -80,7 +80,7 @@ def test_a_refresh_stages_verifies_and_promotes(
 def test_a_token_that_the_api_refuses_never_becomes_current(
     cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
-    secret = Secret(cloud, secrets, raw := qwen.mint(lifetime=2 * DAY))
+    secret = ManagedSecret(cloud, secrets, raw := qwen.mint(lifetime=2 * DAY))
     manager = secret.manager(qwen)
     qwen.answer_with(scenarios.ISSUES_THEN_REFUSES)
     with pytest.raises(UpstreamUnexpectedError):
@@ -92,7 +92,7 @@ def test_a_token_that_the_api_refuses_never_becomes_current(
 def test_a_dead_token_gives_way_to_the_previous_one_if_that_lives(
     cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
-    secret = Secret(cloud, secrets, lives := qwen.mint(lifetime=5 * DAY))
+    secret = ManagedSecret(cloud, secrets, lives := qwen.mint(lifetime=5 * DAY))
     secret.put(dead := qwen.mint(lifetime=6 * DAY))
     qwen.retire(dead)
     manager = secret.manager(qwen)
@@ -106,7 +106,7 @@ def test_a_dead_token_gives_way_to_the_previous_one_if_that_lives(
 def test_a_new_token_that_the_secret_does_not_take_is_kept_and_put_there_later(
     cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn, operation: str
 ) -> None:
-    secret = Secret(cloud, secrets, raw := qwen.mint(lifetime=2 * DAY))
+    secret = ManagedSecret(cloud, secrets, raw := qwen.mint(lifetime=2 * DAY))
     manager = secret.manager(qwen)
     heard: list[str] = []
     manager.on("refresh", lambda _: heard.append(secret.value()))
@@ -127,7 +127,7 @@ def test_a_new_token_that_the_secret_does_not_take_is_kept_and_put_there_later(
 def test_a_secret_without_a_value_waits_for_its_first_token(
     cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
-    secret = Secret(cloud, secrets, None)
+    secret = ManagedSecret(cloud, secrets, None)
     manager = secret.manager(qwen)
     with pytest.raises(TokenMissingError):
         manager.refresh()
@@ -138,7 +138,7 @@ def test_a_secret_without_a_value_waits_for_its_first_token(
 def test_a_store_that_was_made_by_hand_serves_as_well(
     cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
-    secret = Secret(cloud, secrets, qwen.mint(lifetime=2 * DAY))
+    secret = ManagedSecret(cloud, secrets, qwen.mint(lifetime=2 * DAY))
     manager = TokenManager(store=secret.store(), base_url=qwen.base_url)
     assert manager.refresh() == secret.value()
 

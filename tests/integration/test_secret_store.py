@@ -1,4 +1,4 @@
-"""The store against a secret, embedded and simulated: what is written, and under which label.
+"""The store on the embedded AWS and on the fake: what is written, and under which label.
 
 That the store finds no difference is what ``tests/proofs/simulation`` rests on.
 """
@@ -17,8 +17,8 @@ from localcloud.recording_proxy import Answer, Call, CarryOut
 from qwen_token import StoreError, TokenMalformedError, TokenMissingError
 from qwen_token.secret_store import AWS_CONFIG, SecretStore
 from qwen_token.stored_token import StoredToken
+from tests.fake_secrets_manager import FakeSecretsManager
 from tests.minting import token
-from tests.proofs.simulation.secret import SimulatedSecret
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -30,7 +30,7 @@ NEW = token(left=7 * DAY, now=NOW)
 NEWER = token(left=8 * DAY, now=NOW)
 
 
-class Secret:
+class SecretUnderTest:
     """A new secret, and what a reader and an auditor see of it."""
 
     def __init__(self, client: "SecretsManagerClient", arn: str) -> None:
@@ -51,20 +51,20 @@ class Secret:
         return held
 
 
-def simulated(_request: pytest.FixtureRequest, value: str | None) -> Secret:
-    secret: Any = SimulatedSecret()
-    if value is not None:
-        secret.put_secret_value(SecretId=secret.arn, SecretString=value)
-    return Secret(secret, secret.arn)
+def faked(_request: pytest.FixtureRequest, value: str | None) -> SecretUnderTest:
+    client: Any = FakeSecretsManager()
+    return SecretUnderTest(client, client.add("qwen/token", value))
 
 
-def emulated(request: pytest.FixtureRequest, value: str | None) -> Secret:
+def emulated(request: pytest.FixtureRequest, value: str | None) -> SecretUnderTest:
     client: SecretsManagerClient = request.getfixturevalue("secrets")
     given: Any = {} if value is None else {"SecretString": value}
-    return Secret(client, client.create_secret(Name=f"test/{uuid.uuid4()}", **given)["ARN"])
+    return SecretUnderTest(
+        client, client.create_secret(Name=f"test/{uuid.uuid4()}", **given)["ARN"]
+    )
 
 
-@pytest.fixture(name="new_secret", params=[simulated, emulated], ids=["simulated", "emulated"])
+@pytest.fixture(name="new_secret", params=[faked, emulated], ids=["faked", "emulated"])
 def _new_secret(request: pytest.FixtureRequest) -> Any:
     return lambda value=None: request.param(request, value)
 
@@ -341,7 +341,7 @@ def test_a_put_whose_answer_was_lost_is_sent_again_and_adds_one_version(
 
     client = cloud.session.client("secretsmanager", endpoint_url=cloud.relay.url, config=AWS_CONFIG)
     arn = client.create_secret(Name=f"test/{uuid.uuid4()}", SecretString=OLD.raw)["ARN"]
-    secret = Secret(client, arn)
+    secret = SecretUnderTest(client, arn)
     held = secret.read()
     monkeypatch.setattr(cloud.relay, "gate", lose_the_first_answer)
 

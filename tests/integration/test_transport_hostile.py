@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
@@ -33,6 +33,8 @@ from qwen_token import (
 )
 from qwen_token.keeper import STORE_CALL_LIMIT
 from qwen_token.qwen_api import QwenApi
+from tests.fake_lambda_context import FakeLambdaContext
+from tests.fakes import FakeTopic
 from tests.minting import ACCOUNT, all_said, pieces, token
 from tests.wire import BRIEF, Script, drip, flood, raw, reply, wire
 
@@ -481,25 +483,8 @@ def test_no_server_makes_the_function_outgrow_its_memory(script: Script) -> None
     assert ended.stderr == ""
 
 
-class Context:
-    """What Lambda gives a handler, with time for two short calls to Qwen besides those to AWS."""
-
-    function_name = "keeper"
-    invoked_function_arn = "arn:aws:lambda:eu-west-1:111122223333:function:keeper"
-    aws_request_id = "request-1"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return int((4 * STORE_CALL_LIMIT + 2 * BRIEF) / timedelta(milliseconds=1))
-
-
-class Topic:
-    """An SNS client that keeps what it is told to publish."""
-
-    def __init__(self) -> None:
-        self.published: list[dict[str, Any]] = []
-
-    def publish(self, **message: Any) -> None:
-        self.published.append(message)
+# For two short calls to Qwen, besides those to AWS.
+TIME_LEFT = int((4 * STORE_CALL_LIMIT + 2 * BRIEF) / timedelta(milliseconds=1))
 
 
 @pytest.mark.parametrize(
@@ -525,7 +510,7 @@ def test_whatever_the_server_does_the_secret_and_its_versions_stay_as_they_were(
 ) -> None:
     arn = secrets.create_secret(Name=f"test/{uuid.uuid4()}", SecretString=HELD.raw)["ARN"]
     before = secrets.describe_secret(SecretId=arn)["VersionIdsToStages"]
-    topic = Topic()
+    topic = FakeTopic()
     with wire(script) as server, caplog.at_level(logging.DEBUG):
         edges = Clients(
             environ={
@@ -548,14 +533,14 @@ def test_whatever_the_server_does_the_secret_and_its_versions_stay_as_they_were(
             lambda event, context: handler.run(event, context, edges)
         )
         with pytest.raises(UpstreamError) as caught:
-            counting({}, Context())
+            counting({}, FakeLambdaContext(TIME_LEFT))
 
     assert caught.value.reason == f"upstream_{reason}"
     assert secrets.get_secret_value(SecretId=arn, VersionStage="AWSCURRENT")["SecretString"] == (
         HELD.raw
     )
     assert secrets.describe_secret(SecretId=arn)["VersionIdsToStages"] == before
-    [alert] = topic.published
+    [alert] = topic.documents
     ours = [each.getMessage() for each in caplog.records if not each.name.startswith("botocore")]
     said = f"{alert}{ours}{capfd.readouterr()}{all_said(caught.value)}"
     assert not any(piece in said for piece in pieces(HELD.raw) | pieces(SUCCESSOR.raw))

@@ -1,14 +1,14 @@
-"""What the proofs share: one set of worlds in the session's cloud."""
+"""What the proofs share: one set of sandboxes in the session's cloud."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from localcloud.aws import Cloud
-from tests.proofs.crash_points.world import Worlds, worlds
+from tests.proofs.crash_points.sandbox import Sandboxes, sandboxes
 
 
-@pytest.fixture(scope="session", name="worlds")
-def _worlds(cloud: Cloud) -> Iterator[Worlds]:
-    with worlds(cloud) as made:
+@pytest.fixture(scope="session", name="sandboxes")
+def _sandboxes(cloud: Cloud) -> Iterator[Sandboxes]:
+    with sandboxes(cloud) as made:
         yield made

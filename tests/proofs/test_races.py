@@ -14,8 +14,16 @@ import pytest
 from localcloud.qwen import QwenStandIn, Reply, Request, Scenario
 from localcloud.recording_proxy import Answer, Call
 from localcloud.stack import CURRENT, PREVIOUS, Version
+from tests.proofs.crash_points.sandbox import (
+    DAY,
+    PERSON,
+    RENEWS,
+    WEEK,
+    Sandbox,
+    Sandboxes,
+    token_in,
+)
 from tests.proofs.crash_points.worker import End
-from tests.proofs.crash_points.world import DAY, PERSON, RENEWS, WEEK, World, Worlds, token_in
 
 ROUNDS = 12
 ROUNDS_AT_NIGHT = 50
@@ -83,40 +91,40 @@ def labelled(label: str, versions: list[Version]) -> Version:
     return version
 
 
-def run_all(worlds: Worlds, world: World) -> list[End]:
+def run_all(sandboxes: Sandboxes, sandbox: Sandbox) -> list[End]:
     """Run the function in several processes at once."""
     with ExitStack() as lent:
-        workers = [lent.enter_context(worlds.worker()) for _ in range(RUNS)]
+        workers = [lent.enter_context(sandboxes.worker()) for _ in range(RUNS)]
         pool = lent.enter_context(ThreadPoolExecutor(RUNS))
-        return list(pool.map(lambda worker: worker.run(world.environ), workers))
+        return list(pool.map(lambda worker: worker.run(sandbox.environ), workers))
 
 
-def hold_race(worlds: Worlds, luck: random.Random) -> Counter[str]:
+def hold_race(sandboxes: Sandboxes, luck: random.Random) -> Counter[str]:
     """Let several runs race, perhaps with a person, check what they leave, and count the ends."""
-    with worlds.world(left=2 * DAY) as world:
-        first = labelled(CURRENT, world.versions())
+    with sandboxes.sandbox(left=2 * DAY) as sandbox:
+        first = labelled(CURRENT, sandbox.versions())
         # A token that is due itself: a run may refresh what the person has just put in.
-        theirs = world.mint(left=luck.choice([WEEK, 2 * DAY]), line=PERSON)
+        theirs = sandbox.mint(left=luck.choice([WEEK, 2 * DAY]), line=PERSON)
         person_comes = luck.random() < 0.7
         put: list[str] = []
         turmoil = Crowd(
             luck,
             together=luck.random() < 0.5,
             at=luck.randrange(6 * RUNS) if person_comes else None,
-            meanwhile=lambda: put.append(world.put(theirs)),
+            meanwhile=lambda: put.append(sandbox.put(theirs)),
         )
-        world.relay.gate = turmoil.to_aws
-        world.qwen.answer_with(Scenario("shuffles", "answers when it likes", turmoil.to_qwen))
+        sandbox.relay.gate = turmoil.to_aws
+        sandbox.qwen.answer_with(Scenario("shuffles", "answers when it likes", turmoil.to_qwen))
 
-        ends = run_all(worlds, world)
+        ends = run_all(sandboxes, sandbox)
         turmoil.settle()
 
         words = Counter(end.word for end in ends)
         assert words.keys() <= {"refreshed", "superseded", "fresh"}, words
-        assert world.alerts == 0
-        versions = world.versions()
+        assert sandbox.alerts == 0
+        versions = sandbox.versions()
         current, previous = labelled(CURRENT, versions), labelled(PREVIOUS, versions)
-        assert world.serves_a_live_token()
+        assert sandbox.serves_a_live_token()
         winners = [
             str(end.result["version_id"]) for end in ends if end.result and end.word == "refreshed"
         ]
@@ -124,7 +132,7 @@ def hold_race(worlds: Worlds, luck: random.Random) -> Counter[str]:
             assert winners == [current.version_id]
             assert previous.version_id == first.version_id
             return words
-        assert world.line() == PERSON
+        assert sandbox.line() == PERSON
         if current.version_id == put[0]:
             assert len(winners) <= 1
             assert previous.version_id == (winners[0] if winners else first.version_id)
@@ -139,12 +147,12 @@ def hold_race(worlds: Worlds, luck: random.Random) -> Counter[str]:
 @pytest.mark.parametrize(
     "rounds", [ROUNDS, pytest.param(ROUNDS_AT_NIGHT, marks=pytest.mark.nightly)]
 )
-def test_one_run_wins_and_no_put_is_lost(worlds: Worlds, rounds: int) -> None:
+def test_one_run_wins_and_no_put_is_lost(sandboxes: Sandboxes, rounds: int) -> None:
     seed = secrets.randbits(32)
 
     def hold(number: int) -> Counter[str]:
         try:
-            return hold_race(worlds, random.Random(f"{seed}-{number}"))  # noqa: S311 - no secret
+            return hold_race(sandboxes, random.Random(f"{seed}-{number}"))  # noqa: S311 - no secret
         except AssertionError as error:
             error.add_note(f"seed {seed}, round {number}")
             raise
@@ -156,37 +164,37 @@ def test_one_run_wins_and_no_put_is_lost(worlds: Worlds, rounds: int) -> None:
     assert tally["superseded"] > rounds, "hardly a race"
 
 
-def test_runs_that_recover_at_once_end_well_with_the_staged_token(worlds: Worlds) -> None:
+def test_runs_that_recover_at_once_end_well_with_the_staged_token(sandboxes: Sandboxes) -> None:
     seed = secrets.randbits(32)
     for number in range(RECOVERIES):
-        with worlds.world(left=2 * DAY) as world:
-            world.qwen.retire(token_in(world.current()))
-            staged = world.stage(world.mint(left=WEEK))
+        with sandboxes.sandbox(left=2 * DAY) as sandbox:
+            sandbox.qwen.retire(token_in(sandbox.current()))
+            staged = sandbox.stage(sandbox.mint(left=WEEK))
             turmoil = Crowd(random.Random(f"{seed}-{number}"), together=True)  # noqa: S311 - no secret
-            world.relay.gate = turmoil.to_aws
-            world.qwen.answer_with(Scenario("shuffles", "answers when it likes", turmoil.to_qwen))
+            sandbox.relay.gate = turmoil.to_aws
+            sandbox.qwen.answer_with(Scenario("shuffles", "answers when it likes", turmoil.to_qwen))
 
-            ends = run_all(worlds, world)
+            ends = run_all(sandboxes, sandbox)
 
             # All of them promote the same version: who came second finds it done.
             assert {end.word for end in ends} <= {"refreshed", "superseded"}, seed
-            assert world.alerts == 0, seed
-            assert labelled(CURRENT, world.versions()).version_id == staged, seed
+            assert sandbox.alerts == 0, seed
+            assert labelled(CURRENT, sandbox.versions()).version_id == staged, seed
 
 
-def test_a_person_who_changes_the_password_meanwhile_alarms_nobody(worlds: Worlds) -> None:
-    with worlds.world(left=2 * DAY) as world:
+def test_a_person_who_changes_the_password_meanwhile_alarms_nobody(sandboxes: Sandboxes) -> None:
+    with sandboxes.sandbox(left=2 * DAY) as sandbox:
 
         def change_password(qwen: QwenStandIn, request: Request) -> Reply | None:
             qwen.revoke()
-            world.put(world.mint(left=WEEK, line=PERSON))
+            sandbox.put(sandbox.mint(left=WEEK, line=PERSON))
             return RENEWS.answer(qwen, request)
 
-        world.qwen.answer_with(
+        sandbox.qwen.answer_with(
             Scenario("changes", "the password changes as the request comes", change_password),
             RENEWS,
         )
-        end = world.run()
+        end = sandbox.run()
 
-        assert world.line() == PERSON
-        assert (end.well, world.alerts) == (True, 0), end.word
+        assert sandbox.line() == PERSON
+        assert (end.well, sandbox.alerts) == (True, 0), end.word

@@ -6,7 +6,7 @@ from typing import Self
 
 from localcloud.aws import Cloud
 from localcloud.qwen import ISSUES_THEN_REFUSES, QwenStandIn
-from tests.proofs.crash_points.world import DAY, RENEWS, World, Worlds, token_in
+from tests.proofs.crash_points.sandbox import DAY, RENEWS, Sandbox, Sandboxes, token_in
 
 REFRESHES = 100
 # After so many refreshes that end well comes one whose new token the API then refuses.
@@ -16,11 +16,11 @@ SPOILT_AFTER = 5
 class Reader:
     """A service that reads the secret without pause, in a thread, and tries each token it gets."""
 
-    def __init__(self, cloud: Cloud, world: World) -> None:
+    def __init__(self, cloud: Cloud, sandbox: Sandbox) -> None:
         # A client of its own, as a service has.
         self._client = cloud.session.client("secretsmanager", endpoint_url=cloud.endpoint)
-        self._secret_arn = world.secret_arn
-        self._qwen: QwenStandIn = world.qwen
+        self._secret_arn = sandbox.secret_arn
+        self._qwen: QwenStandIn = sandbox.qwen
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read)
         self.reads = 0
@@ -48,17 +48,17 @@ class Reader:
         self._thread.join()
 
 
-def test_every_read_gets_a_token_that_the_api_accepts(cloud: Cloud, worlds: Worlds) -> None:
-    with worlds.world(left=2 * DAY) as world, Reader(cloud, world) as reader:
+def test_every_read_gets_a_token_that_the_api_accepts(cloud: Cloud, sandboxes: Sandboxes) -> None:
+    with sandboxes.sandbox(left=2 * DAY) as sandbox, Reader(cloud, sandbox) as reader:
         for number in range(REFRESHES):
             # Two refreshes within one second would not move the expiry, and be failures.
-            world.qwen.lifetime += timedelta(seconds=1)
-            assert world.run({"force": True}).word == "refreshed", number
+            sandbox.qwen.lifetime += timedelta(seconds=1)
+            assert sandbox.run({"force": True}).word == "refreshed", number
             if number % SPOILT_AFTER == SPOILT_AFTER - 1:
-                world.qwen.answer_with(ISSUES_THEN_REFUSES)
-                world.qwen.lifetime += timedelta(seconds=1)
-                assert world.run({"force": True}).word == "upstream_unexpected", number
-                world.qwen.answer_with(RENEWS)
+                sandbox.qwen.answer_with(ISSUES_THEN_REFUSES)
+                sandbox.qwen.lifetime += timedelta(seconds=1)
+                assert sandbox.run({"force": True}).word == "upstream_unexpected", number
+                sandbox.qwen.answer_with(RENEWS)
 
     print(f"{reader.reads} reads, {len(reader.tokens)} tokens")  # noqa: T201 - with -rP
     assert reader.errors == []

@@ -14,8 +14,11 @@ from botocore.exceptions import ClientError
 
 import dispatch
 from qwen_token import ConfigError, QwenTokenError, StoreError
+from tests.fake_lambda_context import FakeLambdaContext
+from tests.fake_secrets_manager import SecretsManagerCall, arn
+from tests.fakes import Recorder
 from tests.minting import NOW, pieces, token
-from tests.unit.fleet_fakes import QUEUE, TAG, Context, Recorder, World, arn, read_output
+from tests.unit.fleet_fakes import QUEUE, TAG, FleetUnderTest, read_output
 
 DAY = timedelta(days=1)
 ENVIRON = {
@@ -47,13 +50,15 @@ class Run:
 
 
 @pytest.fixture(name="world")
-def _world() -> World:
-    return World(Recorder(ENVIRON))
+def _world() -> FleetUnderTest:
+    return FleetUnderTest(Recorder(ENVIRON))
 
 
 @pytest.fixture(name="run")
 def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run(world: World, event: object = None, context: Context | None = None) -> Run:
+    def run(
+        world: FleetUnderTest, event: object = None, context: FakeLambdaContext | None = None
+    ) -> Run:
         # The logger took hold of standard output when it was made; pytest replaces that since.
         for log_handler in logging.getLogger(dispatch.logger.service).handlers:
             monkeypatch.setattr(log_handler, "stream", sys.stdout)
@@ -62,7 +67,7 @@ def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
             lambda given, context: dispatch.run(given, context, world.edges())
         )
         try:
-            result = decorated({} if event is None else event, context or Context())
+            result = decorated({} if event is None else event, context or FakeLambdaContext())
         except (QwenTokenError, ClientError) as caught:
             error = caught
         return Run(result, error, *read_output(capsys.readouterr().out))
@@ -73,7 +78,7 @@ def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 Runner = Callable[..., Run]
 
 
-def test_only_what_is_due_is_queued(world: World, run: Runner) -> None:
+def test_only_what_is_due_is_queued(world: FleetUnderTest, run: Runner) -> None:
     world.secrets.add("fresh", FRESH.raw)
     world.secrets.add("stale", STALE.raw)
     world.secrets.add("expired", token(left=-DAY).raw)
@@ -93,12 +98,12 @@ def test_only_what_is_due_is_queued(world: World, run: Runner) -> None:
 
 
 def test_what_cannot_be_read_is_queued_so_that_a_worker_tells_of_it(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     world.secrets.add("malformed", "something else")
     world.secrets.add("valueless")
     world.secrets.add("foreign", "…", refuses="AccessDeniedException")
-    world.secrets.add("deleted", FRESH.raw, listed={"DeletedDate": "2026-11-24"})
+    world.secrets.add("deleted", FRESH.raw, deleted_at=NOW)
 
     done = run(world)
 
@@ -111,7 +116,7 @@ def test_what_cannot_be_read_is_queued_so_that_a_worker_tells_of_it(
     assert world.topic.documents == [], "the worker tells of them, once"
 
 
-def test_a_sweep_on_which_nothing_is_due_queues_nothing(world: World, run: Runner) -> None:
+def test_a_sweep_on_which_nothing_is_due_queues_nothing(world: FleetUnderTest, run: Runner) -> None:
     for number in range(20):
         world.secrets.add(f"s{number}", FRESH.raw)
 
@@ -128,7 +133,7 @@ def test_a_sweep_on_which_nothing_is_due_queues_nothing(world: World, run: Runne
 
 
 def test_the_days_of_those_that_stay_as_they_are_are_counted_by_the_least(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     world.secrets.add("longest", token(left=6 * DAY).raw)
     world.secrets.add("shortest", token(left=4 * DAY).raw)
@@ -138,7 +143,7 @@ def test_the_days_of_those_that_stay_as_they_are_are_counted_by_the_least(
     assert run(world).metrics["TokenDaysRemaining"] == [4]
 
 
-def test_an_empty_fleet_is_looked_through_at_once(world: World, run: Runner) -> None:
+def test_an_empty_fleet_is_looked_through_at_once(world: FleetUnderTest, run: Runner) -> None:
     done = run(world)
 
     assert done.result is not None
@@ -147,7 +152,7 @@ def test_an_empty_fleet_is_looked_through_at_once(world: World, run: Runner) -> 
 
 
 def test_jobs_are_spread_over_the_time_that_their_writes_may_take(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     for number in range(400):
         world.secrets.add(f"s{number}", STALE.raw)
@@ -163,7 +168,7 @@ def test_jobs_are_spread_over_the_time_that_their_writes_may_take(
 
 @pytest.mark.parametrize(("taken", "least", "most"), [(0, 5, 20), (15, 1, 5), (20, 0, 0)])
 def test_the_time_that_a_sweep_has_taken_counts_as_time_to_write_in(
-    taken: int, least: int, most: int, world: World, run: Runner
+    taken: int, least: int, most: int, world: FleetUnderTest, run: Runner
 ) -> None:
     for number in range(100):
         world.secrets.add(f"s{number}", STALE.raw)
@@ -177,7 +182,7 @@ def test_the_time_that_a_sweep_has_taken_counts_as_time_to_write_in(
     assert least <= max(delays) <= most
 
 
-def test_no_job_is_delayed_for_longer_than_sqs_delays(world: World, run: Runner) -> None:
+def test_no_job_is_delayed_for_longer_than_sqs_delays(world: FleetUnderTest, run: Runner) -> None:
     for number in range(20):
         world.secrets.add(f"s{number}", STALE.raw)
     begun = {**BEGUN, "seen": 10**6, "queued": 10**6}
@@ -189,14 +194,14 @@ def test_no_job_is_delayed_for_longer_than_sqs_delays(world: World, run: Runner)
 
 
 def test_what_does_not_fit_into_its_time_goes_on_in_another_invocation(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     world.secrets.page_size = 10
     for number in range(35):
         world.secrets.add(f"s{number}", STALE.raw if number % 5 == 0 else FRESH.raw)
 
     # Time for two pages, and not for a third.
-    first = run(world, context=Context(120_000, each_look=31_000))
+    first = run(world, context=FakeLambdaContext(120_000, each_look=31_000))
     [asked] = world.functions.invoked
     second = run(world, json.loads(asked["Payload"]))
 
@@ -207,7 +212,8 @@ def test_what_does_not_fit_into_its_time_goes_on_in_another_invocation(
         "unreadable": 0,
         "completed": False,
     }
-    assert (asked["FunctionName"], asked["InvocationType"]) == ("dispatch", "Event")
+    assert asked["FunctionName"] == FakeLambdaContext.function_name
+    assert asked["InvocationType"] == "Event"
     assert "SweepCompleted" not in first.metrics
     assert second.result == {
         "seen": 35,
@@ -223,7 +229,7 @@ def test_what_does_not_fit_into_its_time_goes_on_in_another_invocation(
 
 
 def test_even_without_time_a_page_is_done_so_that_a_sweep_always_ends(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     world.secrets.page_size = 1
     for number in range(3):
@@ -231,7 +237,7 @@ def test_even_without_time_a_page_is_done_so_that_a_sweep_always_ends(
 
     event: object = {}
     for _ in range(3):
-        run(world, event, Context(0))
+        run(world, event, FakeLambdaContext(0))
         event = json.loads(world.functions.invoked[-1]["Payload"])
 
     assert world.queue.secret_ids == [arn("s0"), arn("s1"), arn("s2")]
@@ -256,7 +262,7 @@ def test_even_without_time_a_page_is_done_so_that_a_sweep_always_ends(
     ids=str,
 )
 def test_an_event_that_is_none_of_its_own_is_refused(
-    event: object, world: World, run: Runner
+    event: object, world: FleetUnderTest, run: Runner
 ) -> None:
     done = run(world, event)
 
@@ -265,11 +271,9 @@ def test_an_event_that_is_none_of_its_own_is_refused(
     assert world.secrets.calls == []
 
 
-def test_a_sweep_that_fails_is_told_and_raised(world: World, run: Runner) -> None:
-    def refuse(**_: Any) -> Any:
-        raise ClientError({"Error": {"Code": "AccessDeniedException"}}, "ListSecrets")
-
-    world.secrets.list_secrets = refuse  # type: ignore[method-assign]
+def test_a_sweep_that_fails_is_told_and_raised(world: FleetUnderTest, run: Runner) -> None:
+    refused = ClientError({"Error": {"Code": "AccessDeniedException"}}, "ListSecrets")
+    world.secrets.fails_with = refused
 
     done = run(world)
 
@@ -281,19 +285,17 @@ def test_a_sweep_that_fails_is_told_and_raised(world: World, run: Runner) -> Non
 
 
 def test_what_was_found_to_be_due_is_queued_also_where_reading_others_fails(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     for number in range(60):
         world.secrets.add(f"s{number}", STALE.raw)
-    world.secrets.add("deleted", STALE.raw, listed={"DeletedDate": "2026-11-24"})
-    read = world.secrets.batch_get_secret_value
+    world.secrets.add("deleted", STALE.raw, deleted_at=NOW)
 
-    def read_most(*, SecretIdList: list[str]) -> dict[str, Any]:  # noqa: N803 - boto3's
-        if arn("s25") in SecretIdList:
-            raise ClientError({"Error": {"Code": "InternalServiceError"}}, "BatchGetSecretValue")
-        return read(SecretIdList=SecretIdList)
+    def read_most(call: SecretsManagerCall) -> None:
+        if arn("s25") in call.request.get("SecretIdList", ()):
+            raise ClientError({"Error": {"Code": "InternalServiceError"}}, call.operation)
 
-    world.secrets.batch_get_secret_value = read_most  # type: ignore[method-assign]
+    world.secrets.before = read_most
 
     done = run(world)
 
@@ -305,7 +307,7 @@ def test_what_was_found_to_be_due_is_queued_also_where_reading_others_fails(
 
 
 def test_an_environment_that_is_off_is_told_as_far_as_the_topic_is_known(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     world.environ["CRITICAL_DAYS"] = "4"
 
@@ -318,7 +320,9 @@ def test_an_environment_that_is_off_is_told_as_far_as_the_topic_is_known(
     assert world.queue.sent == []
 
 
-def test_without_a_topic_a_failure_is_in_the_log_and_raised(world: World, run: Runner) -> None:
+def test_without_a_topic_a_failure_is_in_the_log_and_raised(
+    world: FleetUnderTest, run: Runner
+) -> None:
     del world.environ["ALERT_TOPIC_ARN"]
 
     done = run(world)
@@ -330,7 +334,7 @@ def test_without_a_topic_a_failure_is_in_the_log_and_raised(world: World, run: R
     ]
 
 
-def test_a_failing_publish_does_not_hide_the_failure(world: World, run: Runner) -> None:
+def test_a_failing_publish_does_not_hide_the_failure(world: FleetUnderTest, run: Runner) -> None:
     world.environ["CRITICAL_DAYS"] = "none"
     world.topic.fails_with = RuntimeError("no topic")
 
@@ -342,7 +346,7 @@ def test_a_failing_publish_does_not_hide_the_failure(world: World, run: Runner) 
 
 @pytest.mark.parametrize("at_fault", [False, True], ids=["the queue", "the sender"])
 def test_a_message_that_the_queue_refuses_makes_the_sweep_fail_when_the_others_are_queued(
-    *, at_fault: bool, world: World, run: Runner
+    *, at_fault: bool, world: FleetUnderTest, run: Runner
 ) -> None:
     for number in range(30):
         world.secrets.add(f"s{number}", STALE.raw)
@@ -358,7 +362,7 @@ def test_a_message_that_the_queue_refuses_makes_the_sweep_fail_when_the_others_a
 
 
 def test_a_message_that_the_queue_could_not_take_is_sent_once_more(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     for number in range(30):
         world.secrets.add(f"s{number}", STALE.raw)
@@ -370,7 +374,9 @@ def test_a_message_that_the_queue_could_not_take_is_sent_once_more(
     assert Counter(world.queue.secret_ids) == Counter(arn(f"s{number}") for number in range(30))
 
 
-def test_it_reads_the_environment_that_the_template_sets(world: World, run: Runner) -> None:
+def test_it_reads_the_environment_that_the_template_sets(
+    world: FleetUnderTest, run: Runner
+) -> None:
     run(world)
     world.environ["REFRESH_BEFORE_DAYS"] = ""
     run(world)
@@ -379,13 +385,13 @@ def test_it_reads_the_environment_that_the_template_sets(world: World, run: Runn
 
 
 def test_no_token_and_no_part_of_one_is_in_anything_that_dispatch_says(
-    world: World, capsys: pytest.CaptureFixture[str]
+    world: FleetUnderTest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, held in (("fresh", FRESH), ("stale", STALE)):
         world.secrets.add(name, held.raw)
     world.secrets.add("pasted badly", FRESH.raw.replace(".", "_"))
 
-    dispatch.run({}, Context(), world.edges())  # type: ignore[arg-type]
+    dispatch.run({}, FakeLambdaContext(), world.edges())  # type: ignore[arg-type]
     dispatch.metrics.clear_metrics()
 
     said = capsys.readouterr().out + json.dumps(world.queue.sent)

@@ -10,10 +10,22 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from qwen_token import StoreError, TokenMalformedError, TokenMissingError
 from qwen_token.fleet import Fleet, Member
 from qwen_token.stored_token import StoredToken
-from tests.minting import token
-from tests.unit.fleet_fakes import TAG, FakeSecrets, arn
+from tests.fake_secrets_manager import FakeSecretsManager, SecretsManagerCall, arn
+from tests.minting import NOW, token
+from tests.unit.fleet_fakes import TAG
 
 DAY = timedelta(days=1)
+
+
+def fleet_secrets(*, page_size: int = 100) -> FakeSecretsManager:
+    """Return Secrets Manager: a secret that is added there is of the fleet unless it says not."""
+    return FakeSecretsManager(page_size=page_size, tags={TAG: ""})
+
+
+def batches(secrets: FakeSecretsManager) -> list[int]:
+    """Return how many secrets each call asked for at once."""
+    calls = [call for call in secrets.recorded if call.operation == "BatchGetSecretValue"]
+    return [len(call.request["SecretIdList"]) for call in calls]
 
 
 def fleet(secrets: Any) -> Fleet:
@@ -25,7 +37,7 @@ def members_of(secrets: Any) -> list[Member]:
 
 
 def test_members_are_the_secrets_with_exactly_this_tag_whatever_its_value_but_off() -> None:
-    secrets = FakeSecrets()
+    secrets = fleet_secrets()
     secrets.add("empty", "…")
     secrets.add("team", "…", tags={"team": "a", TAG: "blue"})
     secrets.add("off", "…", tags={TAG: "off"})
@@ -36,7 +48,7 @@ def test_members_are_the_secrets_with_exactly_this_tag_whatever_its_value_but_of
 
 
 def test_members_of_all_pages_are_found() -> None:
-    secrets = FakeSecrets(page_size=100)
+    secrets = fleet_secrets(page_size=100)
     for number in range(250):
         secrets.add(f"s{number}", "…")
 
@@ -45,7 +57,7 @@ def test_members_of_all_pages_are_found() -> None:
 
 
 def test_a_page_can_be_gone_on_with_by_somebody_else() -> None:
-    secrets = FakeSecrets(page_size=2)
+    secrets = fleet_secrets(page_size=2)
     for number in range(3):
         secrets.add(f"s{number}", "…")
 
@@ -57,7 +69,7 @@ def test_a_page_can_be_gone_on_with_by_somebody_else() -> None:
 
 
 def test_values_are_read_twenty_at_a_time() -> None:
-    secrets = FakeSecrets()
+    secrets = fleet_secrets()
     held = token(left=5 * DAY)
     for number in range(45):
         secrets.add(f"s{number}", held.raw)
@@ -66,7 +78,7 @@ def test_values_are_read_twenty_at_a_time() -> None:
     found = list(fleet(secrets).read(members))
 
     # At once, in whatever order.
-    assert sorted(secrets.batches) == [5, 20, 20]
+    assert sorted(batches(secrets)) == [5, 20, 20]
     assert [member for member, _ in found] == members
     assert all(isinstance(each, StoredToken) and each.token == held for _, each in found)
 
@@ -74,13 +86,13 @@ def test_values_are_read_twenty_at_a_time() -> None:
 def test_all_that_a_page_lists_is_read_at_once() -> None:
     together = threading.Barrier(5)
 
-    class Waiting(FakeSecrets):
-        def batch_get_secret_value(self, **request: Any) -> Any:
+    def wait(call: SecretsManagerCall) -> None:
+        if call.operation == "BatchGetSecretValue":
             # Passes only if five read at the same time.
             together.wait(10)
-            return super().batch_get_secret_value(**request)
 
-    secrets = Waiting()
+    secrets = fleet_secrets()
+    secrets.before = wait
     for number in range(100):
         secrets.add(f"s{number}", token(left=5 * DAY).raw)
 
@@ -88,7 +100,7 @@ def test_all_that_a_page_lists_is_read_at_once() -> None:
 
 
 def test_each_member_is_answered_for_whatever_is_wrong_with_others() -> None:
-    secrets = FakeSecrets()
+    secrets = fleet_secrets()
     good = token(left=5 * DAY)
     secrets.add("good", good.raw)
     secrets.add("json", f'{{"token": "{good.raw}", "note": 1}}')
@@ -97,9 +109,9 @@ def test_each_member_is_answered_for_whatever_is_wrong_with_others() -> None:
     secrets.add("valueless")
     secrets.add("foreign", "…", refuses="AccessDeniedException")
     secrets.add("left out", "…", refuses="")
-    secrets.add("deleted", good.raw, listed={"DeletedDate": "2026-11-24"})
-    secrets.add("replica", good.raw, listed={"PrimaryRegion": "us-east-1"})
-    secrets.add("primary", good.raw, listed={"PrimaryRegion": "eu-west-1"})
+    secrets.add("deleted", good.raw, deleted_at=NOW)
+    secrets.add("replica", good.raw, primary_region="us-east-1")
+    secrets.add("primary", good.raw, primary_region="eu-west-1")
 
     members = members_of(secrets)
     found = {member.name: each for member, each in fleet(secrets).read(members)}
@@ -120,17 +132,17 @@ def test_each_member_is_answered_for_whatever_is_wrong_with_others() -> None:
     assert str(found["foreign"]).endswith("could not read the secret: AccessDeniedException")
     assert "restore it" in str(found["deleted"])
     assert "us-east-1" in str(found["replica"])
-    assert secrets.batches == [8], "what cannot be kept is not read"
+    assert batches(secrets) == [8], "what cannot be kept is not read"
 
 
 def test_a_batch_of_nothing_readable_is_not_asked_for() -> None:
-    secrets = FakeSecrets()
-    secrets.add("deleted", "…", listed={"DeletedDate": "2026-11-24"})
+    secrets = fleet_secrets()
+    secrets.add("deleted", "…", deleted_at=NOW)
 
     [(_, found)] = fleet(secrets).read(members_of(secrets))
 
     assert isinstance(found, StoreError)
-    assert secrets.batches == []
+    assert batches(secrets) == []
 
 
 @pytest.mark.parametrize(
@@ -142,25 +154,19 @@ def test_a_batch_of_nothing_readable_is_not_asked_for() -> None:
     ids=["refuses", "does not answer"],
 )
 def test_that_secrets_manager_fails_as_a_whole_is_said(error: Exception) -> None:
-    class Failing(FakeSecrets):
-        def list_secrets(self, **_: Any) -> Any:
-            raise error
-
-        def batch_get_secret_value(self, **_: Any) -> Any:
-            raise error
-
-    secrets = FakeSecrets()
+    secrets = fleet_secrets()
     secrets.add("s", "…")
     members = members_of(secrets)
+    secrets.fails_with = error
 
     with pytest.raises(StoreError, match="list the fleet's secrets"):
-        fleet(Failing()).page()
+        fleet(secrets).page()
     with pytest.raises(StoreError, match="read the fleet's secrets"):
-        list(fleet(Failing()).read(members))
+        list(fleet(secrets).read(members))
 
 
 def test_an_arn_has_the_name_of_the_member() -> None:
-    secrets = FakeSecrets()
+    secrets = fleet_secrets()
     secrets.add("team/one", "…")
     [member] = members_of(secrets)
     assert (member.secret_id, member.name) == (arn("team/one"), "team/one")

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +25,9 @@ from qwen_token import (
     UpstreamUnavailableError,
 )
 from qwen_token.secret_store import AWS_CONFIG
+from tests.fake_lambda_context import FakeLambdaContext
+from tests.fake_secrets_manager import FakeSecretsManager
+from tests.fakes import FakeBus, FakeQwen, FakeTopic
 from tests.minting import NOW, token
 
 DAY = timedelta(days=1)
@@ -38,102 +41,6 @@ ENVIRON = {
     "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
     "EVENT_BUS_ARN": BUS,
 }
-
-
-class Context:
-    """What Lambda gives a handler."""
-
-    function_name = "keeper"
-    memory_limit_in_mb = 256
-    invoked_function_arn = "arn:aws:lambda:eu-west-1:111122223333:function:keeper"
-    aws_request_id = "request-1"
-
-    def __init__(self, milliseconds_left: int = 120_000) -> None:
-        self._milliseconds_left = milliseconds_left
-
-    def get_remaining_time_in_millis(self) -> int:
-        return self._milliseconds_left
-
-
-class FakeSecretsManager:
-    """One secret with one version, or with none; a promotion succeeds unless it is overtaken."""
-
-    class exceptions:  # noqa: N801 - boto3's name
-        class ResourceNotFoundException(ClientError):  # noqa: N818 - the same
-            pass
-
-    def __init__(self, value: str | None, *, overtaken_by: str | None = None) -> None:
-        self.value = value
-        self.version = "v1"
-        self.overtaken_by = overtaken_by
-        self.staged: str | None = None
-
-    def get_secret_value(self, **_: str) -> dict[str, str]:
-        if self.value is None:
-            raise self.exceptions.ResourceNotFoundException({"Error": {}}, "GetSecretValue")
-        return {"SecretString": self.value, "VersionId": self.version}
-
-    def describe_secret(self, **_: str) -> dict[str, Any]:
-        return {"VersionIdsToStages": {} if self.value is None else {"v1": ["AWSCURRENT"]}}
-
-    def put_secret_value(self, **request: Any) -> dict[str, str]:
-        self.staged = request["SecretString"]
-        return {"VersionId": "v2"}
-
-    def update_secret_version_stage(self, **_: str) -> None:
-        if self.overtaken_by is not None:
-            self.value, self.version = self.overtaken_by, "v3"
-            raise ClientError({"Error": {"Code": "InvalidParameterException"}}, "Update…")
-        self.value, self.version = self.staged, "v2"
-
-
-@dataclass
-class FakeTopic:
-    """An SNS client that keeps what it is told to publish, or fails to publish it."""
-
-    fails_with: Exception | None = None
-    published: list[dict[str, Any]] = field(default_factory=list)
-
-    def publish(self, **message: Any) -> None:
-        if self.fails_with is not None:
-            raise self.fails_with
-        self.published.append(message)
-
-    def documents(self) -> list[dict[str, Any]]:
-        return [json.loads(json.loads(each["Message"])["default"]) for each in self.published]
-
-
-@dataclass
-class FakeBus:
-    """An EventBridge client that keeps what it is told to put, or refuses it, in its own way."""
-
-    refuses: bool = False
-    fails_with: Exception | None = None
-    put: list[dict[str, Any]] = field(default_factory=list)
-
-    def put_events(self, **request: Any) -> dict[str, Any]:
-        if self.fails_with is not None:
-            raise self.fails_with
-        if self.refuses:
-            entry = {"ErrorCode": "ThrottlingException", "ErrorMessage": "…"}
-            return {"FailedEntryCount": 1, "Entries": [entry]}
-        self.put += request["Entries"]
-        return {"FailedEntryCount": 0, "Entries": [{"EventId": "e"}]}
-
-
-@dataclass
-class FakeQwen:
-    answer: Token | QwenTokenError
-    given: list[timedelta] = field(default_factory=list)
-
-    def refresh(self, token: Token, *, within: timedelta) -> Token:
-        self.given.append(within)
-        if isinstance(self.answer, QwenTokenError):
-            raise self.answer
-        return self.answer
-
-    def verify(self, token: Token, *, within: timedelta) -> None:
-        pass
 
 
 @dataclass
@@ -168,8 +75,15 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setattr(log_handler, "stream", sys.stdout)
         sns = topic or FakeTopic()
         eventbridge = bus or FakeBus()
-        secrets = FakeSecretsManager(value, overtaken_by=overtaken_by)
-        qwen = FakeQwen(answer or UpstreamUnavailableError("not to be asked"))
+        secrets = FakeSecretsManager()
+        secrets.add("qwen/token", value)
+        if overtaken_by is not None:
+            secrets.before = lambda call: (
+                secrets.hold(SECRET, overtaken_by)
+                if call.operation == "UpdateSecretVersionStage"
+                else None
+            )
+        qwen = FakeQwen(lambda _: answer or UpstreamUnavailableError("not to be asked"))
         edges = Clients(
             environ=environ,
             clock=lambda: NOW,
@@ -186,7 +100,7 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             lambda given, context: handler.run(given, context, edges)
         )
         try:
-            result = decorated({} if event is None else event, Context(milliseconds_left))
+            result = decorated({} if event is None else event, FakeLambdaContext(milliseconds_left))
         except QwenTokenError as caught:
             error = caught
         output = capsys.readouterr().out
@@ -202,7 +116,7 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             error=error,
             metrics={name: emf[name][0] for name in names},
             log=[line for line in lines if "_aws" not in line],
-            alerts=sns.documents(),
+            alerts=sns.documents,
             events=eventbridge.put,
             output=output,
             patience=qwen.given,

@@ -23,7 +23,8 @@ import requests
 from qwen_token import ConfigError, QwenAuth, SharedToken, TokenRejectedError
 from qwen_token.httpx_auth import QwenHttpxAuth
 from qwen_token.origin import Origin
-from tests.fakes import Clock, Secrets
+from tests.fake_secrets_manager import FakeSecretsManager
+from tests.fakes import Clock
 from tests.minting import token
 
 OLD = token(left=timedelta(days=2)).raw
@@ -504,10 +505,11 @@ def test_a_streamed_body_that_was_looked_at_is_whole(http: Requests, api: Api, s
 def test_ten_threads_that_are_refused_cause_one_read_of_the_secret(
     http: Requests, api: Api
 ) -> None:
-    secrets: Any = Secrets(OLD)
+    secrets: Any = FakeSecretsManager()
+    secrets.add("qwen/token", OLD)
     shared = SharedToken("qwen/token", client=secrets, clock=Clock())
     shared.current()
-    secrets.value = NEW
+    secrets.hold("qwen/token", NEW)
     with ThreadPoolExecutor(10) as pool:
         sent = [pool.submit(http.send, shared, api.base_url) for _ in range(10)]
         assert {each.result(SOON).status for each in sent} == {200}
@@ -516,7 +518,8 @@ def test_ten_threads_that_are_refused_cause_one_read_of_the_secret(
 
 @pytest.mark.parametrize("kind", [QwenAuth, QwenHttpxAuth])
 def test_an_auth_is_made_from_a_secret(kind: Any) -> None:
-    secrets: Any = Secrets(OLD)
+    secrets: Any = FakeSecretsManager()
+    secrets.add("qwen/token", OLD)
     auth = kind.from_secret("qwen/token", client=secrets)
     assert repr(auth) == f"{kind.__name__}(https://chat.qwen.ai, token=[redacted])"
     assert secrets.calls == []

@@ -23,7 +23,8 @@ from qwen_token import (
     TokenMissingError,
     TokenRejectedError,
 )
-from tests.fakes import Clock, Secrets
+from tests.fake_secrets_manager import FakeSecretsManager
+from tests.fakes import Clock
 from tests.minting import mint, token
 from tests.programs import run_program
 from tests.wire import Script, raw, reply, wire
@@ -72,9 +73,16 @@ def _clock() -> Clock:
     return Clock()
 
 
+def holding(value: str) -> FakeSecretsManager:
+    """Return Secrets Manager with this value in the secret."""
+    secrets = FakeSecretsManager()
+    secrets.add(SECRET, value)
+    return secrets
+
+
 @pytest.fixture(name="secrets")
-def _secrets() -> Secrets:
-    return Secrets(OLD.raw)
+def _secrets() -> FakeSecretsManager:
+    return holding(OLD.raw)
 
 
 @pytest.fixture(name="shared")
@@ -114,19 +122,21 @@ def together(number: int, work: Callable[[], object]) -> list[object]:
     ],
 )
 def test_the_token_is_read_once_and_by_get_secret_value_alone(value: str, clock: Clock) -> None:
-    secrets: Any = Secrets(value)
+    secrets: Any = holding(value)
     shared = SharedToken(SECRET, client=secrets, clock=clock)
     assert [shared.current() for _ in range(3)] == [OLD.raw] * 3
     assert secrets.calls == ["GetSecretValue"]
 
 
-def test_nothing_is_asked_before_the_first_call(secrets: Secrets, shared: SharedToken) -> None:
+def test_nothing_is_asked_before_the_first_call(
+    secrets: FakeSecretsManager, shared: SharedToken
+) -> None:
     assert shared is not None
     assert secrets.calls == []
 
 
 def test_a_copy_is_used_for_max_age_less_a_tenth_at_most(clock: Clock) -> None:
-    stores: list[Any] = [Secrets(OLD.raw) for _ in range(60)]
+    stores: list[Any] = [holding(OLD.raw) for _ in range(60)]
     readers = [SharedToken(SECRET, client=each, clock=clock, max_age=100) for each in stores]
 
     def reads_after(seconds: float) -> int:
@@ -143,10 +153,10 @@ def test_a_copy_is_used_for_max_age_less_a_tenth_at_most(clock: Clock) -> None:
 
 
 def test_a_new_token_is_seen_after_max_age(
-    secrets: Secrets, shared: SharedToken, clock: Clock
+    secrets: FakeSecretsManager, shared: SharedToken, clock: Clock
 ) -> None:
     shared.current()
-    secrets.value = NEW.raw
+    secrets.hold(SECRET, NEW.raw)
     assert shared.current() == OLD.raw
     clock.sleep(300)
     assert shared.current() == NEW.raw
@@ -154,19 +164,19 @@ def test_a_new_token_is_seen_after_max_age(
 
 def test_a_token_is_not_returned_at_its_expiry_however_fresh_the_copy(clock: Clock) -> None:
     short = token(left=timedelta(seconds=100))
-    secrets: Any = Secrets(short.raw)
+    secrets: Any = holding(short.raw)
     shared = SharedToken(SECRET, client=secrets, clock=clock)
     assert shared.current() == short.raw
     clock.sleep(99.9)
     assert shared.current() == short.raw
     assert len(secrets.calls) == 1
     clock.sleep(0.1)
-    secrets.value = NEW.raw
+    secrets.hold(SECRET, NEW.raw)
     assert shared.current() == NEW.raw
 
 
 def test_a_stored_token_that_expired_is_an_error_that_names_the_day(
-    secrets: Secrets, shared: SharedToken, clock: Clock
+    secrets: FakeSecretsManager, shared: SharedToken, clock: Clock
 ) -> None:
     clock.sleep(timedelta(days=2).total_seconds())
     with pytest.raises(TokenRejectedError, match=r"qwen/token expired at 2026-11-26T12:00") as seen:
@@ -179,10 +189,10 @@ def test_a_stored_token_that_expired_is_an_error_that_names_the_day(
 
 @pytest.mark.parametrize("hours", [-5, 5], ids=["set back", "frozen for hours"])
 def test_a_clock_that_jumps_costs_a_read_and_no_more(
-    secrets: Secrets, shared: SharedToken, clock: Clock, hours: int
+    secrets: FakeSecretsManager, shared: SharedToken, clock: Clock, hours: int
 ) -> None:
     shared.current()
-    secrets.value = NEW.raw
+    secrets.hold(SECRET, NEW.raw)
     clock.sleep(hours * 3600)
     assert shared.current() == NEW.raw
     assert shared.current() == NEW.raw
@@ -193,7 +203,11 @@ def test_a_clock_that_jumps_costs_a_read_and_no_more(
     ("outage", "got"), [(None, str), (OUTAGE, StoreError)], ids=["a token", "an error"]
 )
 def test_eight_threads_that_wait_for_a_read_share_what_it_brings(
-    secrets: Secrets, shared: SharedToken, clock: Clock, outage: Exception | None, got: type
+    secrets: FakeSecretsManager,
+    shared: SharedToken,
+    clock: Clock,
+    outage: Exception | None,
+    got: type,
 ) -> None:
     secrets.fails_with = outage
     secrets.may_answer.clear()
@@ -211,13 +225,15 @@ def test_eight_threads_that_wait_for_a_read_share_what_it_brings(
     assert len(secrets.calls) == 1
 
 
-def test_each_caller_gets_an_exception_of_its_own(secrets: Secrets, shared: SharedToken) -> None:
+def test_each_caller_gets_an_exception_of_its_own(
+    secrets: FakeSecretsManager, shared: SharedToken
+) -> None:
     secrets.fails_with = OUTAGE
     assert len({id(each) for each in together(8, shared.current)}) == 8
 
 
 def test_a_failed_read_is_not_repeated_for_five_seconds_and_then_is(
-    secrets: Secrets, shared: SharedToken, clock: Clock
+    secrets: FakeSecretsManager, shared: SharedToken, clock: Clock
 ) -> None:
     secrets.fails_with = OUTAGE
     for _ in range(3):
@@ -234,7 +250,7 @@ def test_a_failed_read_is_not_repeated_for_five_seconds_and_then_is(
 
 @pytest.mark.parametrize("outage", OUTAGES)
 def test_an_outage_is_bridged_for_max_stale_with_a_try_every_five_seconds(
-    secrets: Secrets,
+    secrets: FakeSecretsManager,
     clock: Clock,
     outage: Exception,
     caplog: pytest.LogCaptureFixture,
@@ -252,14 +268,15 @@ def test_an_outage_is_bridged_for_max_stale_with_a_try_every_five_seconds(
     assert "Secrets Manager is unavailable" in caplog.text
     with pytest.raises(StoreError):
         shared.current()
-    secrets.fails_with, secrets.value = None, NEW.raw
+    secrets.fails_with = None
+    secrets.hold(SECRET, NEW.raw)
     clock.sleep(5)
     assert shared.current() == NEW.raw
 
 
 def test_an_outage_is_not_bridged_past_the_tokens_expiry(clock: Clock) -> None:
     short = token(left=timedelta(seconds=303))
-    secrets: Any = Secrets(short.raw)
+    secrets: Any = holding(short.raw)
     shared = SharedToken(SECRET, client=secrets, clock=clock)
     shared.current()
     secrets.fails_with = OUTAGE
@@ -271,7 +288,7 @@ def test_an_outage_is_not_bridged_past_the_tokens_expiry(clock: Clock) -> None:
 
 
 def test_an_outage_that_renew_met_is_bridged_as_well(
-    secrets: Secrets, shared: SharedToken, clock: Clock
+    secrets: FakeSecretsManager, shared: SharedToken, clock: Clock
 ) -> None:
     shared.current()
     secrets.fails_with = OUTAGE
@@ -283,7 +300,7 @@ def test_an_outage_that_renew_met_is_bridged_as_well(
 
 
 def test_in_an_outage_nobody_waits_for_the_thread_that_tries_again(
-    secrets: Secrets, shared: SharedToken, clock: Clock
+    secrets: FakeSecretsManager, shared: SharedToken, clock: Clock
 ) -> None:
     shared.current()
     secrets.fails_with = OUTAGE
@@ -303,7 +320,7 @@ def test_in_an_outage_nobody_waits_for_the_thread_that_tries_again(
 
 @pytest.mark.parametrize(("answer", "name"), REFUSALS)
 def test_a_refusal_is_never_bridged(
-    secrets: Secrets, shared: SharedToken, clock: Clock, answer: Exception, name: str
+    secrets: FakeSecretsManager, shared: SharedToken, clock: Clock, answer: Exception, name: str
 ) -> None:
     shared.current()
     secrets.fails_with = answer
@@ -324,54 +341,56 @@ def test_a_refusal_is_never_bridged(
     ],
 )
 def test_a_secret_without_a_usable_token_is_told_apart(
-    secrets: Secrets,
+    secrets: FakeSecretsManager,
     shared: SharedToken,
     clock: Clock,
     value: str | None,
     kind: type[QwenTokenError],
 ) -> None:
-    secrets.value = value
+    secrets.hold(SECRET, value)
     for _ in range(2):
         with pytest.raises(kind) as seen:
             shared.current()
     assert "store it" in seen.value.advice
     assert secrets.calls.count("GetSecretValue") == 1
-    secrets.value = OLD.raw
+    secrets.hold(SECRET, OLD.raw)
     clock.sleep(5)
     assert shared.current() == OLD.raw
 
 
 def test_a_token_that_changed_in_the_secret_is_found_without_the_function(
-    secrets: Secrets, clock: Clock
+    secrets: FakeSecretsManager, clock: Clock
 ) -> None:
     shared, functions = with_function(secrets, clock, lambda: None)
     shared.current()
-    secrets.value = NEW.raw
+    secrets.hold(SECRET, NEW.raw)
     assert shared.renew(rejected=OLD.raw) == NEW.raw
     assert shared.current() == NEW.raw
     assert functions.invocations == []
 
 
 def test_a_token_that_another_thread_renewed_already_is_not_read_again(
-    secrets: Secrets, shared: SharedToken
+    secrets: FakeSecretsManager, shared: SharedToken
 ) -> None:
     shared.current()
-    secrets.value = NEW.raw
+    secrets.hold(SECRET, NEW.raw)
     shared.renew(rejected=OLD.raw)
     assert shared.renew(rejected=OLD.raw) == NEW.raw
     assert len(secrets.calls) == 2
 
 
-def test_ten_threads_renew_by_one_read(secrets: Secrets, shared: SharedToken) -> None:
+def test_ten_threads_renew_by_one_read(secrets: FakeSecretsManager, shared: SharedToken) -> None:
     shared.current()
-    secrets.value = NEW.raw
+    secrets.hold(SECRET, NEW.raw)
     assert together(10, lambda: shared.renew(rejected=OLD.raw)) == [NEW.raw] * 10
     assert len(secrets.calls) == 2
 
 
-def test_ten_threads_run_the_refresh_function_once(secrets: Secrets, clock: Clock) -> None:
+def test_ten_threads_run_the_refresh_function_once(
+    secrets: FakeSecretsManager, clock: Clock
+) -> None:
     def refresh() -> None:
-        secrets.value = NEW.raw
+        secrets.hold(SECRET, NEW.raw)
 
     shared, functions = with_function(secrets, clock, refresh)
     shared.current()
@@ -387,14 +406,14 @@ def test_ten_threads_run_the_refresh_function_once(secrets: Secrets, clock: Cloc
 
 
 def test_a_rejected_token_that_is_all_there_is_is_an_error_for_all_by_one_read(
-    secrets: Secrets, shared: SharedToken, clock: Clock
+    secrets: FakeSecretsManager, shared: SharedToken, clock: Clock
 ) -> None:
     shared.current()
     seen = together(10, lambda: shared.renew(rejected=OLD.raw))
     assert {type(each) for each in seen} == {TokenRejectedError}
     assert len(secrets.calls) == 2
     clock.sleep(5)
-    secrets.value = NEW.raw
+    secrets.hold(SECRET, NEW.raw)
     assert shared.renew(rejected=OLD.raw) == NEW.raw
 
 
@@ -411,7 +430,7 @@ def fail_to_run() -> None:
     ],
 )
 def test_a_refresh_function_that_does_not_help_is_told_in_the_error(
-    secrets: Secrets, clock: Clock, effect: Callable[[], object], told: str
+    secrets: FakeSecretsManager, clock: Clock, effect: Callable[[], object], told: str
 ) -> None:
     shared, _ = with_function(secrets, clock, effect)
     with pytest.raises(TokenRejectedError, match=told) as seen:
@@ -420,12 +439,12 @@ def test_a_refresh_function_that_does_not_help_is_told_in_the_error(
 
 
 def test_the_refresh_function_is_run_once_in_fifteen_minutes_whatever_is_rejected(
-    secrets: Secrets, clock: Clock
+    secrets: FakeSecretsManager, clock: Clock
 ) -> None:
     made = iter([token(left=timedelta(days=8)), token(left=timedelta(days=9))])
 
     def refresh() -> None:
-        secrets.value = next(made).raw
+        secrets.hold(SECRET, next(made).raw)
 
     shared, functions = with_function(secrets, clock, refresh)
     second = shared.renew(rejected=OLD.raw)
@@ -441,10 +460,10 @@ def test_the_refresh_function_is_run_once_in_fifteen_minutes_whatever_is_rejecte
 
 
 def test_an_expired_token_that_is_rejected_is_refreshed_as_well(
-    secrets: Secrets, clock: Clock
+    secrets: FakeSecretsManager, clock: Clock
 ) -> None:
     def refresh() -> None:
-        secrets.value = NEW.raw
+        secrets.hold(SECRET, NEW.raw)
 
     shared, _ = with_function(secrets, clock, refresh)
     clock.sleep(timedelta(days=3).total_seconds())
@@ -452,15 +471,15 @@ def test_an_expired_token_that_is_rejected_is_refreshed_as_well(
 
 
 def test_another_token_that_has_expired_is_no_way_out(
-    secrets: Secrets, shared: SharedToken
+    secrets: FakeSecretsManager, shared: SharedToken
 ) -> None:
-    secrets.value = token(left=timedelta(seconds=-1)).raw
+    secrets.hold(SECRET, token(left=timedelta(seconds=-1)).raw)
     with pytest.raises(TokenRejectedError, match="expired at"):
         shared.renew(rejected=OLD.raw)
 
 
 def test_threads_that_renew_in_an_outage_share_its_error(
-    secrets: Secrets, shared: SharedToken
+    secrets: FakeSecretsManager, shared: SharedToken
 ) -> None:
     shared.current()
     secrets.fails_with = OUTAGE
@@ -470,12 +489,12 @@ def test_threads_that_renew_in_an_outage_share_its_error(
 
 
 def test_a_fresh_copy_is_returned_while_a_renewal_is_under_way(
-    secrets: Secrets, shared: SharedToken
+    secrets: FakeSecretsManager, shared: SharedToken
 ) -> None:
     shared.current()
     secrets.is_asked.clear()
     secrets.may_answer.clear()
-    secrets.value = NEW.raw
+    secrets.hold(SECRET, NEW.raw)
     with ThreadPoolExecutor(1) as pool:
         renewing = pool.submit(shared.renew, rejected=OLD.raw)
         assert secrets.is_asked.wait(SOON)
@@ -485,7 +504,7 @@ def test_a_fresh_copy_is_returned_while_a_renewal_is_under_way(
 
 
 def test_no_token_is_shown(
-    secrets: Secrets, clock: Clock, caplog: pytest.LogCaptureFixture
+    secrets: FakeSecretsManager, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     shared, functions = with_function(secrets, clock, lambda: None)
     shared.current()
@@ -602,7 +621,7 @@ def test_the_process_has_one_source_for_the_same_arguments() -> None:
     one = SharedToken.of("qwen/one", max_age=60)
     assert set(together(8, lambda: SharedToken.of("qwen/one", max_age=60))) == {one}
     assert SharedToken.of("qwen/one") is not one
-    client: Any = Secrets(OLD.raw)
+    client: Any = holding(OLD.raw)
     assert SharedToken.of("qwen/one", client=client) is not SharedToken.of(
         "qwen/one", client=client
     )
@@ -640,12 +659,12 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 FORK = """
 import os, sys, threading
-from tests.fakes import Clock, Secrets
-from tests.unit.test_shared_token import NEW, OLD
+from tests.fakes import Clock
+from tests.unit.test_shared_token import NEW, OLD, SECRET, holding
 from qwen_token import SharedToken
 
-secrets, clock = Secrets(OLD.raw), Clock()
-shared = SharedToken("qwen/token", client=secrets, clock=clock)
+secrets, clock = holding(OLD.raw), Clock()
+shared = SharedToken(SECRET, client=secrets, clock=clock)
 shared.current()
 clock.sleep(300)
 secrets.is_asked.clear()
@@ -658,7 +677,7 @@ if child == 0:
     # The thread that holds the lock is not here: a lock kept from the parent would wait for ever.
     threading.Timer(10, lambda: os._exit(7)).start()
     secrets.may_answer.set()
-    secrets.value = NEW.raw
+    secrets.hold(SECRET, NEW.raw)
     os._exit(0 if shared.current() == NEW.raw else 8)
 _, status = os.waitpid(child, 0)
 secrets.may_answer.set()

@@ -19,6 +19,8 @@ from keeper_runtime import settings
 from keeper_runtime.clients import Clients
 from keeper_runtime.settings import RefreshSettings
 from qwen_token import ConfigError
+from tests.fake_lambda_context import FakeLambdaContext
+from tests.fakes import Recorder
 from tests.minting import NOW, mint
 from tests.unit.template import (
     OUTPUTS,
@@ -464,28 +466,6 @@ def test_the_functions_environment_is_that_of_the_contract() -> None:
     }
 
 
-class Recorder(dict[str, str]):
-    """An empty environment that remembers what it was asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: set[str] = set()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.asked.add(name)
-        return default
-
-    def __missing__(self, name: str) -> str:
-        self.asked.add(name)
-        raise KeyError(name)
-
-
-class Context:
-    function_name = "keeper"
-    invoked_function_arn = "arn:aws:lambda:eu-west-1:111122223333:function:keeper"
-    aws_request_id = "request-1"
-
-
 def test_the_template_sets_what_the_code_reads_and_nothing_else() -> None:
     environ = Recorder()
 
@@ -498,7 +478,7 @@ def test_the_template_sets_what_the_code_reads_and_nothing_else() -> None:
         lambda event, context: handler.run(event, context, edges)
     )
     with pytest.raises(ConfigError):
-        counting({}, Context())
+        counting({}, FakeLambdaContext())
 
     variables = function_properties("RefreshFunction")["Environment"]["Variables"]
     of_powertools = {name for name in variables if name.startswith("POWERTOOLS_")}

@@ -23,8 +23,11 @@ from qwen_token import (
     UpstreamUnavailableError,
     UpstreamUnexpectedError,
 )
+from tests.fake_lambda_context import FakeLambdaContext
+from tests.fake_secrets_manager import arn
+from tests.fakes import FakeQwen, Recorder
 from tests.minting import pieces, token
-from tests.unit.fleet_fakes import QUEUE, Context, FakeQwen, Recorder, World, arn, read_output
+from tests.unit.fleet_fakes import QUEUE, FleetUnderTest, read_output
 
 DAY = timedelta(days=1)
 BUS = "arn:aws:events:eu-west-1:111122223333:event-bus/default"
@@ -74,20 +77,22 @@ Runner = Callable[..., Run]
 
 
 @pytest.fixture(name="world")
-def _world() -> World:
-    return World(Recorder(ENVIRON), qwen=FakeQwen(renewed))
+def _world() -> FleetUnderTest:
+    return FleetUnderTest(Recorder(ENVIRON), qwen=FakeQwen(renewed))
 
 
 @pytest.fixture(name="run")
 def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    def run(world: World, *messages: dict[str, Any], context: Context | None = None) -> Run:
+    def run(
+        world: FleetUnderTest, *messages: dict[str, Any], context: FakeLambdaContext | None = None
+    ) -> Run:
         # The logger took hold of standard output when it was made; pytest replaces that since.
         for log_handler in logging.getLogger(worker.logger.service).handlers:
             monkeypatch.setattr(log_handler, "stream", sys.stdout)
         decorated = worker.metrics.log_metrics(
             lambda event, context: worker.run(event, context, world.edges())
         )
-        response = decorated({"Records": list(messages)}, context or Context())
+        response = decorated({"Records": list(messages)}, context or FakeLambdaContext())
         output = capsys.readouterr().out
         again = [each["itemIdentifier"] for each in response["batchItemFailures"]]
         return Run(again, *read_output(output), output)
@@ -95,7 +100,7 @@ def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     return run
 
 
-def test_every_token_of_a_batch_is_refreshed(world: World, run: Runner) -> None:
+def test_every_token_of_a_batch_is_refreshed(world: FleetUnderTest, run: Runner) -> None:
     names = [f"s{number}" for number in range(10)]
     for name in names:
         world.secrets.add(name, held_by(name).raw)
@@ -114,7 +119,9 @@ def test_every_token_of_a_batch_is_refreshed(world: World, run: Runner) -> None:
     assert world.topic.documents == []
 
 
-def test_a_token_that_somebody_refreshed_meanwhile_is_left_alone(world: World, run: Runner) -> None:
+def test_a_token_that_somebody_refreshed_meanwhile_is_left_alone(
+    world: FleetUnderTest, run: Runner
+) -> None:
     world.secrets.add("fresh", held_by("fresh", 6 * DAY).raw)
 
     done = run(world, message("fresh"))
@@ -124,7 +131,9 @@ def test_a_token_that_somebody_refreshed_meanwhile_is_left_alone(world: World, r
     assert done.metrics["TokenRefreshed"] == [0]
 
 
-def test_one_accounts_failure_touches_no_other_and_is_told_once(world: World, run: Runner) -> None:
+def test_one_accounts_failure_touches_no_other_and_is_told_once(
+    world: FleetUnderTest, run: Runner
+) -> None:
     def answers(asked: Token) -> Token | Exception:
         return TokenRejectedError("refused") if asked.account == "dead" else renewed(asked)
 
@@ -154,7 +163,7 @@ def test_one_accounts_failure_touches_no_other_and_is_told_once(world: World, ru
     assert world.secrets.secrets[arn("dead")].value == held_by("dead").raw
 
 
-def test_what_can_never_be_kept_is_told_without_a_try(world: World, run: Runner) -> None:
+def test_what_can_never_be_kept_is_told_without_a_try(world: FleetUnderTest, run: Runner) -> None:
     world.secrets.add("replica", held_by("replica").raw)
 
     run(world, message("replica", obstacle="the secret is a replica"))
@@ -167,7 +176,7 @@ def test_what_can_never_be_kept_is_told_without_a_try(world: World, run: Runner)
 
 
 def test_a_secret_that_still_waits_for_its_token_is_a_warning_and_no_failure(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     world.secrets.add("new")
 
@@ -179,7 +188,7 @@ def test_a_secret_that_still_waits_for_its_token_is_a_warning_and_no_failure(
     assert done.metrics == {"RunSucceeded": [0], "TokenRefreshed": [0], "RefreshFailed": [0]}
 
 
-def test_changes_are_announced_for_each_token(world: World, run: Runner) -> None:
+def test_changes_are_announced_for_each_token(world: FleetUnderTest, run: Runner) -> None:
     def answers(asked: Token) -> Token | Exception:
         return TokenRejectedError("refused") if asked.account == "dead" else renewed(asked)
 
@@ -204,7 +213,7 @@ def test_changes_are_announced_for_each_token(world: World, run: Runner) -> None
     assert failed["Resources"] == [arn("dead")]
 
 
-def test_that_the_bus_fails_changes_nothing_else(world: World, run: Runner) -> None:
+def test_that_the_bus_fails_changes_nothing_else(world: FleetUnderTest, run: Runner) -> None:
     world.bus.fails_with = RuntimeError("no bus")
     world.secrets.add("one", held_by("one").raw)
 
@@ -215,7 +224,7 @@ def test_that_the_bus_fails_changes_nothing_else(world: World, run: Runner) -> N
     assert "the change events could not be sent" in [line["message"] for line in done.log]
 
 
-def test_without_a_bus_nothing_is_announced(world: World, run: Runner) -> None:
+def test_without_a_bus_nothing_is_announced(world: FleetUnderTest, run: Runner) -> None:
     world.environ["EVENT_BUS_ARN"] = ""
     world.secrets.add("one", held_by("one").raw)
 
@@ -236,7 +245,7 @@ in_trouble = pytest.mark.parametrize(
 
 @in_trouble
 def test_once_the_api_cannot_be_asked_the_rest_of_the_batch_is_not_sent_against_it(
-    trouble: Exception, world: World, run: Runner
+    trouble: Exception, world: FleetUnderTest, run: Runner
 ) -> None:
     world.qwen.answers = lambda _: trouble
     names = [f"s{number}" for number in range(30)]
@@ -257,7 +266,7 @@ def test_once_the_api_cannot_be_asked_the_rest_of_the_batch_is_not_sent_against_
 
 @in_trouble
 def test_trouble_of_one_account_holds_up_no_other(
-    trouble: Exception, world: World, run: Runner
+    trouble: Exception, world: FleetUnderTest, run: Runner
 ) -> None:
     def answers(asked: Token) -> Token | Exception:
         return trouble if asked.account == "limited" else renewed(asked)
@@ -274,7 +283,7 @@ def test_trouble_of_one_account_holds_up_no_other(
 
 
 def test_accounts_in_trouble_stop_no_batch_while_the_api_answers_others_in_between(
-    world: World, run: Runner, monkeypatch: pytest.MonkeyPatch
+    world: FleetUnderTest, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One after the other, for an order that is known.
     monkeypatch.setattr(worker, "_THREADS", 1)
@@ -294,7 +303,9 @@ def test_accounts_in_trouble_stop_no_batch_while_the_api_answers_others_in_betwe
     assert len(world.queue.sent) == 5
 
 
-def test_what_is_fresh_is_found_so_also_while_the_api_is_down(world: World, run: Runner) -> None:
+def test_what_is_fresh_is_found_so_also_while_the_api_is_down(
+    world: FleetUnderTest, run: Runner
+) -> None:
     world.qwen.answers = lambda _: UpstreamUnavailableError("down")
     world.secrets.add("stale", held_by("stale").raw)
     for number in range(8):
@@ -307,7 +318,7 @@ def test_what_is_fresh_is_found_so_also_while_the_api_is_down(world: World, run:
 
 
 def test_each_postponement_is_twice_as_long_and_after_the_third_the_failure_is_told(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     world.qwen.answers = lambda _: UpstreamUnavailableError("down")
     world.secrets.add("one", held_by("one", DAY / 2).raw)
@@ -337,7 +348,7 @@ def test_each_postponement_is_twice_as_long_and_after_the_third_the_failure_is_t
     ("asked", "least", "most"), [(75, 75, 135), (300, 300, 360), (7200, 840, 900)]
 )
 def test_an_job_is_put_off_for_as_long_as_the_api_asks_as_far_as_sqs_delays(
-    asked: int, least: int, most: int, world: World, run: Runner
+    asked: int, least: int, most: int, world: FleetUnderTest, run: Runner
 ) -> None:
     limited = RateLimitedError("slow down", retry_after=timedelta(seconds=asked))
     world.qwen.answers = lambda _: limited
@@ -355,7 +366,7 @@ def test_an_job_is_put_off_for_as_long_as_the_api_asks_as_far_as_sqs_delays(
 
 
 def test_what_is_told_of_a_token_that_was_not_sent_is_its_own_expiry(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     world.qwen.answers = lambda _: RateLimitedError("slow down")
     for number in range(12):
@@ -369,7 +380,9 @@ def test_what_is_told_of_a_token_that_was_not_sent_is_its_own_expiry(
     assert len(world.qwen.asked) <= 5
 
 
-def test_an_answer_that_speaks_of_one_token_stops_no_other(world: World, run: Runner) -> None:
+def test_an_answer_that_speaks_of_one_token_stops_no_other(
+    world: FleetUnderTest, run: Runner
+) -> None:
     def answers(asked: Token) -> Token | Exception:
         if int(asked.account.removeprefix("s")) % 2:
             return UpstreamUnexpectedError("what is this")
@@ -387,7 +400,7 @@ def test_an_answer_that_speaks_of_one_token_stops_no_other(world: World, run: Ru
     assert world.queue.sent == []
 
 
-def test_the_next_batch_asks_the_api_again(world: World, run: Runner) -> None:
+def test_the_next_batch_asks_the_api_again(world: FleetUnderTest, run: Runner) -> None:
     world.qwen.answers = lambda _: UpstreamUnavailableError("down")
     world.secrets.add("one", held_by("one").raw)
     run(world, message("one"))
@@ -401,7 +414,9 @@ def test_the_next_batch_asks_the_api_again(world: World, run: Runner) -> None:
 # --- nothing is lost ------------------------------------------------------------------------------
 
 
-def test_a_run_that_crashes_is_delivered_again_and_no_other(world: World, run: Runner) -> None:
+def test_a_run_that_crashes_is_delivered_again_and_no_other(
+    world: FleetUnderTest, run: Runner
+) -> None:
     def answers(asked: Token) -> Token | Exception:
         return ZeroDivisionError("a bug") if asked.account == "bug" else renewed(asked)
 
@@ -416,7 +431,9 @@ def test_a_run_that_crashes_is_delivered_again_and_no_other(world: World, run: R
     assert "ZeroDivisionError" in done.output, "a bug leaves a trace in the log"
 
 
-def test_a_batch_of_which_every_run_crashes_is_delivered_again(world: World, run: Runner) -> None:
+def test_a_batch_of_which_every_run_crashes_is_delivered_again(
+    world: FleetUnderTest, run: Runner
+) -> None:
     world.qwen.answers = lambda _: ZeroDivisionError("a bug")
     world.secrets.add("one", held_by("one").raw)
 
@@ -440,7 +457,7 @@ def test_a_batch_of_which_every_run_crashes_is_delivered_again(world: World, run
     ids=repr,
 )
 def test_a_message_that_is_no_job_goes_the_way_of_the_dead_letters(
-    body: str, world: World, run: Runner
+    body: str, world: FleetUnderTest, run: Runner
 ) -> None:
     world.secrets.add("one", held_by("one").raw)
     stray = {**message("stray"), "body": body}
@@ -451,7 +468,9 @@ def test_a_message_that_is_no_job_goes_the_way_of_the_dead_letters(
     assert done.metrics["TokenRefreshed"] == [1]
 
 
-def test_failures_that_could_not_be_told_are_delivered_again(world: World, run: Runner) -> None:
+def test_failures_that_could_not_be_told_are_delivered_again(
+    world: FleetUnderTest, run: Runner
+) -> None:
     world.topic.fails_with = RuntimeError("no topic")
     world.secrets.add("malformed", "something else")
     world.secrets.add("new")
@@ -464,11 +483,13 @@ def test_failures_that_could_not_be_told_are_delivered_again(world: World, run: 
     assert [event["DetailType"] for event in world.bus.put] == ["Token Refreshed"]
 
 
-def test_what_there_is_no_time_left_for_is_put_off_unread(world: World, run: Runner) -> None:
+def test_what_there_is_no_time_left_for_is_put_off_unread(
+    world: FleetUnderTest, run: Runner
+) -> None:
     for name in ("one", "two"):
         world.secrets.add(name, held_by(name).raw)
 
-    done = run(world, message("one"), message("two"), context=Context(59_999))
+    done = run(world, message("one"), message("two"), context=FakeLambdaContext(59_999))
 
     # A slow store could make each reading outlast the worker, and then nothing would be told.
     assert world.secrets.calls == []
@@ -477,7 +498,7 @@ def test_what_there_is_no_time_left_for_is_put_off_unread(world: World, run: Run
     assert done.again == []
 
 
-def test_what_could_not_be_postponed_is_delivered_again(world: World, run: Runner) -> None:
+def test_what_could_not_be_postponed_is_delivered_again(world: FleetUnderTest, run: Runner) -> None:
     world.qwen.answers = lambda _: UpstreamUnavailableError("down")
     world.queue.fails_with = RuntimeError("no queue")
     world.secrets.add("one", held_by("one").raw)
@@ -488,18 +509,18 @@ def test_what_could_not_be_postponed_is_delivered_again(world: World, run: Runne
     assert "jobs could not be postponed" in [line["message"] for line in done.log]
 
 
-def test_an_environment_that_is_off_leaves_the_batch_in_the_queue(world: World) -> None:
+def test_an_environment_that_is_off_leaves_the_batch_in_the_queue(world: FleetUnderTest) -> None:
     world.environ["MAXIMUM_CONCURRENCY"] = "none"
 
     with pytest.raises(ConfigError, match="MAXIMUM_CONCURRENCY should be a whole number"):
-        worker.run({"Records": [message("one")]}, Context(), world.edges())  # type: ignore[arg-type]
+        worker.run({"Records": [message("one")]}, FakeLambdaContext(), world.edges())  # type: ignore[arg-type]
     assert world.secrets.calls == []
 
 
 # --- at once, and at a pace -----------------------------------------------------------------------
 
 
-def test_several_jobs_are_under_way_at_once(world: World, run: Runner) -> None:
+def test_several_jobs_are_under_way_at_once(world: FleetUnderTest, run: Runner) -> None:
     together = threading.Barrier(4)
 
     def answers(asked: Token) -> Token | Exception:
@@ -516,7 +537,7 @@ def test_several_jobs_are_under_way_at_once(world: World, run: Runner) -> None:
     assert done.metrics["TokenRefreshed"] == [4]
 
 
-def test_each_write_waits_for_its_turn_and_reads_do_not(world: World, run: Runner) -> None:
+def test_each_write_waits_for_its_turn_and_reads_do_not(world: FleetUnderTest, run: Runner) -> None:
     world.secrets.add("one", held_by("one").raw)
 
     run(world, message("one"))
@@ -528,7 +549,9 @@ def test_each_write_waits_for_its_turn_and_reads_do_not(world: World, run: Runne
     assert {type(pace) for pace in paces} == {Pace}
 
 
-def test_it_reads_the_environment_that_the_template_sets(world: World, run: Runner) -> None:
+def test_it_reads_the_environment_that_the_template_sets(
+    world: FleetUnderTest, run: Runner
+) -> None:
     world.secrets.add("one", held_by("one").raw)
     run(world, message("one"))
 
@@ -536,7 +559,7 @@ def test_it_reads_the_environment_that_the_template_sets(world: World, run: Runn
 
 
 def test_no_token_and_no_part_of_one_is_in_anything_that_a_worker_says(
-    world: World, run: Runner
+    world: FleetUnderTest, run: Runner
 ) -> None:
     def answers(asked: Token) -> Token | Exception:
         return TokenRejectedError("refused") if asked.account == "dead" else renewed(asked)

@@ -9,8 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from localcloud.aws import local_cloud
 
 from .faults import Result, Verdict, cases, try_all
+from .sandbox import sandboxes
 from .table import DOCUMENT, document, summary, tables
-from .world import worlds
 
 # Where there is no terminal: what the tables need.
 _WIDTH: Final = 104
@@ -27,7 +27,7 @@ def main() -> int:
         console=console,
         transient=True,
     )
-    with local_cloud() as cloud, worlds(cloud) as made, progress:
+    with local_cloud() as cloud, sandboxes(cloud) as made, progress:
         all_cases = cases(made)
         task = progress.add_task("every fault at every point", total=len(all_cases))
 

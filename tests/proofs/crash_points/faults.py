@@ -1,7 +1,7 @@
 """Every crash point: each external call of a run, and each thing that may go wrong there.
 
 The calls are found by recording a run that nothing disturbs. Then the same run is made again, in a
-world of its own, once for every call and every fault; and after it a run that nothing disturbs.
+sandbox of its own, once for every call and every fault; and after it a run that nothing disturbs.
 """
 
 import threading
@@ -20,8 +20,7 @@ from localcloud.stack import CURRENT, Version
 from qwen_token.secret_store import PENDING
 from qwen_token.tokens import decode_token
 
-from .worker import End
-from .world import (
+from .sandbox import (
     DAY,
     LINE,
     PERSON,
@@ -29,11 +28,12 @@ from .world import (
     ROTATES,
     WEEK,
     YOUNG,
-    World,
-    Worlds,
+    Sandbox,
+    Sandboxes,
     keeps_notes,
     token_in,
 )
+from .worker import End
 
 _ASK: Final = "GET auths/"
 _PUBLISH: Final = "Publish"
@@ -86,7 +86,7 @@ class Kind:
     """A kind of run: what it finds, and how the API answers during it and ever after."""
 
     title: str
-    prepare: Callable[[World], None] = field(repr=False)
+    prepare: Callable[[Sandbox], None] = field(repr=False)
     during: Scenario = RENEWS
     after: Scenario = RENEWS
     # Unless it is so already, or the API retires it, the current token stays alive all the time.
@@ -95,18 +95,18 @@ class Kind:
     ends: str = "refreshed"
 
 
-def _as_it_is(_world: World) -> None:
+def _as_it_is(_sandbox: Sandbox) -> None:
     """Leave the stale token where it is."""
 
 
-def _dead_beside_fresh(world: World) -> None:
-    world.qwen.retire(token_in(world.current()))
-    world.stage(world.mint(left=WEEK))
+def _dead_beside_fresh(sandbox: Sandbox) -> None:
+    sandbox.qwen.retire(token_in(sandbox.current()))
+    sandbox.stage(sandbox.mint(left=WEEK))
 
 
-def _dead_beside_stale(world: World) -> None:
-    world.qwen.retire(token_in(world.current()))
-    world.stage(world.mint(left=2 * DAY))
+def _dead_beside_stale(sandbox: Sandbox) -> None:
+    sandbox.qwen.retire(token_in(sandbox.current()))
+    sandbox.stage(sandbox.mint(left=2 * DAY))
 
 
 KINDS: Final = (
@@ -145,18 +145,18 @@ class Result:
 class Line:
     """The way out of one process: every call to AWS and to Qwen comes past here."""
 
-    def __init__(self, world: World, versions: list[Version]) -> None:
-        """Stand between ``world``'s process and its relay and API, with these versions."""
+    def __init__(self, sandbox: Sandbox, versions: list[Version]) -> None:
+        """Stand between ``sandbox``'s process and its relay and API, with these versions."""
         self.calls: list[str] = []
         self.struck = False
         self.before = versions
-        self._world = world
+        self._sandbox = sandbox
         self._point = -1
         self._fault: Fault | None = None
         self._target: Hashable = None
         self._lock = threading.Lock()
         self._held = {token_in(version.text): _name(version) for version in versions}
-        world.relay.gate = self._to_aws
+        sandbox.relay.gate = self._to_aws
 
     def strike(self, point: int, fault: Fault) -> None:
         """Let ``fault`` happen at the call number ``point``, counted from 0."""
@@ -214,53 +214,53 @@ class Line:
         if fault is Fault.PUT_BEFORE:
             self._put()
         elif fault is Fault.DIES_BEFORE:
-            self._world.worker.kill()
+            self._sandbox.worker.kill()
             return None
         answer = carry_out()
         if fault is Fault.PUT_AFTER:
             self._put()
         elif fault is Fault.DIES_AFTER:
-            self._world.worker.kill()
+            self._sandbox.worker.kill()
         return answer if fault in _PUTS else None
 
     def _put(self) -> None:
-        self._world.put(self._world.mint(left=WEEK, line=PERSON))
+        self._sandbox.put(self._sandbox.mint(left=WEEK, line=PERSON))
 
 
 def _name(version: Version) -> str:
     return "staged" if PENDING in version.labels else "current"
 
 
-def record(worlds: Worlds, kind: Kind) -> list[str]:
+def record(sandboxes: Sandboxes, kind: Kind) -> list[str]:
     """Make a run that nothing disturbs, and return its calls in their order."""
-    with _prepared(worlds, kind) as (world, line):
-        end = world.run()
+    with _prepared(sandboxes, kind) as (sandbox, line):
+        end = sandbox.run()
         if end.word != kind.ends:
             raise AssertionError(f"{kind.title}: ended with {end.word}, not with {kind.ends}")
         return line.calls
 
 
-def endure(worlds: Worlds, case: Case) -> Result:
+def endure(sandboxes: Sandboxes, case: Case) -> Result:
     """Make the run with its fault, then one that nothing disturbs, and judge what they left."""
-    with _prepared(worlds, case.kind) as (world, line):
+    with _prepared(sandboxes, case.kind) as (sandbox, line):
         line.strike(case.point, case.fault)
-        end = world.run()
+        end = sandbox.run()
         line.leave_alone()
-        after = world.versions()
-        problems = _judge(case, end, line, world, after)
-        savable = any(world.qwen.accepts(token_in(version.text)) for version in after)
-        heard = world.alerts
+        after = sandbox.versions()
+        problems = _judge(case, end, line, sandbox, after)
+        savable = any(sandbox.qwen.accepts(token_in(version.text)) for version in after)
+        heard = sandbox.alerts
 
-        world.qwen.answer_with(case.kind.after)
-        following = world.run()
+        sandbox.qwen.answer_with(case.kind.after)
+        following = sandbox.run()
 
-        told = world.alerts - heard
+        told = sandbox.alerts - heard
         if not savable:
             # Whatever the function does: only the API knows the token that lives.
             if (following.reason, told) != ("token_rejected", 1):
                 problems.append(f"nobody was told that the token is gone: {following.word}")
             return _result(case, Verdict.BEYOND, problems)
-        problems += _judge_next(case, following, told, world)
+        problems += _judge_next(case, following, told, sandbox)
         if end.killed:
             return _result(case, Verdict.MENDED, problems)
         return _result(case, Verdict.WELL if end.well else Verdict.TOLD, problems)
@@ -271,15 +271,15 @@ def _result(case: Case, verdict: Verdict, problems: list[str]) -> Result:
 
 
 @contextmanager
-def _prepared(worlds: Worlds, kind: Kind) -> Iterator[tuple[World, Line]]:
-    with worlds.world(left=2 * DAY) as world:
-        kind.prepare(world)
-        line = Line(world, world.versions())
-        world.qwen.answer_with(line.behind(kind.during))
-        yield world, line
+def _prepared(sandboxes: Sandboxes, kind: Kind) -> Iterator[tuple[Sandbox, Line]]:
+    with sandboxes.sandbox(left=2 * DAY) as sandbox:
+        kind.prepare(sandbox)
+        line = Line(sandbox, sandbox.versions())
+        sandbox.qwen.answer_with(line.behind(kind.during))
+        yield sandbox, line
 
 
-def _judge(case: Case, end: End, line: Line, world: World, after: list[Version]) -> list[str]:
+def _judge(case: Case, end: End, line: Line, sandbox: Sandbox, after: list[Version]) -> list[str]:
     """Say what is wrong after the disturbed run."""
     [current] = [token_in(version.text) for version in after if CURRENT in version.labels]
     problems = []
@@ -288,9 +288,9 @@ def _judge(case: Case, end: End, line: Line, world: World, after: list[Version])
     if end.killed != (case.fault in _DEATHS):
         problems.append(f"the run ended with {end.word}")
     alive = case.kind.starts_alive and case.kind.after is not ROTATES
-    if (alive or end.well or case.fault in _PUTS) and not world.qwen.accepts(current):
+    if (alive or end.well or case.fault in _PUTS) and not sandbox.qwen.accepts(current):
         problems.append("readers get a dead token")
-    if case.fault in _PUTS and world.qwen.read(current).get(LINE) != PERSON:
+    if case.fault in _PUTS and sandbox.qwen.read(current).get(LINE) != PERSON:
         problems.append("what a person put in was overwritten")
     texts = {version.version_id: version.text for version in line.before}
     # MiniStack drops versions without a label at once.
@@ -299,47 +299,47 @@ def _judge(case: Case, end: End, line: Line, world: World, after: list[Version])
     if not all(keeps_notes(version.text) for version in after):
         problems.append("what stood beside the token is gone")
     silenced = case.call == _PUBLISH and case.fault in _SILENCING
-    if not end.killed and not silenced and (world.alerts > 0) == end.well:
-        problems.append(f"the run ended with {end.word}, and with {world.alerts} alerts")
+    if not end.killed and not silenced and (sandbox.alerts > 0) == end.well:
+        problems.append(f"the run ended with {end.word}, and with {sandbox.alerts} alerts")
     # SNS delivers at least once: an alert whose answer was lost is sent again.
-    if world.alerts > 1 and not (case.call == _PUBLISH and case.fault in _LOSSES):
-        problems.append(f"{world.alerts} alerts of one run")
+    if sandbox.alerts > 1 and not (case.call == _PUBLISH and case.fault in _LOSSES):
+        problems.append(f"{sandbox.alerts} alerts of one run")
     return problems
 
 
-def _judge_next(case: Case, end: End, told: int, world: World) -> list[str]:
+def _judge_next(case: Case, end: End, told: int, sandbox: Sandbox) -> list[str]:
     """Say what is wrong after the run that followed."""
-    current = world.current()
+    current = sandbox.current()
     problems = []
     if not end.well or told:
         problems.append(f"the next run ended with {end.word} and {told} alerts")
     raw = token_in(current)
-    if not world.qwen.accepts(raw) or decode_token(raw).remaining(datetime.now(UTC)) < YOUNG:
+    if not sandbox.qwen.accepts(raw) or decode_token(raw).remaining(datetime.now(UTC)) < YOUNG:
         problems.append("after the next run, readers get no fresh token")
-    if case.fault in _PUTS and world.qwen.read(raw).get(LINE) != PERSON:
+    if case.fault in _PUTS and sandbox.qwen.read(raw).get(LINE) != PERSON:
         problems.append("the next run overwrote what a person had put in")
     if not keeps_notes(current):
         problems.append("after the next run, what stood beside the token is gone")
     return problems
 
 
-def cases(worlds: Worlds) -> list[Case]:
+def cases(sandboxes: Sandboxes) -> list[Case]:
     """Record all kinds of runs, and return every fault at each of their calls."""
     return [
         Case(kind, point, call, fault)
         for kind in KINDS
-        for point, call in enumerate(record(worlds, kind))
+        for point, call in enumerate(record(sandboxes, kind))
         for fault in Fault
     ]
 
 
 def try_all(
-    worlds: Worlds, tried: Iterable[Case], *, on_result: Callable[[Result], None]
+    sandboxes: Sandboxes, tried: Iterable[Case], *, on_result: Callable[[Result], None]
 ) -> list[Result]:
     """Try these cases, many side by side; ``on_result`` hears of each as it ends."""
 
     def attempt(case: Case) -> Result:
-        result = endure(worlds, case)
+        result = endure(sandboxes, case)
         on_result(result)
         return result
 

@@ -8,12 +8,12 @@ import pytest
 from localcloud.qwen import RETIRES_OLD
 from tests.proofs.crash_points import table
 from tests.proofs.crash_points.faults import KINDS, Fault, Kind, Result, Verdict, cases, try_all
-from tests.proofs.crash_points.world import DAY, NOTES, WEEK, Worlds
+from tests.proofs.crash_points.sandbox import DAY, NOTES, WEEK, Sandboxes
 
 
 @pytest.fixture(scope="session", name="results")
-def _results(worlds: Worlds) -> Sequence[Result]:
-    return try_all(worlds, cases(worlds), on_result=lambda _result: None)
+def _results(sandboxes: Sandboxes) -> Sequence[Result]:
+    return try_all(sandboxes, cases(sandboxes), on_result=lambda _result: None)
 
 
 @pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.value)
@@ -51,27 +51,29 @@ def test_the_documented_table_is_what_was_found(results: Sequence[Result]) -> No
     assert table.documented() == table.markdown(results), "run make crash-points"
 
 
-def test_a_recovery_keeps_what_a_person_wrote_beside_the_token_since(worlds: Worlds) -> None:
-    with worlds.world(left=2 * DAY) as world:
-        world.stage(world.mint(left=WEEK))
+def test_a_recovery_keeps_what_a_person_wrote_beside_the_token_since(sandboxes: Sandboxes) -> None:
+    with sandboxes.sandbox(left=2 * DAY) as sandbox:
+        sandbox.stage(sandbox.mint(left=WEEK))
         changed = {**NOTES, "service": "another chat"}
-        dead = world.mint(left=DAY)
-        world.qwen.retire(dead)
-        world.client.put_secret_value(
-            SecretId=world.secret_arn, SecretString=json.dumps({**changed, "token": dead})
+        dead = sandbox.mint(left=DAY)
+        sandbox.qwen.retire(dead)
+        sandbox.client.put_secret_value(
+            SecretId=sandbox.secret_arn, SecretString=json.dumps({**changed, "token": dead})
         )
 
-        end = world.run()
+        end = sandbox.run()
 
         assert end.word == "refreshed"
-        assert {name: json.loads(world.current())[name] for name in changed} == changed
+        assert {name: json.loads(sandbox.current())[name] for name in changed} == changed
 
 
 @pytest.mark.xfail(strict=True, reason="verifying asks the endpoint that retires what it is shown")
-def test_a_run_leaves_a_live_token_where_the_api_retires_at_every_answer(worlds: Worlds) -> None:
-    with worlds.world(left=2 * DAY) as world:
-        world.qwen.answer_with(RETIRES_OLD)
+def test_a_run_leaves_a_live_token_where_the_api_retires_at_every_answer(
+    sandboxes: Sandboxes,
+) -> None:
+    with sandboxes.sandbox(left=2 * DAY) as sandbox:
+        sandbox.qwen.answer_with(RETIRES_OLD)
 
-        world.run()
+        sandbox.run()
 
-        assert world.serves_a_live_token()
+        assert sandbox.serves_a_live_token()

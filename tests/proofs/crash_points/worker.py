@@ -18,6 +18,7 @@ from multiprocessing.forkserver import ensure_running
 from typing import TYPE_CHECKING, Any, Final
 
 from qwen_token.errors import QwenTokenError
+from tests.fake_lambda_context import FakeLambdaContext
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
@@ -113,15 +114,11 @@ def start_fork_server(environ: Mapping[str, str]) -> None:
         os.environ.update(own)
 
 
-class _Context:
-    """What Lambda gives a handler."""
-
-    function_name = "qwen-token-refresh"
-    memory_limit_in_mb = 256
-    invoked_function_arn = "arn:aws:lambda:us-east-1:000000000000:function:qwen-token-refresh"
-    aws_request_id = "request"
+class _ContextOnTheClock(FakeLambdaContext):
+    """Lambda's context, for which time really passes."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._deadline = time.monotonic() + _TIMEOUT.total_seconds()
 
     def get_remaining_time_in_millis(self) -> int:
@@ -151,7 +148,7 @@ def _run(environ: Mapping[str, str], event: Mapping[str, object]) -> End:
         # Another environment names another endpoint: the clients are made anew.
         handler._clients.cache_clear()
     try:
-        return End(result=handler.handler(event, _Context()))
+        return End(result=handler.handler(event, _ContextOnTheClock()))
     except QwenTokenError as error:
         return End(reason=error.reason)
     except Exception as error:  # noqa: BLE001 - a bug: the test shall see it

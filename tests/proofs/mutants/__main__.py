@@ -65,7 +65,6 @@ _TESTS: Final = (
     "tests/integration/test_secret_store.py",
     "tests/integration/test_secret_store_answers.py",
     "tests/proofs/simulation/test_years.py::test_no_story_breaks_an_invariant",
-    "tests/proofs/simulation/test_secret.py",
 )
 # Seconds. The slowest test takes ten, all of it asleep.
 _HANGS: Final = 45

@@ -19,10 +19,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 import handler
+from tests.fake_secrets_manager import FakeSecretsManager
 
-from .secret import SimulatedSecret
+from .simulated_life import InvariantError, SimulatedLife, Tally
 from .walk import live
-from .world import InvariantError, Tally, World
 
 _YEARS_A_LIFE: Final = 10
 
@@ -62,13 +62,13 @@ def _life(seed: str) -> Tally | str:
     """Simulate one life; return what happened, or the invariant that did not hold and its story."""
     # Of millions of runs, nobody reads the log.
     handler.logger.setLevel(logging.CRITICAL)
-    secret = SimulatedSecret()
-    world = World(secret, secret.arn)
+    secrets_manager = FakeSecretsManager()
+    life = SimulatedLife(secrets_manager, secrets_manager.add("qwen/token"))
     try:
-        live(world, random.Random(seed), years=_YEARS_A_LIFE)  # noqa: S311 - no secret
+        live(life, random.Random(seed), years=_YEARS_A_LIFE)  # noqa: S311 - no secret
     except InvariantError as error:
         return f"life {seed}: {error}"
-    return world.tally
+    return life.tally
 
 
 def _print(console: Console, tally: Tally, seed: int, seconds: float) -> None:

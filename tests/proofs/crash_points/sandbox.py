@@ -1,6 +1,6 @@
-"""A world for one secret: the secret, an API and a relay of its own, and a process to run in.
+"""A sandbox for one secret: the secret, an API and a relay of its own, and a process to run in.
 
-Worlds share one MiniStack and nothing else, so that many can be at work side by side.
+Sandboxes share one MiniStack and nothing else, so that many can be at work side by side.
 """
 
 import json
@@ -60,7 +60,7 @@ ROTATES: Final = Scenario(
 
 
 @dataclass(frozen=True)
-class World:
+class Sandbox:
     """One secret and all that surrounds it."""
 
     secret_arn: str
@@ -140,11 +140,11 @@ def keeps_notes(text: str) -> bool:
     return bool(json.loads(text).items() >= NOTES.items())
 
 
-class Worlds:
-    """Makes worlds in one cloud, and keeps their processes for the next ones."""
+class Sandboxes:
+    """Makes sandboxes in one cloud, and keeps their processes for the next ones."""
 
     def __init__(self, cloud: Cloud) -> None:
-        """Make worlds in ``cloud``."""
+        """Make sandboxes in ``cloud``."""
         self._cloud = cloud
         self._topic = cloud.sns.create_topic(Name="trust")["TopicArn"]
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
@@ -152,7 +152,7 @@ class Worlds:
         self._client = cloud.session.client(
             "secretsmanager",
             endpoint_url=cloud.endpoint,
-            # One client for the threads of all worlds.
+            # One client for the threads of all sandboxes.
             config=AWS_CONFIG.merge(Config(max_pool_connections=64)),
         )
         self.environ = {
@@ -170,8 +170,8 @@ class Worlds:
         }
 
     @contextmanager
-    def world(self, *, left: timedelta) -> Iterator[World]:
-        """Make a world whose secret holds a token that has so much time left, and notes beside."""
+    def sandbox(self, *, left: timedelta) -> Iterator[Sandbox]:
+        """Make a sandbox whose secret holds a token with this much time left, and notes beside."""
         relay = RecordingProxy()
         with ExitStack() as held:
             held.enter_context(relay.to(self._cloud.port))
@@ -182,7 +182,7 @@ class Worlds:
                 SecretString=json.dumps({**NOTES, "token": qwen.mint(lifetime=left, jti="first")}),
             )["ARN"]
             worker = held.enter_context(self.worker())
-            yield World(arn, qwen, relay, worker, self._client, self.environ)
+            yield Sandbox(arn, qwen, relay, worker, self._client, self.environ)
 
     @contextmanager
     def worker(self) -> Iterator[Worker]:
@@ -204,9 +204,9 @@ class Worlds:
 
 
 @contextmanager
-def worlds(cloud: Cloud) -> Iterator[Worlds]:
-    """Hold what worlds are made of."""
-    made = Worlds(cloud)
+def sandboxes(cloud: Cloud) -> Iterator[Sandboxes]:
+    """Hold what sandboxes are made of."""
+    made = Sandboxes(cloud)
     start_fork_server(made.environ)
     try:
         yield made

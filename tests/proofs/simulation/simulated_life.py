@@ -1,4 +1,4 @@
-"""The world around the function: its clock and schedule, the secret, the API, and people.
+"""One token's life: the function's clock and schedule, the secret, the API, and people.
 
 Everything that happens is a method; after each, the invariants are looked at. The function is the
 real one: the handler with its settings, the keeper and the store.
@@ -20,6 +20,7 @@ from keeper_runtime.clients import Clients
 from qwen_token import QwenTokenError, Token, TokenMalformedError
 from qwen_token.policy import TokenState, assess
 from qwen_token.secret_store import CURRENT, PENDING, PREVIOUS, SecretStore
+from tests.fake_lambda_context import FakeLambdaContext
 
 from .qwen import Mode, Outage, SimulatedQwen, read_token, start
 
@@ -63,21 +64,12 @@ class Tally:
         self.counts += other.counts
 
 
-class _Context:
-    function_name = "keeper"
-    invoked_function_arn = "arn:aws:lambda:eu-west-1:111122223333:function:keeper"
-    aws_request_id = "request"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return 120_000
-
-
 class _Edge:
     """What a run calls, one of the client's methods or another: it may go wrong at any call."""
 
-    def __init__(self, inner: Any, world: "World", operations: tuple[str, ...]) -> None:
+    def __init__(self, inner: Any, life: "SimulatedLife", operations: tuple[str, ...]) -> None:
         self._inner = inner
-        self._world = world
+        self._life = life
         for name in operations:
             setattr(self, name, self._watched(name, getattr(inner, name)))
 
@@ -86,12 +78,12 @@ class _Edge:
 
     def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:
-            return self._world.call(name, lambda: call(*args, **kwargs))
+            return self._life.call(name, lambda: call(*args, **kwargs))
 
         return watched
 
 
-class World:
+class SimulatedLife:
     """One secret and all who have to do with it.
 
     ``client`` is boto3's for Secrets Manager or what simulates it, ``arn`` the secret there.
@@ -250,7 +242,7 @@ class World:
         result: dict[str, Any] = {}
         died = False
         try:
-            result = handler.run({}, _Context(), self._edges)  # type: ignore[arg-type]
+            result = handler.run({}, FakeLambdaContext(), self._edges)  # type: ignore[arg-type]
         except QwenTokenError as caught:
             error = caught
         except _DeathError:
