@@ -11,8 +11,8 @@ from qwen_token import (
     Token,
     TokenRejectedError,
 )
+from tests.fakes import FakeQwen
 from tests.minting import NOW, token
-from tests.unit.fleet_fakes import FakeQwen
 
 PATIENCE = timedelta(seconds=10)
 
