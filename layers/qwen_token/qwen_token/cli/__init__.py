@@ -1,8 +1,9 @@
 """The command line, for the people who own a token: put it in, look at it, have it refreshed.
 
-Each command is a module with a ``run`` that returns the exit code. Commands do not know each other:
-what they share of the deployed stack is in ``deployed``, of what people give to them in ``given``,
-of what people see in ``output``, of what went wrong in ``failures``.
+Each command is a module that adds its options and runs; this one puts them together. Commands do
+not import each other. What they share: ``deployed`` (the stack), ``membership`` (its fleet),
+``token_input`` (what people give to a command), ``output`` (what people see) and ``failures`` (what
+people read when a command fails).
 """
 
 import argparse
@@ -10,14 +11,12 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
-
-from qwen_token.origin import BASE_URL
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NoReturn, Protocol
 
 from . import environ, put, redrive, refresh, remove, smoke, status, sweep
 from .deployed import DEFAULT_STACK
-from .failures import FAILURES, Advice, failure_of
+from .failures import FAILURES, failure_of
 from .output import FAILED, INTERRUPTED, complain
 
 _EXIT_CODES: Final = """\
@@ -31,14 +30,46 @@ exit codes:
   130  interrupted
 """
 
-# What argparse may say without repeating what it was given.
+# The messages of argparse that do not repeat what somebody typed.
 _HARMLESS: Final = re.compile(
     r"(argument [^:]+: )?(unrecognized arguments|invalid choice|ignored explicit argument"
     r"|expected one argument|the following arguments are required: \w+)"
 )
 
-# Base64 for the beginning of a JSON object: so does every JWT begin, and no name of ours.
-_LIKE_A_TOKEN: Final = "eyJ"  # noqa: S105 - no password
+# Base64 for the beginning of a JSON object: every JWT begins like this, and no name does.
+_LIKE_A_TOKEN: Final = "eyJ"  # noqa: S105 - not a password
+
+
+class _Command(Protocol):
+    """A command's module.
+
+    ``add_options`` may also set the defaults ``check``, a function that returns what is wrong with
+    a combination of options, and ``advice`` for the command's failures.
+    """
+
+    @property
+    def SUMMARY(self) -> str:  # noqa: N802 - a module's constant
+        """What the command does, in the list of commands."""
+        ...
+
+    def add_options(self, _parser: argparse.ArgumentParser, /) -> None: ...
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Return the exit code."""
+        ...
+
+
+# In the order in which the help lists them.
+_COMMANDS: Final[Mapping[str, _Command]] = {
+    "put": put,
+    "status": status,
+    "refresh": refresh,
+    "smoke": smoke,
+    "remove": remove,
+    "sweep": sweep,
+    "redrive": redrive,
+    "environ": environ,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _carry_out(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output had enough; Python would complain once more as it ends.
+        # The reader of the output has closed it. Python would complain again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code
@@ -60,11 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _carry_out(options: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A letter that the terminal cannot show must not fail a command that has done its work.
+        # A character that the terminal cannot show must not fail a command that has done its work.
         sys.stdout.reconfigure(errors="replace")
-    command: Callable[[argparse.Namespace], int] = options.command
+    run: Callable[[argparse.Namespace], int] = options.run
     try:
-        return command(options)
+        return run(options)
     except FAILURES as error:
         complain(options, *failure_of(error, options.advice))
         return FAILED
@@ -73,7 +104,7 @@ def _carry_out(options: argparse.Namespace) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Does not repeat what it was given: somebody may have given it a token."""
+    """Does not repeat what somebody typed: it may be a token."""
 
     def error(self, message: str) -> NoReturn:
         harmless = _HARMLESS.match(message)
@@ -83,22 +114,13 @@ class _Parser(argparse.ArgumentParser):
         )
 
     def refuse(self, said: str) -> NoReturn:
-        """End with ``said``, which repeats nothing that was given."""
+        """End with ``said``, which must not repeat what somebody typed."""
         self.print_usage(sys.stderr)
         self.exit(2, f"{self.prog}: error: {said}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = _Parser(add_help=False)
-    common.add_argument(
-        "--stack",
-        default=DEFAULT_STACK,
-        metavar="NAME",
-        help="the deployed stack (default: %(default)s)",
-    )
-    common.add_argument("--region", help="AWS region (default: as boto3 finds it)")
-    common.add_argument("--json", action="store_true", help="print one JSON document, for scripts")
-
+    common = _common_options()
     parser = _Parser(
         prog="python -m qwen_token",
         description="Keep a chat.qwen.ai token alive on AWS: the commands for people.",
@@ -107,15 +129,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(
-        name: str,
-        summary: str,
-        command: Callable[..., int],
-        *,
-        check: Callable[[argparse.Namespace], str | None] | None = None,
-        advice: Advice | None = None,
-    ) -> argparse.ArgumentParser:
+    for name, command in _COMMANDS.items():
+        summary = command.SUMMARY
         added = commands.add_parser(
             name,
             parents=[common],
@@ -125,69 +140,19 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        added.set_defaults(command=command, parser=added, check=check, advice=advice or {})
-        return added
-
-    added = add(
-        "put",
-        "put a token in: at a hidden prompt, or on standard input (never an argument)",
-        put.run,
-        check=put.check,
-        advice=put.ADVICE,
-    )
-    added.add_argument("--secret-id", metavar="ARN", help="this secret; no stack is needed then")
-    added.add_argument(
-        "--api-base-url",
-        metavar="URL",
-        help=f"the API to ask (default: the stack's ApiBaseUrl, or {BASE_URL})",
-    )
-    added.add_argument("--no-check", action="store_true", help="do not ask the API about the token")
-    added.add_argument(
-        "--fleet", action="store_true", help="into a secret of the fleet, made if there is none"
-    )
-    added.add_argument("--name", metavar="NAME", help="the secret's name, with --fleet")
-
-    added = add(
-        "status",
-        "show the token, its time left, the schedule and the alarms",
-        status.run,
-        check=status.check,
-    )
-    added.add_argument(
-        "--fleet", action="store_true", help="show the fleet's tokens: those that expire first"
-    )
-    added.add_argument("--all", action="store_true", help="with --fleet: every one of them")
-
-    added = add("refresh", "run the deployed function now and show what it did", refresh.run)
-    added.add_argument("--force", action="store_true", help="refresh even a fresh token")
-    added.add_argument("--dry-run", action="store_true", help="decide only: change nothing")
-
-    added = add(
-        "smoke",
-        "check it all: read the token, refresh it, use the new one",
-        smoke.run,
-        check=smoke.check,
-    )
-    added.description = smoke.DESCRIPTION
-    added.add_argument(
-        "--stdin",
-        action="store_true",
-        help="with a token of yours, at a hidden prompt or on standard input: AWS is not asked",
-    )
-    added.add_argument(
-        "--api-base-url", metavar="URL", help=f"the API to ask, with --stdin (default: {BASE_URL})"
-    )
-
-    added = add("remove", "take a secret out of the fleet; it stays as it is", remove.run)
-    added.add_argument("--name", metavar="NAME", required=True, help="the secret's name")
-
-    add("sweep", "have the fleet looked through now: what is due is queued", sweep.run)
-
-    add("redrive", "put the fleet's dead letters back into its queue", redrive.run)
-
-    add(
-        "environ",
-        "print the function's environment, for `sam local invoke --env-vars`",
-        environ.run,
-    )
+        added.set_defaults(run=command.run, parser=added, check=None, advice={})
+        command.add_options(added)
     return parser
+
+
+def _common_options() -> _Parser:
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "--stack",
+        default=DEFAULT_STACK,
+        metavar="NAME",
+        help="the deployed stack (default: %(default)s)",
+    )
+    common.add_argument("--region", help="AWS region (default: as boto3 finds it)")
+    common.add_argument("--json", action="store_true", help="print one JSON document, for scripts")
+    return common

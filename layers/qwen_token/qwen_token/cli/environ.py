@@ -2,9 +2,16 @@
 
 import argparse
 import json
+from typing import Final
 
 from .deployed import Stack, client_for, session_for
 from .output import OK
+
+SUMMARY: Final = "print the function's environment, for `sam local invoke --env-vars`"
+
+
+def add_options(_parser: argparse.ArgumentParser) -> None:
+    """Add nothing: this command has no options of its own."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -13,6 +20,6 @@ def run(options: argparse.Namespace) -> int:
     found = client_for(session, "lambda").get_function_configuration(
         FunctionName=stack.outputs["RefreshFunctionName"]
     )
-    # By the logical id, as sam wants it.
+    # sam looks the variables up by the logical id.
     print(json.dumps({"RefreshFunction": found["Environment"]["Variables"]}, indent=2))
     return OK

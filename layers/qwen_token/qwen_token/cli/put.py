@@ -18,7 +18,9 @@ from .membership import find_fleet, join
 from .output import OK, bar, console_for, date, print_rows
 from .token_input import ask_for_token, safe_url
 
-ADVICE: Final[Advice] = {
+SUMMARY: Final = "put a token in: at a hidden prompt, or on standard input (never an argument)"
+
+_ADVICE: Final[Advice] = {
     UpstreamError: (
         "Nothing was stored. Try again, or store the token without asking the API about it "
         "(--no-check)."
@@ -28,14 +30,31 @@ ADVICE: Final[Advice] = {
 _CHECK_TIME: Final = timedelta(seconds=30)
 
 
-def check(options: argparse.Namespace) -> str | None:
-    """Say what is off about the command line."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(check=_check, advice=_ADVICE)
+    parser.add_argument("--secret-id", metavar="ARN", help="this secret; no stack is needed then")
+    parser.add_argument(
+        "--api-base-url",
+        metavar="URL",
+        help=f"the API to ask (default: the stack's ApiBaseUrl, or {BASE_URL})",
+    )
+    parser.add_argument(
+        "--no-check", action="store_true", help="do not ask the API about the token"
+    )
+    parser.add_argument(
+        "--fleet", action="store_true", help="into a secret of the fleet, made if there is none"
+    )
+    parser.add_argument("--name", metavar="NAME", help="the secret's name, with --fleet")
+
+
+def _check(options: argparse.Namespace) -> str | None:
+    """Return what is wrong with the combination of options."""
     if options.fleet is (options.name is None):
         return "a member of the fleet is named by --fleet and --name NAME together"
     if options.fleet and options.secret_id is not None:
         return "--secret-id is not for the fleet: its secrets are named by --name NAME"
     if options.fleet and options.name.startswith("arn:"):
-        # Secrets Manager would make a secret that is called so.
+        # Secrets Manager would create a secret with the ARN as its name.
         return "--name is a secret's name, not its ARN"
     return None
 

@@ -8,10 +8,16 @@ from .deployed import client_for, session_for
 from .membership import find_fleet
 from .output import OK, console_for, print_rows
 
-# SQS gives out no more messages at once.
+SUMMARY: Final = "put the fleet's dead letters back into its queue"
+
+# The most messages that SQS returns at once.
 _BATCH: Final = 10
-# For as long nobody else gets a message that is being moved.
+# Seconds for which nobody else receives a message that is being moved.
 _HIDDEN: Final = 60
+
+
+def add_options(_parser: argparse.ArgumentParser) -> None:
+    """Add nothing: this command has no options of its own."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _move(client: Any, *, source: str, target: str) -> int:
-    """Move every message, and return how many. One is sent before it is deleted: none is lost."""
+    """Move every message and return the count. Each is sent before it is deleted: none is lost."""
     moved = 0
     while received := client.receive_message(
         QueueUrl=source, MaxNumberOfMessages=_BATCH, VisibilityTimeout=_HIDDEN, WaitTimeSeconds=1

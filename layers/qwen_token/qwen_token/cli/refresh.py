@@ -2,11 +2,19 @@
 
 import argparse
 import json
+from typing import Final
 
 from qwen_token.keeper import Outcome
 
 from .deployed import Stack, run_function, session_for
 from .output import ATTENTION, OK, console_for, print_rows
+
+SUMMARY: Final = "run the deployed function now and show what it did"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="refresh even a fresh token")
+    parser.add_argument("--dry-run", action="store_true", help="decide only: change nothing")
 
 
 def run(options: argparse.Namespace) -> int:

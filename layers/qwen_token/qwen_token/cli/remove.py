@@ -2,10 +2,17 @@
 
 import argparse
 import json
+from typing import Final
 
 from .deployed import secrets_manager, session_for
 from .membership import find_fleet, leave
 from .output import OK, console_for, print_rows
+
+SUMMARY: Final = "take a secret out of the fleet; it stays as it is"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", metavar="NAME", required=True, help="the secret's name")
 
 
 def run(options: argparse.Namespace) -> int:

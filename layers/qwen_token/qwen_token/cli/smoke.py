@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
     from qwen_token.client import QwenClient
 
-DESCRIPTION: Final = """\
+SUMMARY: Final = "check it all: read the token, refresh it, use the new one"
+
+_DESCRIPTION: Final = """\
 Check it all, in three steps: read the token; refresh it; with the new one, ask for
 the user's status and count the chats (no title is shown).
 
@@ -98,8 +100,21 @@ class _Source(Protocol):
         ...
 
 
-def check(options: argparse.Namespace) -> str | None:
-    """Say what is off about the command line."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = _DESCRIPTION
+    parser.set_defaults(check=_check)
+    parser.add_argument(
+        "--stdin",
+        action="store_true",
+        help="with a token of yours, at a hidden prompt or on standard input: AWS is not asked",
+    )
+    parser.add_argument(
+        "--api-base-url", metavar="URL", help=f"the API to ask, with --stdin (default: {BASE_URL})"
+    )
+
+
+def _check(options: argparse.Namespace) -> str | None:
+    """Return what is wrong with the combination of options."""
     if options.api_base_url is not None and not options.stdin:
         return "--api-base-url goes with --stdin: the stack names its own API"
     return None

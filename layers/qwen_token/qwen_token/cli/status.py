@@ -2,35 +2,43 @@
 
 import argparse
 import json
-import re
-from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
-
-from qwen_token.errors import StoreError, TokenError
 from qwen_token.policy import assess
-from qwen_token.secret_store import SecretStore
 from qwen_token.tokens import in_days
 
 from . import fleet_status
-from .deployed import Stack, client_for, resources_of, secrets_manager, session_for
+from .deployed import Stack, secrets_manager, session_for
 from .output import ATTENTION, FAILED, OK, Markup, bar, console_for, date, print_rows
+from .readings import (
+    NONE,
+    ScheduleReading,
+    SecretReading,
+    is_unknown,
+    read_schedule_and_alarms,
+    read_secret,
+)
 
-# States of what could not be read, and of what is not there.
-_UNKNOWN: Final = "unknown"
-_NONE: Final = "none"
-# The logical id of the refresh function's schedule.
-_TIMER: Final = "RefreshFunctionTimer"
-_NOT_FOUND: Final = "ResourceNotFoundException"
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-_RATE: Final = re.compile(r"rate\((\d+) (minute|hour|day)s?\)")
+    from rich.console import Console
+
+SUMMARY: Final = "show the token, its time left, the schedule and the alarms"
 
 
-def check(options: argparse.Namespace) -> str | None:
-    """Say what is off about the command line."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(check=_check)
+    parser.add_argument(
+        "--fleet", action="store_true", help="show the fleet's tokens: those that expire first"
+    )
+    parser.add_argument("--all", action="store_true", help="with --fleet: every one of them")
+
+
+def _check(options: argparse.Namespace) -> str | None:
+    """Return what is wrong with the combination of options."""
     if options.all and not options.fleet:
         return "--all goes with --fleet"
     return None
@@ -40,140 +48,142 @@ def run(options: argparse.Namespace) -> int:
     if options.fleet:
         return fleet_status.run(options)
     console = console_for(options)
+    status = _read(options)
+    if console is None:
+        print(json.dumps(_document(status)))
+    else:
+        _print(console, status)
+    return _exit_code(status)
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    """All that is shown of the deployed stack."""
+
+    stack: str
+    secret_id: str
+    refresh_before: timedelta
+    critical_before: timedelta
+    now: datetime
+    secret: SecretReading
+    schedule: ScheduleReading
+    alarms: "Mapping[str, str]"
+
+
+def _read(options: argparse.Namespace) -> _Status:
     session = session_for(options)
     stack = Stack.find(session, options.stack)
-    now = datetime.now(UTC)
     secret_id = stack.outputs["SecretArn"]
-    client = secrets_manager(session, secret_id)
-    refresh_before = timedelta(days=float(stack.parameters["RefreshBeforeDays"]))
-    critical_before = timedelta(days=float(stack.parameters["CriticalDays"]))
+    now = datetime.now(UTC)
+    secret = read_secret(secrets_manager(session, secret_id), secret_id)
+    schedule, alarms = read_schedule_and_alarms(session, stack, now)
+    return _Status(
+        stack=stack.name,
+        secret_id=secret_id,
+        refresh_before=timedelta(days=float(stack.parameters["RefreshBeforeDays"])),
+        critical_before=timedelta(days=float(stack.parameters["CriticalDays"])),
+        now=now,
+        secret=secret,
+        schedule=schedule,
+        alarms=alarms,
+    )
 
-    # Whatever may not be read, the rest is shown.
-    token, version, problem, unread = None, None, None, False
-    try:
-        held = SecretStore(client, secret_id).read()
-        if held is None:
-            problem = "no token yet: put the first one in (make put-token)"
-        else:
-            token = held.token
-            version = client.get_secret_value(SecretId=secret_id, VersionId=held.version_id)
-    except TokenError as error:
-        problem = f"{error} ({error.reason})"
-    except StoreError as error:
-        problem, unread = f"{error} ({error.reason})", True
-    except (BotoCoreError, ClientError) as error:
-        problem, unread = f"the version's age is {_unknown(error)}", True
-    schedule, alarms = _schedule_and_alarms(session, stack, now)
 
-    state = None if token is None else assess(token, now=now, refresh_before=refresh_before)
-    written_at = None if version is None else version["CreatedDate"].astimezone(UTC)
-    document = {
-        "stack": stack.name,
-        "secret_id": secret_id,
-        "problem": problem,
-        "account": token and token.account,
-        "state": state and state.value,
-        "issued_at": token and token.issued_at and token.issued_at.isoformat(),
-        "expires_at": token and token.expires_at.isoformat(),
-        "days_remaining": token and in_days(token.remaining(now)),
-        "version_id": version and version["VersionId"],
-        "written_at": written_at and written_at.isoformat(),
-        "schedule": schedule,
-        "alarms": alarms,
-    }
-    if console is None:
-        print(json.dumps(document))
-    else:
-        print_rows(
-            console,
-            f"Stack {stack.name}",
-            {
-                "Secret": secret_id,
-                "Problem": problem,
-                "Account": token and token.account,
-                "Issued": token and (date(token.issued_at) if token.issued_at else "not said"),
-                "Expires": token and date(token.expires_at),
-                "Time left": token
-                and bar(token, now, refresh_before=refresh_before, critical_before=critical_before),
-                "Version": document["version_id"],
-                # Secrets Manager does not say by whom: a person's put looks the same.
-                "Last refresh": written_at and f"{date(written_at)} (or put in by hand then)",
-                "Schedule": _describe_schedule(schedule),
-                **{f"Alarm {name}": _coloured(alarm) for name, alarm in alarms.items()},
-            },
-        )
-    no_token = not unread and (token is None or token.remaining(now) < critical_before)
-    if no_token or "ALARM" in alarms.values() or schedule["state"] in {_NONE, "DISABLED"}:
+def _exit_code(status: _Status) -> int:
+    secret, states = status.secret, [status.schedule.state, *status.alarms.values()]
+    if not secret.unread and (
+        secret.token is None or secret.token.remaining(status.now) < status.critical_before
+    ):
         return ATTENTION
-    states = [schedule["state"], *alarms.values()]
-    return FAILED if unread or any(state.startswith(_UNKNOWN) for state in states) else OK
+    if status.schedule.state in {NONE, "DISABLED"} or "ALARM" in status.alarms.values():
+        return ATTENTION
+    return FAILED if secret.unread or any(map(is_unknown, states)) else OK
 
 
-def _schedule_and_alarms(
-    session: boto3.Session, stack: Stack, now: datetime
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the schedule and the alarms' states; a state says where one could not be read."""
-    schedule: dict[str, Any] = {"expression": None, "state": _NONE, "next_at": None}
-    try:
-        resources = resources_of(session, stack)
-    except (BotoCoreError, ClientError) as error:
-        return {**schedule, "state": _unknown(error)}, {"states": _unknown(error)}
-    for name, logical_id in resources.get("AWS::Scheduler::Schedule", {}).items():
-        if logical_id != _TIMER:
-            # The fleet's.
-            continue
-        try:
-            schedule = _read_schedule(session, name, now)
-        except (BotoCoreError, ClientError) as error:
-            schedule["state"] = _NONE if _code(error) == _NOT_FOUND else _unknown(error)
-    alarms = resources.get("AWS::CloudWatch::Alarm", {})
-    if not alarms:
-        return schedule, {}
-    try:
-        described = client_for(session, "cloudwatch").describe_alarms(AlarmNames=list(alarms))
-    except (BotoCoreError, ClientError) as error:
-        return schedule, dict.fromkeys(alarms.values(), _unknown(error))
-    states = {alarm["AlarmName"]: alarm["StateValue"] for alarm in described["MetricAlarms"]}
-    return schedule, {alarms[name]: states.get(name, _NONE) for name in alarms}
-
-
-def _code(error: Exception) -> str:
-    if isinstance(error, ClientError):
-        return error.response.get("Error", {}).get("Code", "no code")
-    return type(error).__name__
-
-
-def _unknown(error: Exception) -> str:
-    return f"{_UNKNOWN} ({_code(error)})"
-
-
-def _read_schedule(session: boto3.Session, name: str, now: datetime) -> dict[str, Any]:
-    found = client_for(session, "scheduler").get_schedule(Name=name)
-    expression = found["ScheduleExpression"]
-    next_at = None
-    if found["State"] == "ENABLED" and (rate := _RATE.fullmatch(expression)):
-        period = timedelta(**{f"{rate[2]}s": int(rate[1])})
-        # A rate counts from the moment at which the schedule was made or last changed.
-        start = found.get("LastModificationDate") or found["CreationDate"]
-        next_at = start + (((now - start) // period) + 1) * period
+def _document(status: _Status) -> dict[str, object]:
+    secret, schedule = status.secret, status.schedule
     return {
-        "expression": expression,
-        "state": found["State"],
-        "next_at": next_at and next_at.astimezone(UTC).isoformat(timespec="seconds"),
+        "stack": status.stack,
+        "secret_id": status.secret_id,
+        "problem": secret.problem,
+        **_described_token(status),
+        "version_id": secret.version_id,
+        "written_at": secret.written_at and secret.written_at.isoformat(),
+        "schedule": {
+            "expression": schedule.expression,
+            "state": schedule.state,
+            "next_at": schedule.next_at and schedule.next_at.isoformat(timespec="seconds"),
+        },
+        "alarms": status.alarms,
     }
 
 
-def _describe_schedule(schedule: Mapping[str, Any]) -> str:
-    if schedule["state"] != "ENABLED":
-        expression = f"{schedule['expression']} is " if schedule["expression"] else ""
-        colour = "yellow" if schedule["state"].startswith(_UNKNOWN) else "red"
-        return Markup(f"[{colour}]{expression}{schedule['state']}[/{colour}]")
-    if schedule["next_at"] is None:
-        return str(schedule["expression"])
-    next_at = date(datetime.fromisoformat(schedule["next_at"]))
-    return f"{schedule['expression']}, next at about {next_at}"
+def _described_token(status: _Status) -> dict[str, object]:
+    token = status.secret.token
+    if token is None:
+        names = ("account", "state", "issued_at", "expires_at", "days_remaining")
+        return dict.fromkeys(names)
+    return {
+        "account": token.account,
+        "state": assess(token, now=status.now, refresh_before=status.refresh_before).value,
+        "issued_at": token.issued_at and token.issued_at.isoformat(),
+        "expires_at": token.expires_at.isoformat(),
+        "days_remaining": in_days(token.remaining(status.now)),
+    }
 
 
-def _coloured(alarm_state: str) -> Markup:
-    colour = {"OK": "green", "ALARM": "red", _NONE: "red"}.get(alarm_state, "yellow")
-    return Markup(f"[{colour}]{alarm_state}[/{colour}]")
+def _print(console: "Console", status: _Status) -> None:
+    print_rows(
+        console,
+        f"Stack {status.stack}",
+        {
+            "Secret": status.secret_id,
+            "Problem": status.secret.problem,
+            **_token_rows(status),
+            **_version_rows(status.secret),
+            "Schedule": _schedule_text(status.schedule),
+            **{f"Alarm {name}": _alarm_text(state) for name, state in status.alarms.items()},
+        },
+    )
+
+
+def _token_rows(status: _Status) -> dict[str, object]:
+    token = status.secret.token
+    if token is None:
+        return {}
+    return {
+        "Account": token.account,
+        "Issued": date(token.issued_at) if token.issued_at else "not said",
+        "Expires": date(token.expires_at),
+        "Time left": bar(
+            token,
+            status.now,
+            refresh_before=status.refresh_before,
+            critical_before=status.critical_before,
+        ),
+    }
+
+
+def _version_rows(secret: SecretReading) -> dict[str, object]:
+    if secret.written_at is None:
+        return {}
+    return {
+        "Version": secret.version_id,
+        # Secrets Manager does not say who wrote a version: a person's put looks the same.
+        "Last refresh": f"{date(secret.written_at)} (or put in by hand then)",
+    }
+
+
+def _schedule_text(schedule: ScheduleReading) -> str:
+    if schedule.state != "ENABLED":
+        expression = f"{schedule.expression} is " if schedule.expression else ""
+        colour = "yellow" if is_unknown(schedule.state) else "red"
+        return Markup(f"[{colour}]{expression}{schedule.state}[/{colour}]")
+    if schedule.next_at is None:
+        return str(schedule.expression)
+    return f"{schedule.expression}, next at about {date(schedule.next_at)}"
+
+
+def _alarm_text(state: str) -> Markup:
+    colour = {"OK": "green", "ALARM": "red", NONE: "red"}.get(state, "yellow")
+    return Markup(f"[{colour}]{state}[/{colour}]")

@@ -2,10 +2,17 @@
 
 import argparse
 import json
+from typing import Final
 
 from .deployed import run_function, session_for
 from .membership import find_fleet
 from .output import OK, console_for, print_rows
+
+SUMMARY: Final = "have the fleet looked through now: what is due is queued"
+
+
+def add_options(_parser: argparse.ArgumentParser) -> None:
+    """Add nothing: this command has no options of its own."""
 
 
 def run(options: argparse.Namespace) -> int:
