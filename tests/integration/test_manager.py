@@ -869,7 +869,7 @@ off = manager.on("refresh", lambda info: (checked.set(), again.wait(10)))
 manager.start_auto_refresh()
 assert checked.wait(10)
 manager._lock.acquire()
-manager._switch.acquire()
+manager._auto_refresh._lock.acquire()
 child = os.fork()
 if child == 0:
     # The thread that holds the locks is not here: those kept from the parent would wait for ever.
@@ -886,7 +886,7 @@ if child == 0:
     assert seen(threading) == []
     os._exit(0)
 manager._lock.release()
-manager._switch.release()
+manager._auto_refresh._lock.release()
 again.set()
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -1,6 +1,7 @@
 """A token that a long-running process keeps alive by itself.
 
-``token_manager`` is what a program has; ``local_store`` are the stores that are no secret,
-``shelf`` what the keeper sees of any store, ``repeater`` the thread that checks, ``news`` who is
-told of it.
+``token_manager`` is what a program uses. ``local_store`` has the stores in memory and in a file;
+``write_behind`` is what the keeper sees of any store. ``refresh_thread`` checks the token in the
+background, and ``events`` calls the program back. ``known_token`` and ``failed_attempt`` are what
+the manager remembers.
 """

@@ -1,31 +1,136 @@
-"""A thread that does something again and again, at its times, without drift and without a burst."""
+"""The background thread that checks the token: when it runs, and when it checks next."""
 
+import logging
 import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-# What a wait is counted by may stand still while the machine sleeps: afterwards, a check that is
-# overdue comes so much later at most.
+from qwen_token.errors import QwenTokenError
+from qwen_token.policy import pause_after
+
+from .events import place
+
+# Between two checks that succeed, however short a token lives.
+_SHORTEST_PAUSE: Final = timedelta(seconds=10)
+# The clock of a wait may stand still while the machine sleeps. This is how much later an overdue
+# check may then come.
 _LONGEST_WAIT: Final = 600.0
-# However short a pause is asked for.
+# A thread that never pauses would take a whole processor.
 _SHORTEST_WAIT: Final = 0.1
 # In intervals.
 _ROUNDING: Final = 1e-6
 
+_log = logging.getLogger(__name__)
+
 
 def elapsed() -> float:
-    """Return seconds on a clock that nobody sets, and that counts the machine's sleep if it can."""
+    """Return the seconds of a clock that is never set, and that runs while the machine sleeps."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
 
 
 def wait(woken: threading.Event, seconds: float) -> None:
-    """Wait so long, or until somebody wakes."""
+    """Wait for ``seconds``, or until ``woken`` is set."""
     woken.wait(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """How a check ended, and when the token that is current after it needs the next one."""
+
+    error: Exception | None
+    # Until the token expires.
+    remaining: timedelta
+    # Until the token is due for a refresh.
+    due_in: timedelta
+
+
+class AutoRefresh:
+    """Runs ``check`` in a background thread, from ``start`` to ``stop``.
+
+    A child process after a fork has no such thread: ``resume`` starts it again.
+    """
+
+    def __init__(
+        self,
+        check: Callable[[], CheckResult],
+        *,
+        clock: Callable[[], float],
+        wait: Callable[[threading.Event, float], None],
+    ) -> None:
+        """Prepare. ``check`` must not raise; time and waiting are given for tests."""
+        self._check = check
+        self._clock = clock
+        self._wait = wait
+        # Only the holder of the lock changes which thread runs.
+        self._lock = threading.Lock()
+        self._thread: RefreshThread | None = None
+        # The interval of the parent process's thread, until this process has a thread.
+        self._interrupted: timedelta | None = None
+        # In a row. Only the thread changes it.
+        self._failures = 0
+
+    def start(self, interval: timedelta) -> None:
+        """Start the thread, unless it is running."""
+        with self._lock:
+            self._interrupted = None
+            if self._thread is None:
+                self._start(interval)
+
+    def stop(self) -> None:
+        """Stop the thread, and wait for its check under way (or its first) to end."""
+        with self._lock:
+            running, self._thread = self._thread, None
+            self._interrupted = None
+        # Outside the lock: a callback of the check may need it.
+        if running is not None:
+            running.stop()
+
+    def resume(self) -> None:
+        """Start the thread if it was running when this process was forked."""
+        if self._interrupted is None:
+            return
+        with self._lock:
+            interval, self._interrupted = self._interrupted, None
+            if interval is not None and self._thread is None:
+                self._start(interval)
+
+    def wake(self) -> None:
+        """Check now, if the thread is running."""
+        if (running := self._thread) is not None:
+            running.wake()
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        if self._thread is not None:
+            self._interrupted = self._thread.interval
+            self._thread = None
+
+    def _start(self, interval: timedelta) -> None:
+        self._failures = 0
+        running = RefreshThread(
+            self._check_once, interval=interval, clock=self._clock, wait=self._wait
+        )
+        running.start()
+        self._thread = running
+
+    def _check_once(self, running: "RefreshThread") -> timedelta:
+        """Check, and return the pause to the next check."""
+        result = self._check()
+        if result.error is None:
+            self._failures = 0
+            return min(running.until_next_turn(), max(result.due_in, _SHORTEST_PAUSE))
+        self._failures += 1
+        pause = pause_after(result.error, failures=self._failures, remaining=result.remaining)
+        # The text of a foreign exception may hold a token.
+        said = result.error if isinstance(result.error, QwenTokenError) else place(result.error)
+        _log.warning("the token was not refreshed (next try in %s): %s", pause, said)
+        return pause
 
 
 class RefreshThread:
@@ -57,7 +162,7 @@ class RefreshThread:
         self._woken.set()
 
     def stop(self) -> None:
-        """Let the check under way come to its end, or the first one, and no other begin."""
+        """Begin no other check, and wait for the one under way (or the first) to end."""
         self._stopping = True
         self._woken.set()
         if self._thread is not threading.current_thread():
@@ -66,18 +171,18 @@ class RefreshThread:
     def until_next_turn(self) -> timedelta:
         """Return the time to the next multiple of ``interval`` since the start.
 
-        Those that passed during a long check, or while the machine slept, are not made up for.
+        Turns that passed during a long check, or while the machine slept, are skipped.
         """
         interval = self.interval.total_seconds()
         gone = self._clock() - self._started_at
-        # A turn that has come but for a rounding error is not to come once more.
+        # A rounding error must not make the same turn come twice.
         turns = math.floor(gone / interval + _ROUNDING) + 1
         return timedelta(seconds=turns * interval - gone)
 
     def _run(self) -> None:
-        # The first check comes in any case, even to who stops at once.
+        # The first check runs even if the thread is stopped at once.
         while True:
-            # Before it: who wakes from here on is heard after it.
+            # Cleared before the check: a wake during the check ends the pause after it.
             self._woken.clear()
             pause = self._check(self)
             self._rest(max(pause.total_seconds(), _SHORTEST_WAIT))

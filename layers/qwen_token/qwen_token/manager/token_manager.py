@@ -1,11 +1,9 @@
-"""A token that a long-running process keeps alive by itself, in whatever store it has."""
+"""The manager of one account's token in a long-running process, with any store."""
 
-import copy
 import logging
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -18,19 +16,20 @@ from qwen_token.errors import (
     TokenMissingError,
     TokenNotExtendedError,
     TokenRejectedError,
-    WrongAccountError,
 )
 from qwen_token.fork_safety import renew_after_fork
 from qwen_token.keeper import Keeper
 from qwen_token.origin import BASE_URL, Origin
-from qwen_token.policy import Severity, TokenState, assess, expires_later, pause_after, severity
+from qwen_token.policy import Severity, TokenState, assess, expires_later, severity
 from qwen_token.stored_token import StoredToken
 from qwen_token.tokens import Token, TokenInfo, decode_token
 
 from . import refresh_thread
-from .events import Events, place
+from .events import Events
+from .failed_attempt import FailedAttempt
+from .known_token import KnownToken
 from .local_store import MemoryStore
-from .refresh_thread import RefreshThread
+from .refresh_thread import AutoRefresh, CheckResult
 from .write_behind import WritableStore, WriteBehind
 
 # requests, and all that comes with it, is imported by the first refresh and not before.
@@ -41,12 +40,6 @@ if TYPE_CHECKING:
     from qwen_token.secret_store import SecretStore
 
 _NOTHING: Final = timedelta(0)
-# How often a token that is due is looked for in the store, for one that somebody else put there.
-_LOOK: Final = timedelta(seconds=5)
-# A token that was refused just now is not offered to the API again.
-_REFUSED: Final = timedelta(minutes=1)
-# Between two checks that succeed, however short a token lives.
-_SHORTEST_PAUSE: Final = timedelta(seconds=10)
 _MOST_HOURS: Final = 876_000
 
 _log = logging.getLogger(__name__)
@@ -54,27 +47,6 @@ _log = logging.getLogger(__name__)
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class _KnownToken:
-    """The token as the store was last seen to hold it."""
-
-    token: Token
-    read_at: datetime
-    # Until then the store is not asked whether there is another one.
-    good_until: datetime
-    # How long it lives at most in all; None where it may be of any age.
-    lifetime: timedelta | None
-
-
-@dataclass(frozen=True, slots=True)
-class _FailedAttempt:
-    """What a refresh ended with, of which token and when."""
-
-    error: QwenTokenError
-    token: Token | None
-    at: datetime
 
 
 class TokenManager:
@@ -111,43 +83,38 @@ class TokenManager:
         clock: Callable[[], datetime] = _utc_now,
         elapsed: Callable[[], float] = refresh_thread.elapsed,
         wait: Callable[[threading.Event, float], None] = refresh_thread.wait,
+        _open_store: Callable[[], WritableStore] | None = None,
     ) -> None:
-        """Prepare; the store and the API are not asked yet.
+        """Prepare the manager, without using the store or the API yet.
 
-        The wall clock, the clock that checks are timed by, and the waiting are given for tests.
+        ``clock`` (the wall clock), ``elapsed`` (the clock that times the checks) and ``wait`` are
+        for tests.
 
         Raises:
-            TokenMalformedError: ``auth_token`` is no JWT with an account and an expiry.
-            ConfigError: names the argument that is off, and what it should be.
+            TokenMalformedError: ``auth_token`` is not a JWT with an account and an expiry.
+            ConfigError: names the invalid argument, and what it should be.
         """
         if not (isinstance(refresh_before, timedelta) and refresh_before > _NOTHING):
             raise ConfigError("refresh_before should be a timedelta greater than 0")
         self._origin = Origin(base_url)
         self._base_url = base_url
-        self._first = None if auth_token is None else decode_token(auth_token)
         self._refresh_before = refresh_before
         self._clock = clock
-        self._elapsed = elapsed
-        self._wait = wait
+        first = None if auth_token is None else decode_token(auth_token)
         held_in = MemoryStore() if store is None else store
-        self._shelf = WriteBehind(lambda: held_in)
-        self._copy: _KnownToken | None = None
-        # What follows is changed by the holder of the lock only.
+        # ``from_secret`` opens its store on first use: boto3 is slow to import.
+        self._store = WriteBehind(_open_store or (lambda: held_in), first=first)
+        self._auto_refresh = AutoRefresh(self._check, clock=elapsed, wait=wait)
+        # Events are noted under the lock. Callbacks are called without it.
+        self._events = Events("refresh", "expired", "error")
+        # Only the holder of the lock changes the attributes below.
         self._lock = threading.Lock()
+        self._known: KnownToken | None = None
         self._attempts = 0
-        self._failure: _FailedAttempt | None = None
+        self._failure: FailedAttempt | None = None
         self._announced: Token | None = None
-        # The reasons why only a person can help that were told of this token.
-        self._told: set[str] = set()
-        # Left by the holder of the lock, and told without it.
-        self._news = Events("refresh", "expired", "error")
-        # What follows is changed by the holder of this one only.
-        self._switch = threading.Lock()
-        self._thread: RefreshThread | None = None
-        # Of the thread that the parent process had, until this one has its own.
-        self._interrupted: timedelta | None = None
-        # The refreshing thread's own.
-        self._failures = 0
+        # Reasons already announced for this token.
+        self._announced_reasons: set[str] = set()
         renew_after_fork(self)
 
     @classmethod
@@ -167,9 +134,12 @@ class TokenManager:
         ``secretsmanager:GetSecretValue``, ``DescribeSecret``, ``PutSecretValue`` and
         ``UpdateSecretVersionStage`` on the secret.
         """
-        manager = cls(auth_token, base_url=base_url, refresh_before=refresh_before)
-        manager._shelf = WriteBehind(partial(_open_secret, secret_id, client))
-        return manager
+        return cls(
+            auth_token,
+            base_url=base_url,
+            refresh_before=refresh_before,
+            _open_store=partial(_open_secret, secret_id, client),
+        )
 
     @property
     def token(self) -> str:
@@ -205,7 +175,7 @@ class TokenManager:
             with self._lock:
                 return self._living(token).raw
         finally:
-            self._news.tell()
+            self._events.tell()
 
     def needs_refresh(self) -> bool:
         """Say whether the token is due: with ``refresh_before`` left, or less.
@@ -223,15 +193,13 @@ class TokenManager:
         """
         token = decode_token(text)
         with self._lock:
-            self._shelf.put(token)
-            self._first = None
+            self._store.put(token)
             self._failure = None
             # It may be of any age, and whoever brought it need not be told.
-            self._copy = None
+            self._known = None
             self._announced = token
             self._take(token)
-        if (running := self._thread) is not None:
-            running.wake()
+        self._auto_refresh.wake()
 
     def refresh(self) -> str:
         """Trade the token for a new one, due or not, store that, and return it.
@@ -245,13 +213,13 @@ class TokenManager:
                 ``token`` all the same, and stored later.
             QwenTokenError: its other kinds; the token is still the one that it was.
         """
-        self._resume()
+        self._auto_refresh.resume()
         attempts = self._attempts
         try:
             with self._lock:
                 return self._shared_attempt(since=attempts).raw
         finally:
-            self._news.tell()
+            self._events.tell()
 
     def renew(self, *, rejected: str) -> str:
         """Return another token than ``rejected``, which the API has refused.
@@ -263,17 +231,18 @@ class TokenManager:
             TokenRejectedError: there is no other token, or it has expired.
             QwenTokenError: as ``refresh`` does.
         """
-        self._resume()
+        self._auto_refresh.resume()
         attempts = self._attempts
         try:
             with self._lock:
                 token = self._read().token
                 if token.raw == rejected:
-                    self._raise_again(token)
+                    if (failure := self._failure) and failure.answers(token, now=self._clock()):
+                        raise failure.again()
                     token = self._shared_attempt(since=attempts)
                 return self._living(token).raw
         finally:
-            self._news.tell()
+            self._events.tell()
 
     def start_auto_refresh(self, check_interval_hours: float = 24) -> None:
         """Check now, and every so many hours, in a daemon thread; refresh the token when it is due.
@@ -299,22 +268,14 @@ class TokenManager:
                 "check_interval_hours should be a number of hours greater than 0, at most "
                 f"{_MOST_HOURS}"
             )
-        with self._switch:
-            self._interrupted = None
-            if self._thread is None:
-                self._start(timedelta(hours=check_interval_hours))
+        self._auto_refresh.start(timedelta(hours=check_interval_hours))
 
     def stop_auto_refresh(self) -> None:
         """Stop the thread, and wait for a check under way (or the first) to come to its end.
 
         In a callback of that very check, it ends after the callback.
         """
-        with self._switch:
-            running, self._thread = self._thread, None
-            self._interrupted = None
-        # Without the switch: the check's callbacks may want it.
-        if running is not None:
-            running.stop()
+        self._auto_refresh.stop()
 
     @overload
     def on(
@@ -343,7 +304,7 @@ class TokenManager:
         Raises:
             ConfigError: there is no such event.
         """
-        return self._news.subscribe(event, callback)
+        return self._events.subscribe(event, callback)
 
     def __enter__(self) -> Self:
         return self
@@ -358,8 +319,8 @@ class TokenManager:
 
     def _latest(self) -> Token:
         """Return the token as it is known here, read anew where that may have become old."""
-        self._resume()
-        held, now = self._copy, self._clock()
+        self._auto_refresh.resume()
+        held, now = self._known, self._clock()
         if held is not None and now < held.good_until:
             return held.token
         bridge = held if held is not None and held.token.remaining(now) > _NOTHING else None
@@ -368,45 +329,45 @@ class TokenManager:
             assert bridge is not None  # noqa: S101 - as typed, acquiring may always fail
             return bridge.token
         try:
-            if self._copy is not held and self._copy is not None:
-                return self._copy.token
+            if self._known is not held and self._known is not None:
+                return self._known.token
             return self._read().token
         except StoreError as error:
             if bridge is None:
                 raise
             _log.warning("the token in memory is used, because the store fails: %s", error)
-            self._copy = replace(bridge, good_until=now + _LOOK)
+            self._known = bridge.without_the_store(now=now)
             return bridge.token
         finally:
             self._lock.release()
-            self._news.tell()
+            self._events.tell()
 
     def _shared_attempt(self, *, since: int) -> Token:
         """Refresh, unless somebody has done so while this thread waited: then share what came."""
-        if self._attempts == since or self._copy is None:
+        if self._attempts == since or self._known is None:
             return self._attempt(force=True)
         if self._failure is not None:
-            raise _again(self._failure.error)
-        return self._copy.token
+            raise self._failure.again()
+        return self._known.token
 
     def _attempt(self, *, force: bool) -> Token:
         """Refresh the token if it is due or ``force`` says so, and return what is current then."""
         tried = force
-        known = self._copy
+        known = self._known
         try:
             held = self._read()
             if force or self._is_due(held.token, self._window()):
                 tried = True
                 held = self._refreshed(held, known=known)
                 self._take(held.token)
-            if self._shelf.failure is not None:
-                raise self._shelf.failure
+            if self._store.failure is not None:
+                raise self._store.failure
         except QwenTokenError as error:
             failed = error
-            if error.expires_at is None and self._copy is not None:
-                failed = error.with_expiry(self._copy.token.expires_at)
-            token = None if self._copy is None else self._copy.token
-            self._failure = _FailedAttempt(failed, token, self._clock())
+            if error.expires_at is None and self._known is not None:
+                failed = error.with_expiry(self._known.token.expires_at)
+            token = None if self._known is None else self._known.token
+            self._failure = FailedAttempt(failed, token, self._clock())
             self._attempts += tried
             self._tell_a_person(failed)
             raise failed from error.__cause__
@@ -414,13 +375,13 @@ class TokenManager:
         self._attempts += tried
         return held.token
 
-    def _refreshed(self, held: StoredToken, *, known: _KnownToken | None) -> StoredToken:
+    def _refreshed(self, held: StoredToken, *, known: KnownToken | None) -> StoredToken:
         """Have the keeper do a run, and return what is current after it.
 
         ``known`` is what the store held when it was last seen, before ``held``.
         """
         keeper = Keeper(
-            store=self._shelf,
+            store=self._store,
             client=self._api,
             clock=self._clock,
             # Nothing ends this process at a certain time: each call has its own limit.
@@ -439,11 +400,11 @@ class TokenManager:
         return current
 
     def _work_of_another(
-        self, error: QwenTokenError, held: StoredToken, known: _KnownToken | None
+        self, error: QwenTokenError, held: StoredToken, known: KnownToken | None
     ) -> StoredToken | None:
         """Return what another process stored, if it makes this failure none."""
         try:
-            current = self._shelf.read()
+            current = self._store.read()
         except QwenTokenError:
             # What failed first is what is told.
             return None
@@ -462,49 +423,30 @@ class TokenManager:
 
     def _read(self) -> StoredToken:
         """Read the store, after the first token was put in; the lock is held."""
-        held = self._shelf.read() if self._first is None else self._put_first(self._first)
+        held = self._store.read()
         if held is None:
             raise TokenMissingError("no token is stored yet")
         self._take(held.token)
         return held
 
-    def _put_first(self, first: Token) -> StoredToken:
-        try:
-            held = self._shelf.read()
-        except TokenMissingError:
-            held = None
-        if held is not None and held.token.account != first.account:
-            raise WrongAccountError(
-                "the store holds the token of another account than auth_token's: "
-                "set_token replaces it"
-            )
-        if held is None or expires_later(first, than=held.token):
-            held = self._shelf.put(first)
-        self._first = None
-        return held
-
     def _take(self, token: Token) -> None:
         """Note what the store holds; the lock is held."""
-        held, now = self._copy, self._clock()
-        lifetime = None if held is None else held.lifetime
-        if held is None or held.token != token:
-            self._told.clear()
-        if held is not None and held.token != token:
-            # It is no older than the last look.
-            lifetime = token.remaining(now) + max(now - held.read_at, _NOTHING)
-        good_until = max(now + _LOOK, token.expires_at - self._refresh_before)
-        self._copy = _KnownToken(token, now, good_until, lifetime)
-        if token != self._announced and self._shelf.failure is None:
+        before, now = self._known, self._clock()
+        if before is None or before.token != token:
+            self._announced_reasons.clear()
+        self._known = KnownToken.read(
+            token, now=now, before=before, refresh_before=self._refresh_before
+        )
+        if token != self._announced and self._store.failure is None:
             if self._announced is not None:
-                self._news.leave("refresh", TokenInfo.of(token, now=now))
+                self._events.leave("refresh", TokenInfo.of(token, now=now))
             self._announced = token
 
     def _window(self) -> timedelta:
         """Return how long before its expiry the token is due for an automatic refresh."""
-        lifetime = None if self._copy is None else self._copy.lifetime
-        if lifetime is None:
+        if self._known is None:
             return self._refresh_before
-        return min(self._refresh_before, lifetime / 2)
+        return self._known.window(self._refresh_before)
 
     def _is_due(self, token: Token, window: timedelta) -> bool:
         return assess(token, now=self._clock(), refresh_before=window) is not TokenState.FRESH
@@ -520,83 +462,40 @@ class TokenManager:
         self._tell_a_person(error)
         raise error
 
-    def _raise_again(self, rejected: Token) -> None:
-        """Raise what came of the refresh of a token that was refused a moment ago."""
-        failure = self._failure
-        if failure is None or failure.token != rejected:
-            return
-        if failure.at <= self._clock() < failure.at + _REFUSED:
-            raise _again(failure.error)
-
     def _tell_a_person(self, error: QwenTokenError) -> None:
         """Leave the news that only a person can help, once; the lock is held."""
-        if error.reason in self._told:
+        if error.reason in self._announced_reasons:
             return
         if severity(error, now=self._clock(), critical_before=_NOTHING) is Severity.CRITICAL:
-            self._told.add(error.reason)
-            self._news.leave("expired", error)
+            self._announced_reasons.add(error.reason)
+            self._events.leave("expired", error)
 
-    def _start(self, interval: timedelta) -> None:
-        """Start the thread; the switch is held."""
-        self._failures = 0
-        running = RefreshThread(
-            self._check, interval=interval, clock=self._elapsed, wait=self._wait
-        )
-        running.start()
-        self._thread = running
-
-    def _resume(self) -> None:
-        """Start the thread that was running when this process was forked."""
-        if self._interrupted is None:
-            return
-        with self._switch:
-            interval, self._interrupted = self._interrupted, None
-            if interval is not None and self._thread is None:
-                self._start(interval)
-
-    def _check(self, running: RefreshThread) -> timedelta:
-        """Refresh the token if it is due, and return the pause to the next check."""
+    def _check(self) -> CheckResult:
+        """Refresh the token if it is due."""
         error = self._checked()
-        self._news.tell()
-        held = self._copy
+        self._events.tell()
+        # Read after the callbacks: one may have set another token.
+        held = self._known
         remaining = _NOTHING if held is None else held.token.remaining(self._clock())
-        if error is None:
-            self._failures = 0
-            due_in = remaining - self._window()
-            return min(running.until_next_turn(), max(due_in, _SHORTEST_PAUSE))
-        self._failures += 1
-        pause = pause_after(error, failures=self._failures, remaining=remaining)
-        said = error if isinstance(error, QwenTokenError) else place(error)
-        _log.warning("the token was not refreshed (next try in %s): %s", pause, said)
-        return pause
+        return CheckResult(error, remaining, due_in=remaining - self._window())
 
     def _checked(self) -> Exception | None:
         try:
             with self._lock:
                 self._attempt(force=False)
-        except Exception as error:  # noqa: BLE001 - the thread outlives a store's own as well
-            self._news.leave("error", error)
+        except Exception as error:  # noqa: BLE001 - a store of the program's may raise anything
+            self._events.leave("error", error)
             return error
         return None
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
-        self._switch = threading.Lock()
-        self._news.after_fork()
-        if self._thread is not None:
-            self._interrupted = self._thread.interval
-            self._thread = None
-        self._shelf.after_fork()
+        self._events.after_fork()
+        self._auto_refresh.after_fork()
+        self._store.after_fork()
 
     def __repr__(self) -> str:
         return f"TokenManager({self._origin}, token=[redacted])"
-
-
-def _again(error: QwenTokenError) -> QwenTokenError:
-    """Return it for one more thread: the same exception's traceback would grow with each."""
-    again = copy.copy(error)
-    again.__cause__ = error.__cause__
-    return again
 
 
 def _open_secret(secret_id: str, client: "SecretsManagerClient | None") -> "SecretStore":

@@ -1,16 +1,16 @@
-"""A store that loses nothing: what could not be written stays in memory, and is written later."""
+"""A store that loses no token: one that could not be written stays in memory until it can be."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
 from qwen_token import keeper
-from qwen_token.errors import StoreError
+from qwen_token.errors import StoreError, TokenMissingError, WrongAccountError
 from qwen_token.policy import expires_later
 from qwen_token.stored_token import StoredToken
 from qwen_token.tokens import Token
 
-# In the place of a version's id: the version was never written.
+# The version id of a token that was never written.
 _UNWRITTEN: Final = ""
 
 
@@ -21,25 +21,35 @@ class WritableStore(keeper.Store, Protocol):
 
 
 class WriteBehind:
-    """The keeper's store, over one that is opened when it is first needed.
+    """The keeper's store, over a store that is opened when it is first needed.
 
-    A new token that the store does not take is current here all the same, as ``failure`` tells,
-    until a later ``read`` can write it.
+    ``first`` is put in by the first ``read``, if the store has no token or one that expires sooner.
+    A new token that the store does not take is current here all the same, until a later ``read``
+    can write it; ``failure`` is the store's error meanwhile.
     """
 
-    def __init__(self, open_store: Callable[[], WritableStore]) -> None:
+    def __init__(
+        self, open_store: Callable[[], WritableStore], *, first: Token | None = None
+    ) -> None:
         self._open = open_store
+        self._first = first
         self._opened: WritableStore | None = None
         self._unwritten: StoredToken | None = None
         self._failure: StoreError | None = None
 
     @property
     def failure(self) -> StoreError | None:
-        """Why the store does not hold what is current; None where it does."""
+        """The error for which the current token is not in the store, or None if it is there."""
         return None if self._unwritten is None else self._failure
 
     def read(self) -> StoredToken | None:
-        """Return what is current; first write what could not be written before."""
+        """Return the current token, after writing one that is still to be written.
+
+        Raises:
+            WrongAccountError: the store holds another account's token than ``first``.
+        """
+        if self._first is not None:
+            return self._put_first(self._first)
         if self._unwritten is None:
             return self._store.read()
         try:
@@ -57,6 +67,7 @@ class WriteBehind:
 
     def put(self, token: Token) -> StoredToken:
         held = self._store.put(token)
+        self._first = None
         self._settle()
         return held
 
@@ -86,7 +97,7 @@ class WriteBehind:
         return self._store.alternatives(to=to)
 
     def after_fork(self) -> None:
-        """Open the store anew: what it talks over is the parent's."""
+        """Open the store again: its connections are the parent process's."""
         self._opened = None
 
     @property
@@ -94,6 +105,21 @@ class WriteBehind:
         if self._opened is None:
             self._opened = self._open()
         return self._opened
+
+    def _put_first(self, first: Token) -> StoredToken:
+        try:
+            held = self._store.read()
+        except TokenMissingError:
+            held = None
+        if held is not None and held.token.account != first.account:
+            raise WrongAccountError(
+                "the store holds the token of another account than auth_token's: "
+                "set_token replaces it"
+            )
+        if held is None or expires_later(first, than=held.token):
+            return self.put(first)
+        self._first = None
+        return held
 
     def _settle(self) -> None:
         self._unwritten = None

@@ -1,0 +1,34 @@
+"""A refresh that failed, and whom else its error answers."""
+
+import copy
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from qwen_token.errors import QwenTokenError
+from qwen_token.tokens import Token
+
+# A token that the API has just refused is not sent to it again.
+_REFUSED: Final = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """The error of a refresh, the token that was to be refreshed, and when it failed."""
+
+    error: QwenTokenError
+    token: Token | None
+    at: datetime
+
+    def answers(self, rejected: Token, *, now: datetime) -> bool:
+        """Return whether another refresh of ``rejected`` would come too soon after this one."""
+        return self.token == rejected and self.at <= now < self.at + _REFUSED
+
+    def again(self) -> QwenTokenError:
+        """Return the error for one more thread.
+
+        It is a copy: the traceback of one exception would grow each time that it is raised.
+        """
+        again = copy.copy(self.error)
+        again.__cause__ = self.error.__cause__
+        return again
