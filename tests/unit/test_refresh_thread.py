@@ -25,9 +25,9 @@ MINUTE = timedelta(minutes=1)
 )
 def test_the_next_turn_is_the_next_multiple_of_the_interval(gone: float, left: float) -> None:
     now = [0.0]
-    repeater = RefreshThread(lambda _: MINUTE, interval=MINUTE, clock=lambda: now[0])
+    thread = RefreshThread(lambda _: MINUTE, interval=MINUTE, clock=lambda: now[0])
     now[0] = gone
-    assert repeater.until_next_turn().total_seconds() == pytest.approx(left, abs=1e-5)
+    assert thread.until_next_turn().total_seconds() == pytest.approx(left, abs=1e-5)
 
 
 def test_a_machine_that_slept_checks_once_and_not_for_each_turn_that_it_missed() -> None:
@@ -42,14 +42,14 @@ def test_a_machine_that_slept_checks_once_and_not_for_each_turn_that_it_missed()
         # In the middle of a wait, the lid is closed for ten hours.
         now[0] += seconds + (36_000 if len(checks) == 2 and now[0] < 36_000 else 0)
 
-    def check(repeater: RefreshThread) -> timedelta:
+    def check(thread: RefreshThread) -> timedelta:
         checks.append(now[0])
-        return repeater.until_next_turn()
+        return thread.until_next_turn()
 
-    repeater = RefreshThread(check, interval=timedelta(hours=1), clock=lambda: now[0], wait=sleeps)
-    repeater.start()
+    thread = RefreshThread(check, interval=timedelta(hours=1), clock=lambda: now[0], wait=sleeps)
+    thread.start()
     assert done.wait(SOON)
-    repeater.stop()
+    thread.stop()
     assert checks == [0, 3600, 4200 + 36_000, 43_200, 46_800]
 
 
@@ -63,10 +63,10 @@ def test_however_short_a_pause_is_asked_for_it_is_one() -> None:
             enough.set()
         wait(woken, seconds)
 
-    repeater = RefreshThread(lambda _: timedelta(0), interval=MINUTE, wait=remembers)
-    repeater.start()
+    thread = RefreshThread(lambda _: timedelta(0), interval=MINUTE, wait=remembers)
+    thread.start()
     assert enough.wait(SOON)
-    repeater.stop()
+    thread.stop()
     assert waits[0] == pytest.approx(0.1, abs=0.05)
 
 
@@ -77,13 +77,13 @@ def test_a_wait_ends_at_once_when_it_is_woken_or_stopped() -> None:
         checked.release()
         return timedelta(days=1)
 
-    repeater = RefreshThread(check, interval=timedelta(days=1))
-    repeater.start()
+    thread = RefreshThread(check, interval=timedelta(days=1))
+    thread.start()
     assert checked.acquire(timeout=SOON)
-    repeater.wake()
+    thread.wake()
     assert checked.acquire(timeout=SOON)
     began = elapsed()
-    repeater.stop()
+    thread.stop()
     assert elapsed() - began < SOON
     assert not checked.acquire(blocking=False)
 
@@ -92,14 +92,14 @@ def test_the_first_check_comes_even_to_who_stops_at_once() -> None:
     for _ in range(50):
         checks: list[RefreshThread] = []
 
-        def check(repeater: RefreshThread, checks: list[RefreshThread] = checks) -> timedelta:
-            checks.append(repeater)
+        def check(thread: RefreshThread, checks: list[RefreshThread] = checks) -> timedelta:
+            checks.append(thread)
             return timedelta(days=1)
 
-        repeater = RefreshThread(check, interval=timedelta(days=1))
-        repeater.start()
-        repeater.stop()
-        assert checks == [repeater]
+        thread = RefreshThread(check, interval=timedelta(days=1))
+        thread.start()
+        thread.stop()
+        assert checks == [thread]
 
 
 def test_a_stop_just_before_a_check_is_heard_after_it() -> None:
@@ -112,14 +112,14 @@ def test_a_stop_just_before_a_check_is_heard_after_it() -> None:
 
     checks: list[RefreshThread] = []
 
-    def check(repeater: RefreshThread) -> timedelta:
-        checks.append(repeater)
+    def check(thread: RefreshThread) -> timedelta:
+        checks.append(thread)
         return timedelta(seconds=SOON)
 
-    repeater = RefreshThread(check, interval=timedelta(days=1))
-    repeater._woken = Late()
+    thread = RefreshThread(check, interval=timedelta(days=1))
+    thread._woken = Late()
     began = elapsed()
-    repeater.start()
-    repeater.stop()
-    assert checks == [repeater]
+    thread.start()
+    thread.stop()
+    assert checks == [thread]
     assert elapsed() - began < SOON / 2

@@ -1,4 +1,4 @@
-"""What happened, told to those who want to hear of it."""
+"""The manager's events, and the callbacks that a program subscribes to them."""
 
 import logging
 import threading
@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class Events:
-    """Events and their callbacks. What is left under some lock can be told without it."""
+    """Events and their callbacks: ``leave`` one under a lock, ``tell`` it after the lock."""
 
     def __init__(self, *events: str) -> None:
         self._callbacks: dict[str, tuple[Callable[[Any], object], ...]] = dict.fromkeys(events, ())
@@ -22,14 +22,14 @@ class Events:
         self._untold: deque[tuple[str, object]] = deque()
 
     def subscribe(self, event: str, callback: Callable[[Any], object]) -> Callable[[], None]:
-        """Have ``callback`` told of each ``event``; calling what is returned ends that.
+        """Have ``callback`` called at each ``event``, until the returned function is called.
 
         Raises:
             ConfigError: there is no such event.
         """
         if event not in self._callbacks:
             raise ConfigError(f"the event should be one of: {', '.join(self._callbacks)}")
-        # Of its own, so that each subscription ends by itself.
+        # A wrapper for each subscription: the same callback may be subscribed twice.
         entry = partial(callback)
 
         def end() -> None:
@@ -42,11 +42,11 @@ class Events:
         return end
 
     def leave(self, event: str, what: object) -> None:
-        """Leave an event to be told."""
+        """Queue an event for ``tell``."""
         self._untold.append((event, what))
 
     def tell(self) -> None:
-        """Tell what was left; a callback that raises is logged, without what it says."""
+        """Call the callbacks of the queued events; log an exception of theirs without its text."""
         while True:
             try:
                 event, what = self._untold.popleft()
@@ -55,19 +55,19 @@ class Events:
             for callback in self._callbacks[event]:
                 try:
                     callback(what)
-                except Exception as error:  # noqa: BLE001 - theirs, of whatever kind
+                except Exception as error:  # noqa: BLE001 - a program's callback may raise anything
                     _log.error("a callback for %r raised %s", event, place(error))
 
     def after_fork(self) -> None:
         self._changing = threading.Lock()
-        # The parent has the threads that tell these.
+        # The parent process has the threads that call back for these.
         self._untold.clear()
 
 
 def place(error: Exception) -> str:
-    """Name an exception that is not ours, and where it was raised, but not what it says.
+    """Return a foreign exception's class and where it was raised, without its text.
 
-    That may hold a token.
+    The text may hold a token.
     """
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {last.filename}, line {last.lineno}"

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from qwen_token.errors import QwenTokenError
+from qwen_token.errors import ConfigError, QwenTokenError
 from qwen_token.policy import pause_after
 
 from .events import place
 
+# A hundred years.
+_MOST_HOURS: Final = 876_000
 # Between two checks that succeed, however short a token lives.
 _SHORTEST_PAUSE: Final = timedelta(seconds=10)
 # The clock of a wait may stand still while the machine sleeps. This is how much later an overdue
@@ -37,6 +39,24 @@ def elapsed() -> float:
 def wait(woken: threading.Event, seconds: float) -> None:
     """Wait for ``seconds``, or until ``woken`` is set."""
     woken.wait(seconds)
+
+
+def interval_from(check_interval_hours: float) -> timedelta:
+    """Return the interval that a program asked for.
+
+    Raises:
+        ConfigError: ``check_interval_hours`` is not a number of hours greater than 0.
+    """
+    if (
+        isinstance(check_interval_hours, bool)
+        or not isinstance(check_interval_hours, int | float)
+        or not (math.isfinite(check_interval_hours) and 0 < check_interval_hours <= _MOST_HOURS)
+    ):
+        raise ConfigError(
+            "check_interval_hours should be a number of hours greater than 0, at most "
+            f"{_MOST_HOURS}"
+        )
+    return timedelta(hours=check_interval_hours)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """The manager of one account's token in a long-running process, with any store."""
 
 import logging
-import math
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -29,10 +28,10 @@ from .events import Events
 from .failed_attempt import FailedAttempt
 from .known_token import KnownToken
 from .local_store import MemoryStore
-from .refresh_thread import AutoRefresh, CheckResult
+from .refresh_thread import AutoRefresh, CheckResult, interval_from
 from .write_behind import WritableStore, WriteBehind
 
-# requests, and all that comes with it, is imported by the first refresh and not before.
+# requests is slow to import: the first refresh does it.
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from qwen_token.secret_store import SecretStore
 
 _NOTHING: Final = timedelta(0)
-_MOST_HOURS: Final = 876_000
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +48,7 @@ def _utc_now() -> datetime:
 
 
 class TokenManager:
-    """Holds the token of one account, keeps it alive, and says when only a person can.
+    """Holds the token of one account, keeps it alive, and reports when only a person can help.
 
     ::
 
@@ -61,16 +59,16 @@ class TokenManager:
 
     ``store`` is a ``MemoryStore`` (the default), a ``FileStore``, a ``SecretStore``, or a
     ``TokenStore`` of your own; ``from_secret`` takes a secret by its name. ``auth_token`` is the
-    first token: it is put in where the store has none, or one that expires sooner.
+    first token: it is stored if the store has no token, or one that expires sooner.
 
-    A refresh is the stack's: the new token has to be the same account's and to expire later, the
-    API is asked about it, and only then it takes the old one's place in the store; what another
-    process has put there meanwhile is kept, unless it expires sooner. A new token that the store
-    does not take stays in memory, is used, and is written as soon as the store can.
+    A refresh works as in the stack. The new token must belong to the same account and expire
+    later, and the API must accept it. Only then does it replace the old token in the store. A token
+    that another process stored meanwhile is kept, unless it expires sooner. A new token that cannot
+    be stored is used from memory, and written as soon as the store works again.
 
     Any number of threads may share a manager. It is a source for ``QwenAuth``. A child process
-    after a fork has the token, but not the thread: where that was running, the child's first use
-    of the manager starts one of its own.
+    after a fork has the token, but not the thread: if the parent's was running, the child's first
+    use of the manager starts a thread of its own.
     """
 
     def __init__(  # noqa: PLR0913 - each is an option of its own, by name
@@ -127,10 +125,10 @@ class TokenManager:
         base_url: str = BASE_URL,
         refresh_before: timedelta = timedelta(days=3),
     ) -> Self:
-        """Keep the token of a secret alive: where the stack does not, as it does.
+        """Return a manager for the token of a secret that no stack keeps alive.
 
-        ``client`` is boto3's for Secrets Manager; without one it is made when it is first needed,
-        in the region that ``secret_id`` names if it is an ARN. Needs the permissions
+        ``client`` is boto3's for Secrets Manager. By default the manager makes one on first use, in
+        the region that ``secret_id`` names if it is an ARN. It needs the permissions
         ``secretsmanager:GetSecretValue``, ``DescribeSecret``, ``PutSecretValue`` and
         ``UpdateSecretVersionStage`` on the secret.
         """
@@ -143,28 +141,32 @@ class TokenManager:
 
     @property
     def token(self) -> str:
-        """A token that lives; see ``current``."""
+        """A token that has not expired; see ``current``."""
         return self.current()
 
     @property
     def info(self) -> TokenInfo:
-        """Whose the token is, and its life; also of one that has expired.
+        """The token's account and lifetime, even after it has expired.
 
         Raises:
-            TokenMissingError: there is none.
-            QwenTokenError: as ``current`` does.
+            TokenMissingError: there is no token.
+            TokenMalformedError: what the store holds is not a token.
+            WrongAccountError: the store holds another account's token than ``auth_token``.
+            StoreError: the store cannot be read.
         """
         return TokenInfo.of(self._latest(), now=self._clock())
 
     def current(self) -> str:
-        """Return a token that lives, without asking the API.
+        """Return a token that has not expired, without calling the API.
 
-        The store is read once, and again when the token is due, every five seconds then: another
-        process may have refreshed it. A token that lives bridges a store that fails.
+        The store is read once. When the token is due, the store is read again every five seconds:
+        another process may have refreshed the token. If the store fails, the token in memory is
+        used until it expires.
 
         Raises:
-            TokenMissingError: there is none.
-            TokenMalformedError: what the store holds is none.
+            TokenMissingError: there is no token.
+            TokenMalformedError: what the store holds is not a token.
+            WrongAccountError: the store holds another account's token than ``auth_token``.
             TokenRejectedError: the token has expired.
             StoreError: the store cannot be read.
         """
@@ -178,40 +180,44 @@ class TokenManager:
             self._events.tell()
 
     def needs_refresh(self) -> bool:
-        """Say whether the token is due: with ``refresh_before`` left, or less.
+        """Return whether the token is due: it has ``refresh_before`` left, or less.
 
-        Raises: as ``info`` does.
+        Raises:
+            TokenMissingError: there is no token.
+            TokenMalformedError: what the store holds is not a token.
+            WrongAccountError: the store holds another account's token than ``auth_token``.
+            StoreError: the store cannot be read.
         """
         return self._is_due(self._latest(), self._refresh_before)
 
     def set_token(self, text: str) -> None:
-        """WritableStore a token that a person brought, whatever was there; the API is not asked.
+        """Store a token that a person brought, in place of any other, without calling the API.
 
         Raises:
-            TokenMalformedError: ``text`` is no JWT with an account and an expiry.
-            StoreError: it could not be stored; nothing has changed then.
+            TokenMalformedError: ``text`` is not a JWT with an account and an expiry.
+            StoreError: the token could not be stored; nothing has changed.
         """
         token = decode_token(text)
         with self._lock:
             self._store.put(token)
             self._failure = None
-            # It may be of any age, and whoever brought it need not be told.
+            # The token may be of any age. Its owner knows of it: no event announces it.
             self._known = None
             self._announced = token
             self._take(token)
         self._auto_refresh.wake()
 
     def refresh(self) -> str:
-        """Trade the token for a new one, due or not, store that, and return it.
+        """Get a new token, even if the old one is not due, store it and return it.
 
-        Threads that refresh at once share one refresh, and its failure.
+        Threads that call this at the same time share one refresh, and its failure.
 
         Raises:
             TokenNotExtendedError: the new token expires no later than the old one.
             TokenRejectedError: the API says that the token is dead.
-            StoreError: the store failed. If it was the writing that did, the new token is
-                ``token`` all the same, and stored later.
-            QwenTokenError: its other kinds; the token is still the one that it was.
+            StoreError: the store failed. If only writing failed, ``token`` is the new token
+                nevertheless, and it is written later.
+            QwenTokenError: the refresh failed in another way; the token is unchanged.
         """
         self._auto_refresh.resume()
         attempts = self._attempts
@@ -224,12 +230,13 @@ class TokenManager:
     def renew(self, *, rejected: str) -> str:
         """Return another token than ``rejected``, which the API has refused.
 
-        The store is read again. If it still holds that one, a refresh is tried, at most once a
-        minute for one token.
+        The store is read again. If it still holds the rejected token, the manager refreshes that,
+        at most once a minute.
 
         Raises:
             TokenRejectedError: there is no other token, or it has expired.
-            QwenTokenError: as ``refresh`` does.
+            StoreError: the store failed.
+            QwenTokenError: the refresh failed in another way.
         """
         self._auto_refresh.resume()
         attempts = self._attempts
@@ -245,35 +252,27 @@ class TokenManager:
             self._events.tell()
 
     def start_auto_refresh(self, check_interval_hours: float = 24) -> None:
-        """Check now, and every so many hours, in a daemon thread; refresh the token when it is due.
+        """Check the token now and at each interval, in a daemon thread; refresh it when it is due.
 
-        Checks are at multiples of the interval since the start, however long one takes. One more
-        comes in between when the token is due before the next: with ``refresh_before`` left, or,
-        for one that lives less than twice as long, at half of its life. After a check that
-        failed the next comes in a minute, then two, four, up to an hour, but halfway to the
-        expiry at the latest; after one that only a person can mend, in an hour; and where the API
-        asks for fewer calls, when it says, or in a quarter of an hour.
+        Checks are at multiples of the interval since the start, however long one takes. If the
+        token is due before the next check, one more comes at that time: with ``refresh_before``
+        left or, for a token that lives less than twice as long, at half of its life.
 
-        Where the thread is running already, nothing changes.
+        After a failed check the next comes in a minute, then in two, four and so on up to an hour,
+        but halfway to the expiry at the latest. It comes in an hour if only a person can help. If
+        the API limits the rate, it comes when the API says, or in a quarter of an hour.
+
+        If the thread is running already, nothing changes.
 
         Raises:
-            ConfigError: ``check_interval_hours`` is no number of hours greater than 0.
+            ConfigError: ``check_interval_hours`` is not a number of hours greater than 0.
         """
-        if (
-            isinstance(check_interval_hours, bool)
-            or not isinstance(check_interval_hours, int | float)
-            or not (math.isfinite(check_interval_hours) and 0 < check_interval_hours <= _MOST_HOURS)
-        ):
-            raise ConfigError(
-                "check_interval_hours should be a number of hours greater than 0, at most "
-                f"{_MOST_HOURS}"
-            )
-        self._auto_refresh.start(timedelta(hours=check_interval_hours))
+        self._auto_refresh.start(interval_from(check_interval_hours))
 
     def stop_auto_refresh(self) -> None:
-        """Stop the thread, and wait for a check under way (or the first) to come to its end.
+        """Stop the thread, and wait for the check under way (or the first) to end.
 
-        In a callback of that very check, it ends after the callback.
+        When a callback of that check calls this, the thread ends after the callback.
         """
         self._auto_refresh.stop()
 
@@ -290,16 +289,18 @@ class TokenManager:
         self, event: Literal["error"], callback: Callable[[Exception], object]
     ) -> Callable[[], None]: ...
     def on(self, event: str, callback: Callable[[Any], object]) -> Callable[[], None]:
-        """Have ``callback`` called at each ``event``; what is returned ends that when called.
+        """Have ``callback`` called at each ``event``, until the returned function is called.
 
-        - ``refresh``: there is a new token, and it is stored: a refresh brought it, here or in
-          another process. With the ``TokenInfo``; ``token`` is the token itself.
-        - ``expired``: only a person can help, because of the token or because its time is up. With
-          the error, whose ``reason`` and ``advice`` say what to do. Once for a token and a cause.
-        - ``error``: an automatic check failed, for whatever reason. With the exception.
+        - ``refresh``: a new token is stored, from a refresh here or in another process. The
+          callback gets its ``TokenInfo``; ``token`` is the token itself.
+        - ``expired``: only a person can help, because of the token or because it has expired. The
+          callback gets the error, whose ``reason`` and ``advice`` say what to do. It is called once
+          for each token and reason.
+        - ``error``: an automatic check failed. The callback gets the exception.
 
-        Callbacks are called one after another, in the thread that found out, without any lock. One
-        that raises is logged, without what it says, and disturbs nobody.
+        Callbacks are called one after another, without a lock, in the thread in which the event
+        happened. If one raises, the exception is logged without its text, and the others are
+        called.
 
         Raises:
             ConfigError: there is no such event.
@@ -318,15 +319,15 @@ class TokenManager:
         self.stop_auto_refresh()
 
     def _latest(self) -> Token:
-        """Return the token as it is known here, read anew where that may have become old."""
+        """Return the known token, after reading the store if there may be a newer one."""
         self._auto_refresh.resume()
         held, now = self._known, self._clock()
         if held is not None and now < held.good_until:
             return held.token
         bridge = held if held is not None and held.token.remaining(now) > _NOTHING else None
         if not self._lock.acquire(blocking=bridge is None):
-            # Somebody reads or refreshes just now: no reason to wait, while this one lives.
-            assert bridge is not None  # noqa: S101 - as typed, acquiring may always fail
+            # Another thread is reading or refreshing. While this token lives, nobody has to wait.
+            assert bridge is not None  # noqa: S101 - the types do not say that waiting succeeds
             return bridge.token
         try:
             if self._known is not held and self._known is not None:
@@ -343,7 +344,7 @@ class TokenManager:
             self._events.tell()
 
     def _shared_attempt(self, *, since: int) -> Token:
-        """Refresh, unless somebody has done so while this thread waited: then share what came."""
+        """Refresh, or share the result of a refresh that ended while this thread waited."""
         if self._attempts == since or self._known is None:
             return self._attempt(force=True)
         if self._failure is not None:
@@ -351,7 +352,7 @@ class TokenManager:
         return self._known.token
 
     def _attempt(self, *, force: bool) -> Token:
-        """Refresh the token if it is due or ``force`` says so, and return what is current then."""
+        """Refresh the token if it is due or if ``force`` is set; return the current token."""
         tried = force
         known = self._known
         try:
@@ -402,17 +403,17 @@ class TokenManager:
     def _work_of_another(
         self, error: QwenTokenError, held: StoredToken, known: KnownToken | None
     ) -> StoredToken | None:
-        """Return what another process stored, if it makes this failure none."""
+        """Return a token that makes up for the failure: another process may have refreshed it."""
         try:
             current = self._store.read()
         except QwenTokenError:
-            # What failed first is what is told.
+            # The first failure is the one to report.
             return None
         if current is not None and expires_later(current.token, than=held.token):
             return current
         if isinstance(error, TokenNotExtendedError) and known is not None:
-            # In the second in which a token was issued, the API gives the same one out again. It
-            # has just answered to it: so it lives.
+            # Within the second in which it issued a token, the API returns the same one again. The
+            # API has just accepted this token, so it is alive.
             return held if expires_later(held.token, than=known.token) else None
         return None
 
@@ -422,7 +423,7 @@ class TokenManager:
         return QwenApi(self._base_url)
 
     def _read(self) -> StoredToken:
-        """Read the store, after the first token was put in; the lock is held."""
+        """Read the store and note its token; the lock is held."""
         held = self._store.read()
         if held is None:
             raise TokenMissingError("no token is stored yet")
@@ -430,7 +431,7 @@ class TokenManager:
         return held
 
     def _take(self, token: Token) -> None:
-        """Note what the store holds; the lock is held."""
+        """Note the token that the store holds, and announce a new one; the lock is held."""
         before, now = self._known, self._clock()
         if before is None or before.token != token:
             self._announced_reasons.clear()
@@ -452,7 +453,7 @@ class TokenManager:
         return assess(token, now=self._clock(), refresh_before=window) is not TokenState.FRESH
 
     def _living(self, token: Token) -> Token:
-        """Return ``token`` if it lives; the lock is held."""
+        """Return ``token`` unless it has expired; the lock is held."""
         if token.remaining(self._clock()) > _NOTHING:
             return token
         error = TokenRejectedError(
@@ -463,7 +464,7 @@ class TokenManager:
         raise error
 
     def _tell_a_person(self, error: QwenTokenError) -> None:
-        """Leave the news that only a person can help, once; the lock is held."""
+        """Announce once that only a person can help; the lock is held."""
         if error.reason in self._announced_reasons:
             return
         if severity(error, now=self._clock(), critical_before=_NOTHING) is Severity.CRITICAL:
@@ -471,15 +472,15 @@ class TokenManager:
             self._events.leave("expired", error)
 
     def _check(self) -> CheckResult:
-        """Refresh the token if it is due."""
-        error = self._checked()
+        """Refresh the token if it is due, and announce what happened."""
+        error = self._try_to_refresh()
         self._events.tell()
         # Read after the callbacks: one may have set another token.
         held = self._known
         remaining = _NOTHING if held is None else held.token.remaining(self._clock())
         return CheckResult(error, remaining, due_in=remaining - self._window())
 
-    def _checked(self) -> Exception | None:
+    def _try_to_refresh(self) -> Exception | None:
         try:
             with self._lock:
                 self._attempt(force=False)
