@@ -41,12 +41,20 @@ class QwenTokenError(Exception):
         super().__init__(message)
         self.expires_at: Final = expires_at
 
+    def again(self) -> Self:
+        """Return the same failure, cause included, to be raised to one more caller.
+
+        Without the traceback: that of one exception would grow each time that it is raised.
+        """
+        # A copy, not a call of the constructor: a subclass may take other arguments.
+        twin = copy.copy(self)
+        twin.__cause__ = self.__cause__
+        return twin
+
     def with_expiry(self, expires_at: datetime | None) -> Self:
         """Return the same failure, cause and traceback included, with another ``expires_at``."""
-        # A copy, not a call of the constructor: a subclass may take other arguments.
-        twin = copy.copy(self).with_traceback(self.__traceback__)
+        twin = self.again().with_traceback(self.__traceback__)
         vars(twin)["expires_at"] = expires_at
-        twin.__cause__ = self.__cause__
         return twin
 
 

@@ -1,6 +1,5 @@
 """The token for services: read from the secret, cached in the process, renewed when refused."""
 
-import copy
 import logging
 import math
 import random
@@ -299,8 +298,7 @@ class SharedToken:
     def _raise_again(self, failure: _ReplayedError | None) -> None:
         """Raise what was raised a moment ago, to one more caller."""
         if failure is not None and failure.since <= self._clock() < failure.until:
-            # Not the same exception: its traceback would grow with every caller.
-            raise copy.copy(failure.error) from failure.error.__cause__
+            raise failure.error.again()
 
     def _refresh(self, function: str) -> str:
         """Run the refresh function, and describe what it did, for the message of an error.

@@ -1,6 +1,5 @@
 """A refresh that failed, and whom else its error answers."""
 
-import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -23,12 +22,3 @@ class FailedAttempt:
     def answers(self, rejected: Token, *, now: datetime) -> bool:
         """Return whether another refresh of ``rejected`` would come too soon after this one."""
         return self.token == rejected and self.at <= now < self.at + _REFUSED
-
-    def again(self) -> QwenTokenError:
-        """Return the error for one more thread.
-
-        It is a copy: the traceback of one exception would grow each time that it is raised.
-        """
-        again = copy.copy(self.error)
-        again.__cause__ = self.error.__cause__
-        return again

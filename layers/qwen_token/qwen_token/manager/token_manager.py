@@ -245,7 +245,7 @@ class TokenManager:
                 token = self._read().token
                 if token.raw == rejected:
                     if (failure := self._failure) and failure.answers(token, now=self._clock()):
-                        raise failure.again()
+                        raise failure.error.again()
                     token = self._shared_attempt(since=attempts)
                 return self._living(token).raw
         finally:
@@ -348,7 +348,7 @@ class TokenManager:
         if self._attempts == since or self._known is None:
             return self._attempt(force=True)
         if self._failure is not None:
-            raise self._failure.again()
+            raise self._failure.error.again()
         return self._known.token
 
     def _attempt(self, *, force: bool) -> Token:
