@@ -37,8 +37,7 @@ def location_of(
 
 def result_of(report: Report, *, secret_id: str, now: datetime) -> dict[str, object]:
     """Return what a run that did not fail did: the function's result, as the contract has it."""
-    held = report.held
-    expires_at = None if held is None else held.token.expires_at
+    held, expires_at = report.held, report.expires_at
     return {
         "outcome": report.outcome.value,
         "secret_id": secret_id,
@@ -200,15 +199,7 @@ class Reporter:
 
 def expiries_of(ended: Iterable[Report | QwenTokenError]) -> list[datetime]:
     """Return when the tokens expire that readers have after these runs, as far as that is known."""
-    found = (
-        each.expires_at
-        if isinstance(each, QwenTokenError)
-        else None
-        if each.held is None
-        else each.held.token.expires_at
-        for each in ended
-    )
-    return [expires_at for expires_at in found if expires_at is not None]
+    return [each.expires_at for each in ended if each.expires_at is not None]
 
 
 def counts_of(ended: Iterable[Report | QwenTokenError]) -> dict[str, int]:

@@ -53,6 +53,11 @@ class Report:
     outcome: Outcome
     held: StoredToken | None
 
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the token expires that readers have after the run."""
+        return None if self.held is None else self.held.token.expires_at
+
 
 class Store(Protocol):
     """The secret; ``SecretStore`` says what each step promises."""
