@@ -2,20 +2,20 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from functools import partial
-from typing import Any, Self, TypeAlias, Unpack
+from typing import Any, TypeAlias
 
 import anyio.to_thread
 import httpx
 
-from .origin import BASE_URL, Origin, authorization, token_in
+from .origin import authorization, token_in
 from .replies import ENVELOPE_LIMIT, body_refuses, head_refuses
-from .shared_token import SharedToken, Source, SourceOptions
+from .source_auth import SourceAuth
 
 # What to do next: send a request, read an answer's body, or ask the source.
 _Step: TypeAlias = httpx.Request | httpx.Response | Callable[[], str]
 
 
-class QwenHttpxAuth(httpx.Auth):
+class QwenHttpxAuth(SourceAuth, httpx.Auth):
     """Puts the token of ``source`` on requests to one origin, and renews it when it is refused.
 
     ::
@@ -27,22 +27,6 @@ class QwenHttpxAuth(httpx.Auth):
     ``data``, ``json``) is sent again; after a streamed or multipart one the refusal is returned.
     With an ``AsyncClient`` the source runs in a worker thread, so the event loop is not blocked.
     """
-
-    def __init__(self, source: Source, *, base_url: str = BASE_URL) -> None:
-        """Take tokens from ``source``, for the origin of ``base_url`` only.
-
-        Raises:
-            ConfigError: a token may not be sent to ``base_url``.
-        """
-        self._source = source
-        self._origin = Origin(base_url)
-
-    @classmethod
-    def from_secret(
-        cls, secret_id: str, *, base_url: str = BASE_URL, **options: Unpack[SourceOptions]
-    ) -> Self:
-        """Take tokens from the process's shared source for this secret (``SharedToken.of``)."""
-        return cls(SharedToken.of(secret_id, **options), base_url=base_url)
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
         """Send the request with the token, and once more with another one if it is refused."""
@@ -104,9 +88,6 @@ class QwenHttpxAuth(httpx.Auth):
         if isinstance(request.stream, httpx.ByteStream):
             request.headers["Authorization"] = authorization(raw)
             yield request
-
-    def __repr__(self) -> str:
-        return f"QwenHttpxAuth({self._origin}, token=[redacted])"
 
 
 class _Replayed(httpx.SyncByteStream, httpx.AsyncByteStream):

@@ -1,7 +1,7 @@
 """The token on the requests of a ``requests`` session, or of a single call."""
 
 from collections.abc import Iterator
-from typing import Any, Final, Self, Unpack
+from typing import Any, Final
 
 import requests
 from requests.auth import AuthBase
@@ -10,14 +10,14 @@ from requests.exceptions import UnrewindableBodyError
 from requests.utils import rewind_body
 from urllib3.exceptions import HTTPError
 
-from .origin import BASE_URL, Origin, authorization, token_in
+from .origin import authorization, token_in
 from .replies import ENVELOPE_LIMIT, body_refuses, head_refuses
-from .shared_token import SharedToken, Source, SourceOptions
+from .source_auth import SourceAuth
 
 _CHUNK: Final = 16 * 1024
 
 
-class QwenAuth(AuthBase):
+class QwenAuth(SourceAuth, AuthBase):
     """Puts the token of ``source`` on requests to one origin, and renews it when it is refused.
 
     ::
@@ -33,22 +33,6 @@ class QwenAuth(AuthBase):
 
     A streamed answer stays a stream: only JSON is looked at, and at most 64 KiB of it.
     """
-
-    def __init__(self, source: Source, *, base_url: str = BASE_URL) -> None:
-        """Take tokens from ``source``, for the origin of ``base_url`` only.
-
-        Raises:
-            ConfigError: a token may not be sent to ``base_url``.
-        """
-        self._source = source
-        self._origin = Origin(base_url)
-
-    @classmethod
-    def from_secret(
-        cls, secret_id: str, *, base_url: str = BASE_URL, **options: Unpack[SourceOptions]
-    ) -> Self:
-        """Take tokens from the process's shared source for this secret (``SharedToken.of``)."""
-        return cls(SharedToken.of(secret_id, **options), base_url=base_url)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Put the token on, if the request goes to our origin."""
@@ -76,9 +60,6 @@ class QwenAuth(AuthBase):
         if not _rewind(request):
             return response
         return _resend(response, raw, how)
-
-    def __repr__(self) -> str:
-        return f"QwenAuth({self._origin}, token=[redacted])"
 
 
 def _is_refusal(response: requests.Response, *, streams: bool) -> bool:

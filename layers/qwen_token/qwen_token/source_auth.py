@@ -1,0 +1,29 @@
+"""What the auths for ``requests`` and for ``httpx`` have in common."""
+
+from typing import Self, Unpack
+
+from .origin import BASE_URL, Origin
+from .shared_token import SharedToken, Source, SourceOptions
+
+
+class SourceAuth:
+    """A source of tokens, and the origin that they are for; a library's own class does the rest."""
+
+    def __init__(self, source: Source, *, base_url: str = BASE_URL) -> None:
+        """Take tokens from ``source``, for the origin of ``base_url`` only.
+
+        Raises:
+            ConfigError: a token may not be sent to ``base_url``.
+        """
+        self._source = source
+        self._origin = Origin(base_url)
+
+    @classmethod
+    def from_secret(
+        cls, secret_id: str, *, base_url: str = BASE_URL, **options: Unpack[SourceOptions]
+    ) -> Self:
+        """Take tokens from the process's shared source for this secret (``SharedToken.of``)."""
+        return cls(SharedToken.of(secret_id, **options), base_url=base_url)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._origin}, token=[redacted])"
