@@ -354,7 +354,7 @@ def _works(api_base_url: str, raw: str) -> bool:
 def _build_and_deploy(screen: Screen, cloud: Cloud, parameters: Mapping[str, str]) -> Stack:
     with screen.step("sam build") as step:
         template = build(cloud.directory)
-        step.done("the function and its layer")
+        step.done("the function and its layers")
     with screen.step("sam deploy") as step:
         stack = cloud.deploy(template, parameters=parameters)
         step.done(f"{stack.name}: {len(stack.resources())} resources, with IAM enforced")
