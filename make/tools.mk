@@ -80,4 +80,4 @@ NPM = PATH="$(CURDIR)/$(NODE)/bin:$$PATH" node $(CURDIR)/$(NODE)/lib/node_module
 .tools/aws-sdk/ready: requirements/aws-sdk/package-lock.json .tools/node/ready
 	@echo '· aws-sdk, in .tools/aws-sdk'
 	@rm -rf $(@D) && mkdir $(@D) && cp requirements/aws-sdk/*.json $(@D)
-	@cd $(@D) && $(NPM) ci --ignore-scripts --no-audit --no-fund --silent && touch ready
+	@cd $(@D) && $(NPM) ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch ready

@@ -512,7 +512,7 @@ def test_whatever_the_server_does_the_secret_and_its_versions_stay_as_they_were(
     before = secrets.describe_secret(SecretId=arn)["VersionIdsToStages"]
     topic = FakeTopic()
     with wire(script) as server, caplog.at_level(logging.DEBUG):
-        edges = Clients(
+        clients = Clients(
             environ={
                 "SECRET_ID": arn,
                 "API_BASE_URL": server.base_url,
@@ -530,7 +530,7 @@ def test_whatever_the_server_does_the_secret_and_its_versions_stay_as_they_were(
         )
         # With the deployed handler's decorator, so that nothing counted is left for other tests.
         counting = handler.metrics.log_metrics(
-            lambda event, context: handler.run(event, context, edges)
+            lambda event, context: handler.run(event, context, clients)
         )
         with pytest.raises(UpstreamError) as caught:
             counting({}, FakeLambdaContext(TIME_LEFT))

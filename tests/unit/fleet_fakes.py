@@ -68,7 +68,7 @@ class FleetUnderTest:
     bus: FakeBus = field(default_factory=FakeBus)
     qwen: FakeQwen = field(default_factory=lambda: FakeQwen(lambda _: QwenTokenError("never")))
 
-    def edges(self) -> Clients:
+    def clients(self) -> Clients:
         """Return what a function is to reach."""
         parts: dict[str, Any] = {
             "secrets": lambda: self.secrets,

@@ -64,7 +64,7 @@ def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
             monkeypatch.setattr(log_handler, "stream", sys.stdout)
         result, error = None, None
         decorated = dispatch.metrics.log_metrics(
-            lambda given, context: dispatch.run(given, context, world.edges())
+            lambda given, context: dispatch.run(given, context, world.clients())
         )
         try:
             result = decorated({} if event is None else event, context or FakeLambdaContext())
@@ -391,7 +391,7 @@ def test_no_token_and_no_part_of_one_is_in_anything_that_dispatch_says(
         world.secrets.add(name, held.raw)
     world.secrets.add("pasted badly", FRESH.raw.replace(".", "_"))
 
-    dispatch.run({}, FakeLambdaContext(), world.edges())  # type: ignore[arg-type]
+    dispatch.run({}, FakeLambdaContext(), world.clients())  # type: ignore[arg-type]
     dispatch.metrics.clear_metrics()
 
     said = capsys.readouterr().out + json.dumps(world.queue.sent)

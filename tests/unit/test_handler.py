@@ -84,7 +84,7 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
                 else None
             )
         qwen = FakeQwen(lambda _: answer or UpstreamUnavailableError("not to be asked"))
-        edges = Clients(
+        clients = Clients(
             environ=environ,
             clock=lambda: NOW,
             secrets=lambda: secrets,  # type: ignore[arg-type,return-value]
@@ -97,7 +97,7 @@ def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         result, error = None, None
         # As the deployed handler has it: the decorators write out what was counted.
         decorated = handler.metrics.log_metrics(
-            lambda given, context: handler.run(given, context, edges)
+            lambda given, context: handler.run(given, context, clients)
         )
         try:
             result = decorated({} if event is None else event, FakeLambdaContext(milliseconds_left))
@@ -381,9 +381,9 @@ def test_every_aws_client_has_the_timeouts_that_the_keeper_reckons_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    edges = Clients.real()
+    clients = Clients.real()
     wanted: Any = AWS_CONFIG  # its options are not in botocore's types
-    for make in (edges.secrets, edges.sns, edges.events, edges.sqs, edges.functions):
+    for make in (clients.secrets, clients.sns, clients.events, clients.sqs, clients.functions):
         client: Any = make()
         config = client.meta.config
         assert config.connect_timeout == wanted.connect_timeout

@@ -472,10 +472,10 @@ def test_the_template_sets_what_the_code_reads_and_nothing_else() -> None:
     def not_reached(*_: object) -> Any:
         pytest.fail("a run without its environment must not reach the outside")
 
-    edges = Clients(environ, lambda: NOW, *[not_reached] * 6)
+    clients = Clients(environ, lambda: NOW, *[not_reached] * 6)
     # With the decorator of the deployed handler, so that nothing counted is left for other tests.
     counting = handler.metrics.log_metrics(
-        lambda event, context: handler.run(event, context, edges)
+        lambda event, context: handler.run(event, context, clients)
     )
     with pytest.raises(ConfigError):
         counting({}, FakeLambdaContext())

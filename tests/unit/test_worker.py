@@ -90,7 +90,7 @@ def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         for log_handler in logging.getLogger(worker.logger.service).handlers:
             monkeypatch.setattr(log_handler, "stream", sys.stdout)
         decorated = worker.metrics.log_metrics(
-            lambda event, context: worker.run(event, context, world.edges())
+            lambda event, context: worker.run(event, context, world.clients())
         )
         response = decorated({"Records": list(messages)}, context or FakeLambdaContext())
         output = capsys.readouterr().out
@@ -513,7 +513,7 @@ def test_an_environment_that_is_off_leaves_the_batch_in_the_queue(world: FleetUn
     world.environ["MAXIMUM_CONCURRENCY"] = "none"
 
     with pytest.raises(ConfigError, match="MAXIMUM_CONCURRENCY should be a whole number"):
-        worker.run({"Records": [message("one")]}, FakeLambdaContext(), world.edges())  # type: ignore[arg-type]
+        worker.run({"Records": [message("one")]}, FakeLambdaContext(), world.clients())  # type: ignore[arg-type]
     assert world.secrets.calls == []
 
 

@@ -116,7 +116,7 @@ class SimulatedLife:
         )
         edge: Any = _Edge(client, self, secret_calls)
         qwen: Any = _Edge(self.qwen, self, ("refresh", "verify"))
-        self._edges = Clients(
+        self._clients = Clients(
             environ={
                 "SECRET_ID": arn,
                 "API_BASE_URL": "https://chat.qwen.ai",
@@ -242,7 +242,7 @@ class SimulatedLife:
         result: dict[str, Any] = {}
         died = False
         try:
-            result = handler.run({}, FakeLambdaContext(), self._edges)  # type: ignore[arg-type]
+            result = handler.run({}, FakeLambdaContext(), self._clients)  # type: ignore[arg-type]
         except QwenTokenError as caught:
             error = caught
         except _DeathError:
