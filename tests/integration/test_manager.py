@@ -759,7 +759,7 @@ def test_the_thread_outlives_whatever_a_store_raises(
 
 
 @pytest.mark.parametrize(
-    "hours", [0, -1, float("nan"), float("inf"), 1e9, True, "24", None], ids=repr
+    "hours", [0, -1, 1e-12, float("nan"), float("inf"), 1e9, True, "24", None], ids=repr
 )
 def test_an_interval_that_is_none_is_refused(hours: Any) -> None:
     with pytest.raises(ConfigError, match="check_interval_hours"):

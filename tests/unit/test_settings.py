@@ -74,7 +74,9 @@ def test_a_url_that_keeps_the_token_safe_is_accepted(url: str) -> None:
         ("REFRESH_BEFORE_DAYS", "nan"),
         ("REFRESH_BEFORE_DAYS", "inf"),
         ("REFRESH_BEFORE_DAYS", "1e300"),
+        ("REFRESH_BEFORE_DAYS", "1e-12"),
         ("CRITICAL_DAYS", "0"),
+        ("CRITICAL_DAYS", "1e-12"),
         ("CRITICAL_DAYS", "3.01"),
     ],
 )

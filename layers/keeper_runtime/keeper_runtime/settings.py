@@ -66,7 +66,10 @@ def _days(text: str) -> timedelta | None:
         days = float(text)
     except ValueError:
         return None
-    return timedelta(days=days) if math.isfinite(days) and 0 < days <= _MOST_DAYS else None
+    if not (math.isfinite(days) and 0 < days <= _MOST_DAYS):
+        return None
+    # None also where it is greater than 0, but rounds to no microsecond.
+    return timedelta(days=days) or None
 
 
 _DAYS: Final = f"a number of days greater than 0, at most {_MOST_DAYS}"

@@ -51,6 +51,8 @@ def interval_from(check_interval_hours: float) -> timedelta:
         isinstance(check_interval_hours, bool)
         or not isinstance(check_interval_hours, int | float)
         or not (math.isfinite(check_interval_hours) and 0 < check_interval_hours <= _MOST_HOURS)
+        # Greater than 0, and yet none: a timedelta has whole microseconds.
+        or not timedelta(hours=check_interval_hours)
     ):
         raise ConfigError(
             "check_interval_hours should be a number of hours greater than 0, at most "
