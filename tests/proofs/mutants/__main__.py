@@ -151,7 +151,7 @@ def _lay_out(modules: Sequence[str]) -> None:
 [tool.mutmut]
 source_paths = ["qwen_token"]
 only_mutate = [{", ".join(listed)}]
-also_copy = ["functions", "conftest.py"]
+also_copy = ["functions", "keeper_runtime", "localcloud", "conftest.py"]
 pytest_add_cli_args_test_selection = [{", ".join(tests)}]
 pytest_add_cli_args = ["-p", "no:cacheprovider"]
 use_git_change_detection = false
