@@ -46,6 +46,17 @@ _TESTS: Final = (
     "tests/unit/test_handler.py",
     "tests/unit/test_errors.py",
     "tests/unit/test_replies.py",
+    # Those that have it make a client. Others fork, which mutmut's own processes do not bear.
+    *(
+        f"tests/unit/test_shared_token.py::test_{name}"
+        for name in (
+            "without_a_region_the_error_says_what_to_set",
+            "an_arn_that_is_none_is_an_error_of_the_tree",
+            "a_secret_named_by_its_arn_is_read_in_the_arns_region",
+            "the_refresh_function_is_run_in_its_own_region_or_the_secrets",
+            "a_refresh_function_that_cannot_be_reached_is_asked_once",
+        )
+    ),
     "tests/integration/test_qwen_api.py",
     "tests/integration/test_qwen_api_words.py",
     "tests/integration/test_transport.py",
