@@ -5,10 +5,8 @@
 STACK ?= qwen-token-refresh
 EVENT ?= events/refresh.json
 SECONDS ?= 60
-CLI = PYTHONPATH=layers/qwen_token $(PYTHON) -m qwen_token
+CLI = $(WITH_THE_LIBRARY) qwen_token
 PYTEST = $(PYTHON) -m pytest
-# For a program of tests/ that runs the keeper itself, as pytest's settings have it for a test.
-WITH_THE_KEEPER = PYTHONPATH=layers/qwen_token:layers/keeper_runtime:functions/refresh $(PYTHON) -m
 
 .DEFAULT_GOAL = help
 include make/tools.mk
@@ -16,7 +14,7 @@ include make/tools.mk
 ##@ Try it on this machine
 
 run: setup ## deploy into an embedded AWS and show the keeper at work (KEEP=1, QWEN_TOKEN_FILE=…)
-	@$(PYTHON) -m localcloud $(ARGS)
+	@$(WITH_THE_LIBRARY) localcloud $(ARGS)
 
 test: COVERAGE = --cov --cov-append --cov-report=
 test: lint unit integration e2e ## everything that CI checks for each change
@@ -46,9 +44,9 @@ OF_STACK = --stack $(STACK) $(IN_REGION)
 deploy: build ## build and deploy the stack; guided the first time
 	$(if $(wildcard $(CONFIG)),$(SAM) deploy --config-file '$(CURDIR)/$(CONFIG)',@$(MAKE) -s $(CONFIG))
 
-put-token: ## store a token: asks at a hidden prompt, or reads standard input
-status: ## show the token, its time left, the schedule and the alarms (ARGS=--fleet)
-refresh: ## run the deployed function now (ARGS=--force, ARGS=--dry-run)
+put-token: ## store a login, whatever kind: asks at a hidden prompt, or reads standard input (ARGS=--sign-in)
+status: ## show the token, its login, their time left, trouble and alarms (ARGS=--check, ARGS=--fleet)
+refresh: ## run the deployed function now (ARGS=--force, ARGS=--check, ARGS=--dry-run)
 smoke: ## check it all: read the token, refresh it, use the new one (ARGS=--stdin: a token of yours)
 remove-token: ## take a secret out of the fleet; it stays as it is (ARGS='--name pool/zoe')
 sweep: ## have the fleet looked through now: what is due is queued
@@ -81,7 +79,7 @@ lint: .venv/ready .tools/sam/ready secrets ## ruff, mypy, cfn-lint, sam validate
 	AWS_DEFAULT_REGION=us-east-1 $(SAM) validate --lint
 
 unit: .venv/ready ## tests of single modules, and of any input: they need nothing but .venv
-	$(PYTEST) tests/unit tests/proofs/fuzz -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
+	$(PYTEST) tests/unit tests/proofs/fuzz tests/proofs/test_a_day_of_*.py -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
 
 integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges, on real servers, of the scanners, and a short simulation
 	@# Four: they wait, for servers that are slow on purpose, as long as they calculate.
@@ -98,6 +96,9 @@ nightly: setup .tools/fuzz/ready ## what takes too long for each change: every b
 trust: setup ## proofs: every crash point, races, readers that never stop (ARGS=-rP shows the counts)
 	$(PYTEST) tests/proofs/crash_points tests/proofs/test_races.py tests/proofs/test_readers.py $(ARGS)
 
+open-webui: .venv/ready $(OPEN_WEBUI:%=.tools/open-webui-%/ready) ## sign in at real Open WebUI servers (installs 7 GB each: not for CI)
+	$(PYTEST) tests/proofs/test_open_webui.py $(ARGS)
+
 crash-points: setup ## try every fault at every call of a run, and write the table into docs/trust.md
 	@$(WITH_THE_KEEPER) tests.proofs.crash_points
 
@@ -112,7 +113,7 @@ mutants: setup .tools/mutation/ready ## break the core in every known way: does 
 	@$(PYTHON) -m tests.proofs.mutants $(ARGS)
 
 bench: build setup .tools/lambda/ready bench-readers ## cold start, calls and size, against a bare boto3 handler
-	$(PYTHON) -m tests.bench $(ARGS)
+	@$(WITH_THE_LIBRARY) tests.bench $(ARGS)
 
 bench-readers: setup ## what reading the token costs a service, against other caches
 	@$(WITH_THE_KEEPER) tests.bench.readers

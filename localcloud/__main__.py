@@ -1,9 +1,10 @@
 """Deploy the whole stack into an embedded AWS on this machine, and show the keeper at work.
 
-Starts an AWS emulator and a stand-in of Qwen's API on free loopback ports, runs the real
-`sam build` and `sam deploy`, puts in a token with two days left, waits for the deployed schedule to
-run the deployed function, and shows what changed; then turns the API against it, and shows the
-alert and the alarm. Takes about a minute. Leaves nothing behind, also when interrupted.
+Starts an AWS emulator and stand-ins of Qwen's two hosts on free loopback ports, runs the real
+`sam build` and `sam deploy`, puts in a token with two days left and a session whose token is nearly
+over, waits for the deployed schedule to run the deployed functions, and shows what changed; then
+turns the hosts against them, and shows the notice, the alert, the alarm and the recovery. Takes
+about two minutes. Leaves nothing behind, also when interrupted.
 """
 
 import argparse
@@ -43,9 +44,11 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
 
+    hosts = (options.api_base_url, options.auth_base_url)
+
     def run(keep: Callable[[bool], None] | None) -> int:
         try:
-            return _show(parser, token_file, options.api_base_url, keep)
+            return _show(parser, token_file, hosts, keep)
         except KeyboardInterrupt:
             sys.stdout.write("Interrupted: everything was stopped and removed.\n")
             return INTERRUPTED
@@ -71,14 +74,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         type=Path,
         default=os.environ.get("QWEN_TOKEN_FILE") or None,
-        help="refresh the token in this file at the real API, instead of the stand-in's tokens; "
-        "should the API retire it, the new one is written to the file",
+        help="renew the login in this file (a token, or a session) at the real hosts, instead of "
+        "the stand-ins' logins; should it be retired, the new one is written to the file",
     )
     parser.add_argument(
         "--api-base-url",
         metavar="URL",
         default="https://chat.qwen.ai",
         help="the real API, for --token-file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--auth-base-url",
+        metavar="URL",
+        default="https://auth.qwen.ai",
+        help="the real sign-in host, for --token-file (default: %(default)s)",
     )
     return parser
 
@@ -90,7 +99,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
 def _show(
     parser: argparse.ArgumentParser,
     token_file: Path | None,
-    api_base_url: str,
+    hosts: tuple[str, str],
     keep: Callable[[bool], None] | None,
 ) -> int:
     # Slow to import, and somebody may press Ctrl-C meanwhile.
@@ -102,7 +111,7 @@ def _show(
 
     if missing := missing_tools():
         parser.error(f"{missing[0]} is missing: run this through `make run`, which installs it")
-    real_token = None if token_file is None else RealToken(token_file, api_base_url)
+    real_token = None if token_file is None else RealToken(token_file, *hosts)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Logs and alerts may hold any character, and a terminal of old not know it.
         sys.stdout.reconfigure(errors="replace")

@@ -37,6 +37,7 @@ from .waiting import wait_until
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
     from mypy_boto3_cloudwatch import CloudWatchClient
+    from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_logs import CloudWatchLogsClient
@@ -333,6 +334,11 @@ class Cloud:
     def secretsmanager(self) -> "SecretsManagerClient":
         """A client of the root user."""
         return self.session.client("secretsmanager", endpoint_url=self.endpoint)
+
+    @cached_property
+    def dynamodb(self) -> "DynamoDBClient":
+        """A client of the root user."""
+        return self.session.client("dynamodb", endpoint_url=self.endpoint)
 
     @cached_property
     def sns(self) -> "SNSClient":

@@ -1,7 +1,9 @@
 """A stand-in of Qwen's API: a real HTTP server on loopback that mints, checks and refuses tokens.
 
 By default it behaves as a server that mints. What else a server, or something in front of one, may
-do is a named ``Scenario`` of this module; ``SCENARIOS`` lists them all.
+do is a named ``Scenario`` of this module; ``SCENARIOS`` lists them all. It signs people in as Open
+WebUI does, and knows the access tokens that the stand-in of the sign-in host (``sign_in_host``) has
+it issue.
 
     with QwenStandIn() as qwen:
         token = qwen.mint(lifetime=timedelta(days=2))
@@ -9,29 +11,47 @@ do is a named ``Scenario`` of this module; ``SCENARIOS`` lists them all.
 """
 
 import json
+import math
 import secrets
-import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import jwt
 
-from .serving import Server
+from .serving import (
+    Received,
+    StandIn,
+    always,
+    envelope,
+    failure,
+    json_reply,
+    page,
+    success,
+)
+from .serving import Reply as Reply  # noqa: PLC0414 - part of what this module offers
+from .serving import Scenario as Scenario  # noqa: PLC0414 - the same
 
 ACCOUNT: Final = "0d1c8a4e-7a52-4b0e-9f7e-5a1e00000001"
 ANOTHER_ACCOUNT: Final = "0d1c8a4e-7a52-4b0e-9f7e-5a1e00000002"
+GUEST_ACCOUNT: Final = "0d1c8a4e-7a52-4b0e-9f7e-5a1e00000003"
 
 _AUTHS_PATH: Final = "/api/v1/auths/"
+_SIGN_IN_PATH: Final = "/api/v1/auths/signin"
+_SIGN_OUT_PATH: Final = "/api/v1/auths/signout"
 _USER_STATUS_PATH: Final = "/api/v2/users/status"
 _CHATS_PATH: Final = "/api/v2/chats/"
 _PAGE_OF_CHATS: Final = 50
 _ALGORITHM: Final = "HS256"
 _SHORT_LIFE: Final = timedelta(seconds=900)
+_ACCESS_TOKEN: Final = "access_token"
+
+WRONG_PASSWORD: Final = (
+    "The email or password provided is incorrect. Please check for typos and try logging in again."
+)
 
 Claims = dict[str, Any]
 
@@ -48,66 +68,45 @@ class Request:
     account: str | None
     expires_at: datetime | None
     raw: str | None = field(repr=False)
+    # The e-mail and the password of a sign-in.
+    form: Mapping[str, Any] = field(repr=False, default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What to send; no reply at all breaks the connection off."""
-
-    status: int
-    body: bytes = field(repr=False, default=b"")
-    headers: Mapping[str, str] = field(repr=False, default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One way to answer a session request."""
-
-    name: str
-    description: str
-    answer: "Callable[[QwenStandIn, Request], Reply | None]" = field(repr=False, compare=False)
-
-
-class QwenStandIn:
+class QwenStandIn(StandIn):
     """The server. Inside a ``with`` block it listens on a free port of 127.0.0.1."""
 
-    def __init__(self, *, lifetime: timedelta = timedelta(days=7)) -> None:
-        """Make a server whose tokens live so long."""
+    def __init__(
+        self, *, lifetime: timedelta = timedelta(days=7), answers_token: bool = True
+    ) -> None:
+        """Make a server whose tokens live so long.
+
+        ``answers_token`` says whether the answer to an access token has a ``token``, the same one.
+        """
+        super().__init__()
         self.lifetime = lifetime
+        self.answers_token = answers_token
         self.requests: list[Request] = []
         # The titles of each account's chats, newest first.
         self.chats: dict[str, list[str]] = {}
-        self.base_url = ""
+        # What the session's document says about an account that is not as usual.
+        self.profiles: dict[str, dict[str, object]] = {
+            GUEST_ACCOUNT: {"role": "guest", "email": "0@guest.com"}
+        }
+        # So many sign-ins of one e-mail address are answered, right or wrong; then comes 429.
+        self.sign_ins_allowed = 15
+        self._sign_ins: Counter[str] = Counter()
+        # Per e-mail address, the password and the account.
+        self._passwords: dict[str, tuple[str, str]] = {}
         self._key = secrets.token_bytes(32)
         # Per account, the second of its last change of password. A token carries the one it was
         # issued under, and is dead as soon as the two differ.
         self._password_changes: dict[str, int] = {}
+        # Per access token, its account, and the change of password that it was issued under. (It
+        # may name neither.)
+        self._access_tokens: dict[str, tuple[str, int]] = {}
         self._dead: set[str] = set()
         self._script: list[Scenario] = [MINTS]
-        self._lock = threading.Lock()
-        # Frees the requests that are left hanging.
-        self.stopped = threading.Event()
-
-    def __enter__(self) -> Self:
-        handler = type("_Handler", (_Handler,), {"qwen": self})
-        self._server = Server(("127.0.0.1", 0), handler)
-        self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stopped.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._sign_in_script: list[Scenario] = [SIGNS_IN]
 
     def mint(
         self,
@@ -121,16 +120,51 @@ class QwenStandIn:
         A negative lifetime has passed already; ``exp=None`` makes a token without an expiry, and
         any other claim is added as it is.
         """
-        if account not in self._password_changes:
-            self._password_changes[account] = int(datetime.now(UTC).timestamp())
+        self.password_change(account)
         return self._issue(account, self.lifetime if lifetime is None else lifetime, **claims)
+
+    def issue_access_token(
+        self,
+        account: str = ACCOUNT,
+        *,
+        lifetime: timedelta = _SHORT_LIFE,
+        names_account: bool = True,
+        has_iat: bool = True,
+    ) -> str:
+        """Return an access token, as the sign-in host issues it, for the account.
+
+        It need not say whose it is, nor since when: this server knows.
+        """
+        now = self.clock()
+        claims = {
+            "type": _ACCESS_TOKEN,
+            "id": account if names_account else None,
+            "iat": int(now.timestamp()) if has_iat else None,
+            "exp": int((now + lifetime).timestamp()),
+            # Two tokens of one second differ, though they name no account.
+            "jti": secrets.token_hex(16),
+        }
+        raw = self._sign(claims)
+        self._access_tokens[raw] = (account, self.password_change(account))
+        return raw
+
+    def set_password(self, email: str, password: str, account: str = ACCOUNT) -> None:
+        """Let ``account`` sign in with these."""
+        self._passwords[email.lower()] = (password, account)
+
+    def password_change(self, account: str) -> int:
+        """Return the second of the account's last change of password; an unknown one is made."""
+        return self._password_changes.setdefault(account, int(self.clock().timestamp()))
 
     def accepts(self, raw: str) -> bool:
         """Say whether ``raw`` is a live token of a known account."""
         return not isinstance(self._authenticate(raw), Reply)
 
     def revoke(self, account: str = ACCOUNT) -> None:
-        """Change the account's password: every token that was issued for it is dead."""
+        """Change the account's password: every token that was issued for it is dead.
+
+        What signs in afterwards is still what ``set_password`` said last.
+        """
         self._password_changes[account] = self._password_changes.get(account, 0) + 1
 
     def retire(self, raw: str) -> None:
@@ -143,51 +177,100 @@ class QwenStandIn:
 
     def answer_with(self, *script: Scenario) -> None:
         """Answer session requests with these, one after another; the last one stays."""
-        with self._lock:
-            self._script = list(script)
+        self._script = list(script)
+
+    def answer_sign_ins_with(self, *script: Scenario) -> None:
+        """Answer sign-ins with these: any scenario, not only those in ``SIGN_INS``."""
+        self._sign_in_script = list(script)
+
+    @property
+    def sign_outs(self) -> int:
+        """How often somebody signed out, which ends the session for good."""
+        return sum(request.path == _SIGN_OUT_PATH for request in self.requests)
+
+    def respond(self, received: Received) -> Reply | None:
+        """Answer a session request by the script, any unknown path with the web app's page."""
+        request = self._understand(received)
+        self.requests.append(request)
+        path = request.path.partition("?")[0]
+        reply: Reply | None
+        if path == _SIGN_OUT_PATH:
+            reply = self._sign_out(request)
+        elif request.method == "POST":
+            if path != _SIGN_IN_PATH:
+                return failure(405, "Method Not Allowed")
+            reply = self._next(self._sign_in_script).answer(self, request)
+        elif path == _AUTHS_PATH:
+            reply = self._next(self._script).answer(self, request)
+        elif path == _CHATS_PATH:
+            reply = self.list_chats(request)
+        elif path == _USER_STATUS_PATH:
+            reply = success(data=True)
+        else:
+            reply = page(200, "<title>Qwen</title>")
+        return reply
+
+    def _understand(self, received: Received) -> Request:
+        scheme, _, credentials = received.headers.get("authorization", "").partition(" ")
+        raw = credentials if scheme == "Bearer" and credentials else None
+        claims = {} if raw is None else self.read(raw)
+        expiry = claims.get("exp")
+        return Request(
+            received.method,
+            received.path,
+            None if raw is None else self._access_tokens.get(raw, (claims.get("id"),))[0],
+            None if expiry is None else datetime.fromtimestamp(expiry, UTC),
+            raw,
+            received.json(),
+        )
 
     def read(self, raw: str) -> Claims:
         """Return the claims of a token that this server signed, expired or not; else none."""
         try:
             claims: Claims = jwt.decode(
-                raw, self._key, algorithms=[_ALGORITHM], options={"verify_exp": False}
+                raw,
+                self._key,
+                algorithms=[_ALGORITHM],
+                # What is over, and what has not begun, is for the stand-in's own clock to say.
+                options={"verify_exp": False, "verify_iat": False},
             )
         except jwt.PyJWTError:
             return {}
         return claims
 
-    def next_scenario(self) -> Scenario:
-        """Take the script's next scenario."""
-        with self._lock:
-            return self._script.pop(0) if len(self._script) > 1 else self._script[0]
-
     def _issue(self, account: str, lifetime: timedelta, **claims: object) -> str:
         issued: Claims = {
             "id": account,
             "last_password_change": self._password_changes[account],
-            "exp": int((datetime.now(UTC) + lifetime).timestamp()),
+            "exp": int((self.clock() + lifetime).timestamp()),
             **claims,
         }
-        issued = {name: value for name, value in issued.items() if value is not None}
-        return jwt.encode(issued, self._key, algorithm=_ALGORITHM)
+        return self._sign(issued)
+
+    def _sign(self, claims: Claims) -> str:
+        given = {name: value for name, value in claims.items() if value is not None}
+        return jwt.encode(given, self._key, algorithm=_ALGORITHM)
 
     def _authenticate(self, raw: str) -> Claims | Reply:
-        """Return the claims of a live token, or what the API says to any other."""
-        try:
-            claims: Claims = jwt.decode(raw, self._key, algorithms=[_ALGORITHM])
-        except jwt.PyJWTError:
-            return _failure(401, "401 Unauthorized")
-        changed = self._password_changes.get(claims["id"])
-        if changed is None or changed != claims["last_password_change"] or raw in self._dead:
-            return _failure(
+        """Return the claims of a live token and its account, or what the API says to any other."""
+        claims = self.read(raw)
+        if not claims or claims.get("exp", math.inf) <= self.clock().timestamp():
+            return failure(401, "401 Unauthorized")
+        account, issued_under = self._access_tokens.get(raw) or (
+            claims["id"],
+            claims["last_password_change"],
+        )
+        changed = self._password_changes.get(account)
+        if changed is None or changed != issued_under or raw in self._dead:
+            return failure(
                 401, "Your session has expired or the token is invalid. Please sign in again."
             )
-        return claims
+        return {**claims, "id": account}
 
     def recognise(self, request: Request, **answer: object) -> Reply:
         """Answer as the API does to a live token; ``answer`` replaces some of what it says."""
         if request.raw is None:
-            return _failure(403, "Not authenticated")
+            return failure(403, "Not authenticated")
         claims = self._authenticate(request.raw)
         if isinstance(claims, Reply):
             return claims
@@ -201,18 +284,22 @@ class QwenStandIn:
             "token_type": "Bearer",
             "expires_at": claims.get("exp"),
             "permissions": {"chat": {"file_upload": True, "delete": True}},
+            **self.profiles.get(claims["id"], {}),
             **answer,
         }
+        if request.raw in self._access_tokens and not self.answers_token:
+            del document["token"], document["expires_at"]
+            return json_reply(200, document)
         cookie = f"token={document['token']}; HttpOnly; Path=/; SameSite=lax"
-        return _json(200, document, {"set-cookie": cookie})
+        return json_reply(200, document, {"set-cookie": cookie})
 
     def list_chats(self, request: Request) -> Reply:
         """Answer with the page of the account's chats that the query names."""
         if request.raw is None or isinstance(claims := self._authenticate(request.raw), Reply):
-            return _envelope(401, "unauthorized", "Please sign in again.")
+            return envelope(401, "unauthorized", "Please sign in again.")
         [page] = parse_qs(urlsplit(request.path).query).get("page", ["1"])
         begin = (int(page) - 1) * _PAGE_OF_CHATS
-        now = int(datetime.now(UTC).timestamp())
+        now = int(self.clock().timestamp())
         chats = [
             {
                 "id": f"chat-{number}",
@@ -222,113 +309,53 @@ class QwenStandIn:
             }
             for number, title in enumerate(self.chats.get(claims["id"], []))
         ]
-        return _success(chats[begin : begin + _PAGE_OF_CHATS])
+        return success(chats[begin : begin + _PAGE_OF_CHATS])
 
     def renew(self, request: Request, lifetime: timedelta, **claims: object) -> Reply:
-        """Answer with a new token, if a live one asks for it."""
-        if request.account is None or request.account not in self._password_changes:
+        """Answer with a new token, if a live one asks for it; an access token is not renewed."""
+        if request.account not in self._password_changes or request.raw in self._access_tokens:
             return self.recognise(request)
         raw = self._issue(request.account, lifetime, **claims)
-        expiry = jwt.decode(raw, options={"verify_signature": False}).get("exp")
-        return self.recognise(request, token=raw, expires_at=expiry)
+        return self.recognise(request, token=raw, expires_at=self.read(raw).get("exp"))
 
+    def sign_in(self, request: Request) -> Reply:
+        """Answer a sign-in as Open WebUI does: with the document of a new session."""
+        email = str(request.form.get("email", "")).lower()
+        self._sign_ins[email] += 1
+        if self._sign_ins[email] > self.sign_ins_allowed:
+            return failure(429, "API rate limit exceeded")
+        password, account = self._passwords.get(email, (None, ""))
+        if password is None or password != request.form.get("password"):
+            return failure(400, WRONG_PASSWORD)
+        raw = self.mint(account=account, **_newer_claims(self.clock()))
+        session = Request(request.method, request.path, account, None, raw)
+        return self.recognise(session, email=email)
 
-class _Handler(BaseHTTPRequestHandler):
-    qwen: QwenStandIn
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        """Answer a session request by the script, any unknown path with the web app's page."""
-        request = self._read()
-        self.qwen.requests.append(request)
-        path = request.path.partition("?")[0]
-        reply: Reply | None
-        if path == _AUTHS_PATH:
-            reply = self.qwen.next_scenario().answer(self.qwen, request)
-        elif path == _CHATS_PATH:
-            reply = self.qwen.list_chats(request)
-        elif path == _USER_STATUS_PATH:
-            reply = _success(data=True)
-        else:
-            reply = _page(200, "<title>Qwen</title>")
-        self.close_connection = True
-        if reply is None:
-            return
-        try:
-            self._send(reply)
-        except ConnectionError:
-            return  # The client had enough, which is its right.
-
-    def _read(self) -> Request:
-        scheme, _, credentials = self.headers.get("Authorization", "").partition(" ")
-        raw = credentials if scheme == "Bearer" and credentials else None
-        claims = {} if raw is None else self.qwen.read(raw)
-        expiry = claims.get("exp")
-        expires_at = None if expiry is None else datetime.fromtimestamp(expiry, UTC)
-        return Request(self.command, self.path, claims.get("id"), expires_at, raw)
-
-    def _send(self, reply: Reply) -> None:
-        self.send_response(reply.status)
-        for name, value in reply.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(reply.body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(reply.body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Stay silent: requests are remembered, not printed."""
-
-
-def _json(status: int, document: object, headers: Mapping[str, str] | None = None) -> Reply:
-    head = {"content-type": "application/json", **(headers or {})}
-    return Reply(status, json.dumps(document).encode(), head)
-
-
-def _failure(status: int, detail: str) -> Reply:
-    return _json(status, {"detail": detail})
-
-
-def _envelope(actual_status: int, code: str, details: str, **data: object) -> Reply:
-    """Fail as the newer API does: with status 200, and what is meant in body and header."""
-    document = {
-        "success": False,
-        "request_id": secrets.token_hex(8),
-        "data": {"code": code, "details": details, **data},
-    }
-    return _json(200, document, {"x-actual-status-code": str(actual_status)})
-
-
-def _success(data: object) -> Reply:
-    return _json(200, {"success": True, "request_id": secrets.token_hex(8), "data": data})
-
-
-def _page(status: int, head: str, headers: Mapping[str, str] | None = None) -> Reply:
-    page = f"<!doctype html><html><head>{head}</head><body></body></html>"
-    return Reply(status, page.encode(), {"content-type": "text/html", **(headers or {})})
-
-
-def _always(reply: Reply) -> Callable[[QwenStandIn, Request], Reply]:
-    return lambda _qwen, _request: reply
+    def _sign_out(self, request: Request) -> Reply:
+        if request.raw is not None:
+            self.retire(request.raw)
+        return json_reply(200, {"status": True})
 
 
 def _mint_without_expiry(qwen: QwenStandIn, request: Request) -> Reply:
     return qwen.renew(request, qwen.lifetime, exp=None)
 
 
+def _newer_claims(now: datetime) -> Claims:
+    issued_at = int(now.timestamp())
+    return {
+        "typ": "access",
+        "auth_method": "password",
+        "auth_time": issued_at,
+        "session_stamp": secrets.token_hex(8),
+        "mfa_verified": False,
+        "jti": secrets.token_hex(16),
+        "iat": issued_at,
+    }
+
+
 def _mint_newer_claims(qwen: QwenStandIn, request: Request) -> Reply:
-    now = int(datetime.now(UTC).timestamp())
-    return qwen.renew(
-        request,
-        qwen.lifetime,
-        typ="access",
-        auth_method="password",
-        auth_time=now,
-        session_stamp=secrets.token_hex(8),
-        mfa_verified=False,
-        jti=secrets.token_hex(16),
-        iat=now,
-    )
+    return qwen.renew(request, qwen.lifetime, **_newer_claims(qwen.clock()))
 
 
 def _retire_old(qwen: QwenStandIn, request: Request) -> Reply:
@@ -350,8 +377,17 @@ def _mint_for_another(qwen: QwenStandIn, request: Request) -> Reply:
     return qwen.recognise(request, id=ANOTHER_ACCOUNT, token=token)
 
 
-def _hang(qwen: QwenStandIn, _request: Request) -> None:
-    qwen.stopped.wait()
+def _hang(stand_in: StandIn, _request: object) -> None:
+    stand_in.stopped.wait()
+
+
+def sees_a_guest(*, email: str = "0@guest.com", role: str = "guest") -> Scenario:
+    """Return the scenario of a server that does not see the token's owner, but this visitor."""
+    return Scenario(
+        "sees a guest",
+        "does not see the token's owner, and answers as to a visitor",
+        lambda qwen, request: qwen.recognise(request, role=role, email=email),
+    )
 
 
 MINTS = Scenario(
@@ -389,16 +425,12 @@ NAMES_ANOTHER_ACCOUNT = Scenario(
     "sees somebody else behind the token, and gives it back",
     lambda qwen, request: qwen.recognise(request, id=ANOTHER_ACCOUNT),
 )
-SEES_A_GUEST = Scenario(
-    "sees a guest",
-    "does not see the token's owner, and answers as to a visitor",
-    lambda qwen, request: qwen.recognise(request, role="guest", email="0@guest.com"),
-)
+SEES_A_GUEST = sees_a_guest()
 TOKEN_DEAD = Scenario(
     "token dead",
     "refuses every token, whatever its expiry says",
-    _always(
-        _failure(
+    always(
+        failure(
             401,
             "Your session has expired, or the token is no longer valid. "
             "Please sign in again to proceed.",
@@ -408,69 +440,71 @@ TOKEN_DEAD = Scenario(
 TOKEN_DEAD_ENVELOPE = Scenario(
     "token dead, in an envelope",
     "refuses the token with status 200",
-    _always(_envelope(401, "unauthorized", "Please sign in again.")),
+    always(envelope(401, "unauthorized", "Please sign in again.")),
 )
 RATE_LIMITED = Scenario(
-    "rate-limited", "answers 429 without Retry-After", _always(_failure(429, "Too Many Requests"))
+    "rate-limited", "answers 429 without Retry-After", always(failure(429, "Too Many Requests"))
 )
 RATE_LIMITED_RETRY_AFTER = Scenario(
     "rate-limited with Retry-After",
     "answers 429 and wants one second of peace",
-    _always(_json(429, {"detail": "Too Many Requests"}, {"retry-after": "1"})),
+    always(json_reply(429, {"detail": "Too Many Requests"}, {"retry-after": "1"})),
 )
 RATE_LIMITED_ENVELOPE = Scenario(
     "rate-limited, in an envelope",
     "asks for peace for hours, with status 200",
-    _always(_envelope(429, "RateLimited", "You have reached the daily usage limit.", num=3)),
+    always(envelope(429, "RateLimited", "You have reached the daily usage limit.", num=3)),
 )
 BLOCK_PAGE = Scenario(
     "block page",
     "lets a firewall's challenge page answer, with status 200",
-    _always(_page(200, '<meta name="aliyun_waf_aa" content="0"><script></script>')),
+    always(page(200, '<meta name="aliyun_waf_aa" content="0"><script></script>')),
 )
 BLOCK_REDIRECT = Scenario(
     "block redirect",
     "lets a firewall redirect to its challenge",
-    _always(_page(302, "", {"location": "/api/v1/auths/_____tmd_____/punish?x5secdata=0"})),
+    always(page(302, "", {"location": "/api/v1/auths/_____tmd_____/punish?x5secdata=0"})),
 )
 BLOCK_JSON = Scenario(
     "block JSON",
     "lets a firewall answer in JSON, with status 200",
-    _always(
-        _json(200, {"ret": ["FAIL_SYS_USER_VALIDATE", "RGV587_ERROR::SM::try later"], "data": {}})
+    always(
+        json_reply(
+            200, {"ret": ["FAIL_SYS_USER_VALIDATE", "RGV587_ERROR::SM::try later"], "data": {}}
+        )
     ),
 )
 FORBIDDEN_PAGE = Scenario(
-    "plain 403", "refuses the caller's address, not the token", _always(_page(403, ""))
+    "plain 403", "refuses the caller's address, not the token", always(page(403, ""))
 )
-NOT_ALLOWED_PAGE = Scenario("plain 405", "refuses the caller's address", _always(_page(405, "")))
-UNAVAILABLE_PAGE = Scenario("plain 503", "is closed for maintenance", _always(_page(503, "")))
-BAD_GATEWAY_PAGE = Scenario("plain 502", "has a gateway that finds nobody", _always(_page(502, "")))
+NOT_ALLOWED_PAGE = Scenario("plain 405", "refuses the caller's address", always(page(405, "")))
+UNAVAILABLE_PAGE = Scenario("plain 503", "is closed for maintenance", always(page(503, "")))
+BAD_GATEWAY_PAGE = Scenario("plain 502", "has a gateway that finds nobody", always(page(502, "")))
 SERVER_ERROR = Scenario(
-    "server error", "fails with 500", _always(_failure(500, "Internal Server Error"))
+    "server error", "fails with 500", always(failure(500, "Internal Server Error"))
 )
 UNAUTHORIZED_PAGE = Scenario(
-    "401 page", "has a gateway that answers 401 by itself", _always(_page(401, ""))
+    "401 page", "has a gateway that answers 401 by itself", always(page(401, ""))
 )
 WEB_APP_PAGE = Scenario(
     "web app's page",
     "answers with the web app, as it does without the trailing slash",
-    _always(_page(200, "<title>Qwen</title>")),
+    always(page(200, "<title>Qwen</title>")),
 )
 REDIRECT_ELSEWHERE = Scenario(
     "redirect elsewhere",
     "sends the caller to another place",
-    _always(_page(302, "", {"location": "/auth"})),
+    always(page(302, "", {"location": "/auth"})),
 )
 STRANGE_JSON = Scenario(
-    "strange JSON", "answers 200 with something else", _always(_json(200, {"status": True}))
+    "strange JSON", "answers 200 with something else", always(json_reply(200, {"status": True}))
 )
 STRANGE_TOKEN = Scenario(
     "strange token",
     "answers with a token that is no JWT",
     lambda qwen, request: qwen.recognise(request, token="none-of-your-business"),
 )
-EMPTY_ANSWER = Scenario("empty answer", "answers 200 with nothing", _always(Reply(200)))
+EMPTY_ANSWER = Scenario("empty answer", "answers 200 with nothing", always(Reply(200)))
 HANGS = Scenario("hangs", "takes the request and never answers", _hang)
 BREAKS_OFF = Scenario(
     "breaks off", "closes the connection without an answer", lambda _qwen, _request: None
@@ -479,3 +513,16 @@ BREAKS_OFF = Scenario(
 SCENARIOS: Final[Mapping[str, Scenario]] = {
     value.name: value for value in list(globals().values()) if isinstance(value, Scenario)
 }
+
+# The ways to answer a sign-in, beside those in which any request may end.
+SIGNS_IN = Scenario(
+    "signs in",
+    "answers the right password with the document of a new session",
+    lambda qwen, request: qwen.sign_in(request),
+)
+SIGN_IN_OFF = Scenario(
+    "sign-in is off",
+    "is configured to let nobody in by a password",
+    always(failure(403, "The requested action has been restricted as a security measure.")),
+)
+SIGN_INS: Final[Mapping[str, Scenario]] = {each.name: each for each in (SIGNS_IN, SIGN_IN_OFF)}

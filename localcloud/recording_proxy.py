@@ -23,7 +23,7 @@ _SIGNED_FOR: Final = re.compile(
     r"Credential=(?P<key_id>[^/]+)/\d{8}/[^/]+/(?P<service>[^/]+)/aws4_request"
 )
 # What the calls of each service name their resource with.
-_RESOURCE_FIELDS: Final = ("SecretId", "TopicArn", "EventBusName")
+_RESOURCE_FIELDS: Final = ("SecretId", "TopicArn", "EventBusName", "TableName")
 _INVOKED: Final = re.compile(r"/2015-03-31/functions/(?P<function>[^/]+)/invocations")
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 _TIMEOUT: Final = 60.0
@@ -56,7 +56,7 @@ class Email:
 class Use:
     """A permission that was used: whose key signed the call, what it did, and to what.
 
-    ``resource`` is as the call has it: an ARN, or of a queue and a function the name.
+    ``resource`` is as the call has it: an ARN, or of a queue, a function and a table the name.
     """
 
     key_id: str

@@ -124,8 +124,18 @@ class Screen:
         """Print a text in a frame."""
         self.console.print(Panel(Text(text.rstrip()), title=escape(title), title_align="left"))
 
-    def lifetimes(self, lives: Sequence[Life], *, now: datetime, refresh_before: timedelta) -> None:
-        """Draw lives on one time line: used up, fresh, and due for a refresh."""
+    def lifetimes(
+        self,
+        lives: Sequence[Life],
+        *,
+        now: datetime,
+        refresh_before: timedelta,
+        date: str = "%b %d",
+    ) -> None:
+        """Draw lives on one time line: used up, fresh, and due for a refresh.
+
+        ``date`` is how instants are written, as ``strftime`` has it.
+        """
         signs = self._signs
         begin = min(life.begins_at for life in lives)
         scale = (max(life.expires_at for life in lives) - begin) / _BAR_WIDTH
@@ -141,17 +151,19 @@ class Screen:
                     line.append(signs.fresh, "green")
                 else:
                     line.append(signs.due, "yellow")
-            line.append(f" until {life.expires_at:%b %d}, {in_days(life.expires_at - now)} left")
+            line.append(f" until {life.expires_at:{date}}, {in_words(life.expires_at - now)} left")
             self.console.print(line, soft_wrap=True)
         position = min(int((now - begin) / scale), _BAR_WIDTH - 1)
-        self.say(f"  {'':<{_LABEL_WIDTH}}{'':<{position}}{signs.now} now, {now:%b %d}")
+        self.say(f"  {'':<{_LABEL_WIDTH}}{'':<{position}}{signs.now} now, {now:{date}}")
         self.say(
             f"  {'':<{_LABEL_WIDTH}}{signs.used} used up   {signs.fresh} fresh   "
-            f"{signs.due} due: less than {in_days(refresh_before)} left",
+            f"{signs.due} due: less than {in_words(refresh_before)} left",
             "dim",
         )
 
 
-def in_days(duration: timedelta) -> str:
-    """Return a duration for people, in days."""
+def in_words(duration: timedelta) -> str:
+    """Return a duration for people, in days or, a short one, in minutes."""
+    if abs(duration) < timedelta(hours=2):
+        return f"{duration / timedelta(minutes=1):.1f} minutes"
     return f"{duration / timedelta(days=1):.1f} days"

@@ -3,27 +3,36 @@
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import jwt
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
-from .aws import Cloud, CommandFailedError, build, local_cloud, tail
-from .qwen import QwenStandIn
-from .screen import Life, Screen, in_days
-from .stack import CURRENT, PREVIOUS, Notification, Stack, Version
+from qwen_token.session import Session
+from qwen_token.stored_session import recognise
+
+from .aws import STACK_NAME, Cloud, CommandFailedError, build, local_cloud, tail
+from .qwen import BLOCK_PAGE, QwenStandIn
+from .screen import Life, Screen, in_words
+from .sign_in_host import ANSWERS, SignInHost
+from .stack import CURRENT, PREVIOUS, Notification, Stack, Version, subscribe
 from .waiting import wait_until
 
 _EVERY_MINUTE: Final = "cron(* * * * ? *)"
 _REFRESH_BEFORE: Final = timedelta(days=3)
 _PUT_IN_WITH: Final = timedelta(days=2)
+# An access token's 15 minutes are nearly over: the show has no ten minutes to wait.
+_NEARLY_OVER: Final = timedelta(minutes=4)
 _OWNER: Final = "owner@example.com"
+_SESSION_STACK: Final = "newer-login"
+_READ_PAUSE: Final = 0.2
 
 # Up to a minute until the next full one, and MiniStack looks every ten seconds.
 _SCHEDULE_LIMIT: Final = timedelta(seconds=90)
@@ -45,10 +54,27 @@ class ShowFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RealToken:
-    """A token of the user's own, in a file, and the API that it is for."""
+    """A login of the user's own, in a file, and the hosts that it is for."""
 
     path: Path
     api_base_url: str
+    auth_base_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How a kind of login is shown."""
+
+    title: str
+    refresh_before: timedelta
+    date: str
+
+
+_TOKEN: Final = _Kind("A token's life, before and after", _REFRESH_BEFORE, "%b %d")
+# A third of its life, and half a minute.
+_SESSION: Final = _Kind(
+    "A session's access token, before and after", timedelta(minutes=5.5), "%H:%M:%S"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +96,19 @@ def show(
         ShowFailedError: something did not happen. Everything is stopped and removed all the same.
     """
     qwen = QwenStandIn()
-    what = "AWS and Qwen's API" if real_token is None else "AWS"
+    sign_in_host = SignInHost(qwen)
+    what = "AWS and Qwen's hosts" if real_token is None else "AWS"
     with ExitStack() as servers:
         with screen.step(f"Start {what} on this machine") as step:
             if real_token is None:
                 servers.enter_context(qwen)
+                servers.enter_context(sign_in_host)
             cloud = servers.enter_context(local_cloud())
-            step.done(f"{cloud.endpoint} {qwen.base_url}".rstrip())
+            step.done(f"{cloud.endpoint} {qwen.base_url} {sign_in_host.base_url}".rstrip())
         try:
             with _explained(screen, cloud):
                 if real_token is None:
-                    _Show(screen, cloud, qwen).run()
+                    _Show(screen, cloud, qwen, sign_in_host).run()
                 else:
                     _show_real(screen, cloud, real_token)
         except ShowFailedError:
@@ -93,7 +121,7 @@ def show(
             keep(went_well)
         with screen.step("Clean up") as step:
             servers.close()
-            _expect_nothing_left(cloud, qwen)
+            _expect_nothing_left(cloud, qwen, sign_in_host)
             step.done("no process, port or file is left")
     if not went_well:
         raise ShowFailedError
@@ -123,33 +151,50 @@ def _explained(screen: Screen, cloud: Cloud) -> Iterator[None]:
 
 
 class _Show:
-    """The story with the stand-in of the API: one good week, and a bad day."""
+    """The story with the stand-ins: two logins, one good minute, and one bad day."""
 
-    def __init__(self, screen: Screen, cloud: Cloud, qwen: QwenStandIn) -> None:
+    def __init__(
+        self, screen: Screen, cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHost
+    ) -> None:
         self.screen = screen
         self.cloud = cloud
         self.qwen = qwen
+        self.sign_in_host = sign_in_host
         self.printed = ""
 
     def run(self) -> None:
-        stack = _build_and_deploy(
+        token_stack, session_stack = self._deploy()
+        put_in = [self._put_token(token_stack), self._put_session(session_stack)]
+        with _Readers([token_stack, session_stack], self.qwen) as readers:
+            kept, of_session = self._wait_for_schedule([token_stack, session_stack], put_in)
+            _show_refresh(self.screen, token_stack, kept, _TOKEN)
+            _show_refresh(self.screen, session_stack, of_session, _SESSION)
+            self._check_calls(kept)
+            self._check_reader(token_stack, session_stack)
+            notice = self._block(session_stack)
+            self._check_readers(readers)
+        alerts = self._end_login(session_stack)
+        self._show_alert(session_stack, notice, alerts)
+        recovery = self._recover(session_stack)
+        self._look_for_secrets([token_stack, session_stack], [notice, *alerts, recovery])
+
+    def _deploy(self) -> tuple[Stack, Stack]:
+        hosts = {
+            "ApiBaseUrl": self.qwen.base_url,
+            "AuthBaseUrl": self.sign_in_host.base_url,
+            "Schedule": _EVERY_MINUTE,
+        }
+        template = _build(self.screen, self.cloud)
+        token_stack = _deploy(self.screen, self.cloud, template, hosts)
+        names = {"SecretName": "newer/token", "SessionSecretName": "newer/session"}
+        session_stack = _deploy(
             self.screen,
             self.cloud,
-            {
-                "ApiBaseUrl": self.qwen.base_url,
-                "Schedule": _EVERY_MINUTE,
-                "AlertEmail": _OWNER,
-            },
+            template,
+            {**hosts, **names, "AlertEmail": _OWNER},
+            name=_SESSION_STACK,
         )
-        put_in = self._put_token(stack)
-        kept = self._wait_for_schedule(stack, put_in)
-        _show_refresh(self.screen, stack, kept)
-        self._check_calls(kept)
-        self._read_as_a_service(stack, kept)
-        self._change_password(stack)
-        notifications = self._refuse(stack)
-        self._show_alert(stack, kept, notifications)
-        self._look_for_tokens(stack, notifications)
+        return token_stack, session_stack
 
     def _put_token(self, stack: Stack) -> Version:
         with self.screen.step("Put in a token with two days left") as step:
@@ -162,74 +207,130 @@ class _Show:
             step.done("python -m qwen_token put")
         return stored[0]
 
-    def _wait_for_schedule(self, stack: Stack, put_in: Version) -> _Kept:
-        """Wait until the deployed schedule has run the deployed function; nobody else does."""
+    def _put_session(self, stack: Stack) -> Version:
+        with self.screen.step("Put in a session, its token nearly over") as step:
+            # The token first: the function uses a session at once, where there is no token.
+            raw = self._old_access_token()
+            version_id = stack.put(raw)
+            stack.put_session(self.sign_in_host.log_in())
+            step.done("the cookie refresh_token; 4 of the token's 15 minutes are left")
+        return next(version for version in stack.versions() if version.version_id == version_id)
+
+    def _old_access_token(self) -> str:
+        """Return an access token that is due: nobody knows since when it lives."""
+        return self.qwen.issue_access_token(lifetime=_NEARLY_OVER, has_iat=False)
+
+    def _wait_for_schedule(self, stacks: list[Stack], put_in: list[Version]) -> list[_Kept]:
+        """Wait until the deployed schedules have run the deployed functions; nobody else does."""
         with self.screen.step("Wait for the schedule to run the function") as step:
             schedule = self.cloud.scheduler.get_schedule(
-                Name=stack.resources()["RefreshFunctionTimer"]
+                Name=stacks[0].resources()["RefreshFunctionTimer"]
             )
             step.doing(f"{schedule['ScheduleExpression']}, the next full minute")
+
+            def are_replaced() -> bool:
+                return all(
+                    CURRENT not in stack.labels().get(version.version_id, ())
+                    for stack, version in zip(stacks, put_in, strict=True)
+                )
+
             wait_until(
-                lambda: CURRENT not in stack.labels()[put_in.version_id],
+                are_replaced,
                 within=_SCHEDULE_LIMIT,
-                expected="the schedule to run the function, and that to refresh the token",
+                expected="the schedule to run the functions, and these to refresh both tokens",
                 seen=lambda: (
                     f"{schedule['State']} {schedule['ScheduleExpression']}; runs: "
-                    + str([dict(run) for run in stack.runs()])
+                    + str([dict(run) for stack in stacks for run in stack.runs()])
                 ),
             )
-            step.done(f"{schedule['ScheduleExpression']} did, and the token was refreshed")
-        before = next(v for v in stack.versions() if v.version_id == put_in.version_id)
-        return _Kept(before, stack.current())
+            step.done(f"{schedule['ScheduleExpression']} did, and both tokens were refreshed")
+        return [
+            _Kept(
+                next(v for v in stack.versions() if v.version_id == version.version_id),
+                stack.current(),
+            )
+            for stack, version in zip(stacks, put_in, strict=True)
+        ]
 
     def _check_calls(self, kept: _Kept) -> None:
-        """Check that the refresh cost what it should: besides the put's one, two calls to Qwen."""
-        asked = [request.expires_at for request in self.qwen.requests]
+        """Check that the refreshes cost what they should."""
+        asked = [
+            request.expires_at
+            for request in self.qwen.requests
+            if request.expires_at in {_expires_at(kept.before.text), _expires_at(kept.after.text)}
+        ]
         old, new = _expires_at(kept.before.text), _expires_at(kept.after.text)
+        # The first of them is the put's.
         if asked != [old, old, new]:
             raise NotAsExpectedError(expected="3 calls to Qwen's API", seen=self.qwen.requests)
-        writes = [
-            call for call in self.cloud.relay.calls if "SecretV" in call and "Get" not in call
-        ]
-        if writes != ["secretsmanager:PutSecretValue", "secretsmanager:UpdateSecretVersionStage"]:
-            raise NotAsExpectedError(expected="one stage and one promote", seen=writes)
+        spent = list(self.sign_in_host.spent.values())
+        if spent != [1]:
+            raise NotAsExpectedError(expected="the credential to be used once", seen=spent)
         self.screen.say(
-            "  It took 2 calls to Qwen (refresh, verify) and 2 to write (stage, promote)."
+            "  The token: 2 calls to Qwen (refresh, verify), 2 to write (stage, promote).\n"
+            "  The session: 1 to the sign-in host, 1 to verify, 2 to write; its credential came "
+            "back the same, and was not written."
         )
         self.screen.console.print()
 
-    def _read_as_a_service(self, stack: Stack, kept: _Kept) -> None:
-        with self.screen.step("Read the token as a service does") as step:
-            reader = stack.reader()
-            read = reader.get_secret_value(SecretId=stack.secret_arn)["SecretString"]
-            if read != kept.after.text or not self.qwen.accepts(read):
-                raise NotAsExpectedError(expected="a reader to get the new token", seen="another")
-            try:
-                reader.put_secret_value(SecretId=stack.secret_arn, SecretString="overwritten")
-            except ClientError as error:
-                if error.response["Error"]["Code"] != "AccessDeniedException":
-                    raise
-            else:
-                raise NotAsExpectedError(expected="a reader not to write", seen="it could")
-            step.done(f"it gets the new one, until {_expires_at(read):%b %d}, and may not write")
+    def _check_reader(self, token_stack: Stack, session_stack: Stack) -> None:
+        with self.screen.step("Read the tokens as services do") as step:
+            for stack in (token_stack, session_stack):
+                reader = stack.reader()
+                read = reader.get_secret_value(SecretId=stack.secret_arn)["SecretString"]
+                if not self.qwen.accepts(read):
+                    raise NotAsExpectedError(expected="a reader to get the token", seen="another")
+                _expect_denied(
+                    lambda reader=reader, stack=stack: reader.put_secret_value(  # type: ignore[misc]
+                        SecretId=stack.secret_arn, SecretString="overwritten"
+                    ),
+                    "a reader not to write",
+                )
+                _expect_denied(
+                    lambda reader=reader, stack=stack: reader.get_secret_value(  # type: ignore[misc]
+                        SecretId=stack.session_secret_arn
+                    ),
+                    "a reader not to read the session",
+                )
+            step.done("they get them, may not write, and never see the session")
 
-    def _change_password(self, stack: Stack) -> None:
-        alarms = stack.alarms()
-        if "ALARM" in alarms.values():
-            raise NotAsExpectedError(expected="no alarm so far", seen=alarms)
+    def _block(self, stack: Stack) -> Notification:
+        """Let a firewall answer, while the token lives: a notice, and nobody is paged."""
         stack.notifications()
-        self.qwen.revoke()
+        pager = _Pager(stack)
+        with self.screen.step("A firewall answers in place of Qwen") as step:
+            self.sign_in_host.answer_with(BLOCK_PAGE)
+            stack.put(self._old_access_token())
+            run = stack.invoke()
+            if run.result is None or run.result["outcome"] != "retrying":
+                raise NotAsExpectedError(expected="the outcome retrying", seen=run)
+            notice = stack.wait_for_notification(
+                lambda notification: notification.attributes.get("reason") == "upstream_blocked",
+                within=_ALERT_LIMIT,
+                expected="a notice",
+            )
+            if notice.attributes["severity"] != "notice" or "ALARM" in stack.alarms().values():
+                raise NotAsExpectedError(expected="a notice, and no alarm", seen=notice)
+            if paged := pager.received():
+                raise NotAsExpectedError(expected="nobody to be paged", seen=paged)
+            step.done("outcome retrying; a notice to programs, nothing by e-mail, no alarm")
+        self.screen.say(f"  {notice.subject}", "dim")
+        return notice
 
-    def _refuse(self, stack: Stack) -> list[Notification]:
-        """Let the function find out that the token is dead; return what the owner gets to hear."""
-        with self.screen.step("Change the password: Qwen refuses the token") as step:
-            step.doing("python -m qwen_token refresh --force")
-            self._command(stack, "refresh", "--force", expected_code=1)
+    def _end_login(self, stack: Stack) -> list[Notification]:
+        """Let the function find out that the login is dead; return what the owner is told."""
+        with self.screen.step("Change the password: Qwen ends the login") as step:
+            self.sign_in_host.answer_with(ANSWERS)
+            self.sign_in_host.revoke()
+            step.doing("python -m qwen_token refresh")
+            self._command(stack, "refresh", expected_code=1)
             alert = stack.wait_for_notification(
                 lambda notification: not notification.is_alarm,
                 within=_ALERT_LIMIT,
                 expected="an alert of the function",
             )
+            # Each run fails from here on, and nobody is told again.
+            self._command(stack, "refresh", expected_code=1)
             wait_until(
                 lambda: stack.alarms()["refresh-failed"] == "ALARM",
                 within=_ALERT_LIMIT,
@@ -241,16 +342,24 @@ class _Show:
                 within=_ALERT_LIMIT,
                 expected="the alarm's own notification",
             )
-            step.done("the forced run failed, and its owner was told")
+            again = [each for each in stack.notifications() if not each.is_alarm]
+            if again:
+                raise NotAsExpectedError(expected="one alert", seen=again)
+            step.done("two runs failed; their owner was told once")
         return [alert, alarm]
 
-    def _show_alert(self, stack: Stack, kept: _Kept, notifications: list[Notification]) -> None:
-        alert, alarm = notifications
-        told = (alert.attributes, alert.document["severity"])
-        if told != ({"severity": "critical", "reason": "token_rejected"}, "critical"):
-            raise NotAsExpectedError(expected="a critical alert: token_rejected", seen=alert)
-        if stack.current() != kept.after:
-            raise NotAsExpectedError(expected="AWSCURRENT untouched", seen=stack.current())
+    def _check_readers(self, readers: "_Readers") -> None:
+        with self.screen.step("Look at what the readers got meanwhile") as step:
+            reads = readers.stop()
+            step.done(f"{reads} reads without pause, each a valid token")
+
+    def _show_alert(self, stack: Stack, notice: Notification, alerts: list[Notification]) -> None:
+        alert, alarm = alerts
+        told = (alert.attributes, alert.document["severity"], alert.document["since"])
+        wanted = {"severity": "critical", "reason": "session_rejected"}
+        # It is the same incident: the same token, which could not be replaced.
+        if told != (wanted, "critical", notice.document["since"]):
+            raise NotAsExpectedError(expected="a critical alert: session_rejected", seen=alert)
         addresses = [
             subscription["Endpoint"]
             for subscription in self.cloud.sns.list_subscriptions_by_topic(
@@ -270,21 +379,42 @@ class _Show:
         self.screen.say(f"  The owner got: {alarm.subject}")
         self.screen.console.print()
 
-    def _look_for_tokens(self, stack: Stack, notifications: list[Notification]) -> None:
-        """Look for every token, and for every telling part of one, in all that was written."""
+    def _recover(self, stack: Stack) -> Notification:
+        """Put a new session in, as the alert says; return what the owner is told then."""
+        with self.screen.step("Log in again, and put the new session in") as step:
+            credential = self.sign_in_host.log_in()
+            self._command(stack, "put", typed=credential, expected_code=0)
+            recovery = stack.wait_for_notification(
+                lambda notification: notification.document.get("event") == "refresh_recovered",
+                within=_ALERT_LIMIT,
+                expected="the recovery",
+            )
+            if not self.qwen.accepts(stack.current().text):
+                raise NotAsExpectedError(expected="a token that lives", seen=stack.current())
+            step.done("the function used it at once, and told its owner so")
+        self.screen.say(f"  {recovery.subject}", "dim")
+        self.screen.say(
+            "  (The alarm follows when five minutes have passed without an error.)", "dim"
+        )
+        self.screen.console.print()
+        return recovery
+
+    def _look_for_secrets(self, stacks: list[Stack], notifications: list[Notification]) -> None:
+        """Look for every token and credential, and for every telling part, in all written."""
         with self.screen.step("Look for the tokens in everything written") as step:
             written = {
-                "the function's log": "\n".join(stack.log()),
+                "the functions' logs": "\n".join(line for each in stacks for line in each.log()),
                 "MiniStack's log": self.cloud.ministack.output(),
                 "the alerts": str(notifications) + str(self.cloud.relay.emails),
                 "the command line's output": self.printed,
+                "the state table": str([each.memory() for each in stacks]),
             }
             parts = {
                 part
-                for version in stack.versions()
-                if version.text
+                for stack in stacks
+                for version in (*stack.versions(), *stack.session_versions())
                 # The first part, the header, is the same in all the world's tokens.
-                for part in version.text.split(".")[1:]
+                for part in _telling_parts(version.text)
             }
             for place, text in written.items():
                 if any(part in text for part in parts):
@@ -302,9 +432,111 @@ class _Show:
             )
 
 
+class _Readers:
+    """Services that read each stack's token without pause, and would use it at once."""
+
+    def __init__(self, stacks: list[Stack], qwen: QwenStandIn) -> None:
+        self._qwen = qwen
+        self._stopped = threading.Event()
+        self._reads = 0
+        self._failures: list[str] = []
+        self._threads = [threading.Thread(target=self._read, args=(each,)) for each in stacks]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._join()
+
+    def stop(self) -> int:
+        """Stop, and return how many reads there were.
+
+        Raises:
+            NotAsExpectedError: one of them did not give a valid token.
+        """
+        self._join()
+        if self._failures:
+            raise NotAsExpectedError(expected="only valid tokens", seen=self._failures)
+        return self._reads
+
+    def _join(self) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _read(self, stack: Stack) -> None:
+        reader = stack.reader()
+        while not self._stopped.wait(_READ_PAUSE):
+            raw = reader.get_secret_value(SecretId=stack.secret_arn)["SecretString"]
+            self._reads += 1
+            if not self._qwen.accepts(raw):
+                self._failures.append(f"a token of {stack.name} that is not valid")
+
+
+class _Pager:
+    """A queue that gets what the owner's e-mail address gets: by the same filter policy."""
+
+    def __init__(self, stack: Stack) -> None:
+        sns, topic_arn = stack.cloud.sns, stack.outputs["AlertTopicArn"]
+        [email] = [
+            each["SubscriptionArn"]
+            for each in sns.list_subscriptions_by_topic(TopicArn=topic_arn)["Subscriptions"]
+            if each["Protocol"] == "email"
+        ]
+        policy = sns.get_subscription_attributes(SubscriptionArn=email)["Attributes"]
+        self._queue = subscribe(
+            stack.cloud, topic_arn, queue="pager", filter_policy=policy["FilterPolicy"]
+        )
+        self._sqs = stack.cloud.sqs
+
+    def received(self) -> list[str]:
+        """Take what arrived."""
+        messages = self._sqs.receive_message(QueueUrl=self._queue).get("Messages", [])
+        return [message["Body"] for message in messages]
+
+
+def _expect_denied(call: Callable[[], object], expected: str) -> None:
+    try:
+        call()
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "AccessDeniedException":
+            raise
+    else:
+        raise NotAsExpectedError(expected=expected, seen="it could")
+
+
+def _telling_parts(stored: str) -> list[str]:
+    """Return the parts of a stored value that nobody else may see."""
+    if stored.startswith("{"):
+        stored = json.loads(stored).get("refresh_token", "")
+    return [part for part in stored.split(".")[1:] if part] or ([stored] if stored else [])
+
+
 def _show_real(screen: Screen, cloud: Cloud, real: RealToken) -> None:
-    """Refresh the user's own token once, at the real API."""
-    stack = _build_and_deploy(screen, cloud, {"ApiBaseUrl": real.api_base_url})
+    """Refresh the user's own login once, at the real hosts."""
+    parameters = {"ApiBaseUrl": real.api_base_url, "AuthBaseUrl": real.auth_base_url}
+    stack = _deploy(screen, cloud, _build(screen, cloud), parameters)
+    login = recognise(real.path.read_text())
+    if isinstance(login, Session):
+        refreshed = _use_session(screen, stack, real)
+    else:
+        refreshed = _exchange(screen, stack, real)
+    if refreshed is None:
+        if not cloud.relay.emails:
+            raise NotAsExpectedError(expected="an alert about the failure", seen=stack.runs())
+        email = cloud.relay.emails[-1]
+        screen.heading("Your login was not renewed. The alert says why:")
+        screen.letter(email.subject, email.text)
+        raise ShowFailedError
+    screen.heading("What the function did:")
+    screen.facts({name: str(value) for name, value in refreshed.items()})
+    screen.console.print()
+
+
+def _exchange(screen: Screen, stack: Stack, real: RealToken) -> Mapping[str, object] | None:
+    """Trade a token of the first kind; return the run's result, or None where it failed."""
     with screen.step("Put in your token") as step:
         # Without the check: to the API, being asked who it is is being asked for a new token.
         put = stack.command_line("put", "--no-check", typed=real.path.read_text())
@@ -314,8 +546,8 @@ def _show_real(screen: Screen, cloud: Cloud, real: RealToken) -> None:
         step.done(f"it expires on {_expires_at(put_in.text):%Y-%m-%d}")
     with screen.step("Force a run of the function") as step:
         step.doing(f"it asks {real.api_base_url}")
-        refreshed = stack.command_line("refresh", "--force")
-        step.done("it failed" if refreshed.returncode else "the token was refreshed")
+        run = stack.invoke({"force": True})
+        step.done("it failed" if run.result is None else str(run.result["outcome"]))
     with screen.step("Ask whether your file's token still works") as step:
         newest = stack.versions()[-1].text
         if _works(real.api_base_url, put_in.text):
@@ -326,16 +558,28 @@ def _show_real(screen: Screen, cloud: Cloud, real: RealToken) -> None:
             # Should it be dead now, the new one must not go with the cloud.
             real.path.write_text(f"{newest}\n")
             step.done(f"not for sure: {real.path} has the new one now")
-    if refreshed.returncode != 0:
-        if not cloud.relay.emails:
-            raise NotAsExpectedError(expected="an alert about the failure", seen=refreshed.stderr)
-        email = cloud.relay.emails[-1]
-        screen.heading("The API did not renew your token. The alert says why:")
-        screen.letter(email.subject, email.text)
-        raise ShowFailedError
-    before = next(v for v in stack.versions() if v.version_id == put_in.version_id)
-    _show_refresh(screen, stack, _Kept(before, stack.current()))
-    screen.console.print()
+    return run.result
+
+
+def _use_session(screen: Screen, stack: Stack, real: RealToken) -> Mapping[str, object] | None:
+    """Spend a session's credential once; return the run's result, or None where it failed."""
+    with screen.step("Put in your session") as step:
+        # Not by the command: that has the function use it at once, and its output is not shown.
+        put_in = stack.put_session(real.path.read_text())
+        step.done("it is in the session secret of this machine's cloud")
+    with screen.step("Run the function") as step:
+        step.doing(f"it asks {real.auth_base_url}")
+        run = stack.invoke()
+        step.done("it failed" if run.result is None else str(run.result["outcome"]))
+    with screen.step("Look whether the credential changed") as step:
+        newest = stack.session_versions()[-1]
+        if newest.version_id == put_in:
+            step.done("it did not; the file is as it was")
+        else:
+            # The old one may be dead now: the new one must not go with the cloud.
+            real.path.write_text(f"{newest.text}\n")
+            step.done(f"it did: {real.path} has the new one now")
+    return run.result
 
 
 def _works(api_base_url: str, raw: str) -> bool:
@@ -351,17 +595,28 @@ def _works(api_base_url: str, raw: str) -> bool:
         return False
 
 
-def _build_and_deploy(screen: Screen, cloud: Cloud, parameters: Mapping[str, str]) -> Stack:
+def _build(screen: Screen, cloud: Cloud) -> Path:
     with screen.step("sam build") as step:
         template = build(cloud.directory)
         step.done("the function and its layers")
-    with screen.step("sam deploy") as step:
-        stack = cloud.deploy(template, parameters=parameters)
-        step.done(f"{stack.name}: {len(stack.resources())} resources, with IAM enforced")
+    return template
+
+
+def _deploy(
+    screen: Screen,
+    cloud: Cloud,
+    template: Path,
+    parameters: Mapping[str, str],
+    *,
+    name: str = STACK_NAME,
+) -> Stack:
+    with screen.step(f"sam deploy {name}") as step:
+        stack = cloud.deploy(template, name=name, parameters=parameters)
+        step.done(f"{len(stack.resources())} resources, with IAM enforced")
     return stack
 
 
-def _show_refresh(screen: Screen, stack: Stack, kept: _Kept) -> None:
+def _show_refresh(screen: Screen, stack: Stack, kept: _Kept, kind: _Kind) -> None:
     """Show what the refresh left in the secret, and what the function said of it."""
     now = datetime.now(UTC)
     old, new = _expires_at(kept.before.text), _expires_at(kept.after.text)
@@ -371,11 +626,12 @@ def _show_refresh(screen: Screen, stack: Stack, kept: _Kept) -> None:
             seen=kept,
         )
     life = new - kept.after.created_at
-    screen.heading("The token's life, before and after:")
+    screen.heading(f"{kind.title}:")
     screen.lifetimes(
         [Life("before", old - life, old), Life("after", kept.after.created_at, new)],
         now=now,
-        refresh_before=_REFRESH_BEFORE,
+        refresh_before=kind.refresh_before,
+        date=kind.date,
     )
     screen.heading("The secret's versions:")
     screen.table(
@@ -386,7 +642,7 @@ def _show_refresh(screen: Screen, stack: Stack, kept: _Kept) -> None:
                 " ".join(sorted(version.labels)),
                 f"{version.created_at:%H:%M:%S}",
                 f"{_expires_at(version.text):%Y-%m-%d %H:%M}",
-                in_days(_expires_at(version.text) - now),
+                in_words(_expires_at(version.text) - now),
             )
             for version in stack.versions()
             if version.text
@@ -396,8 +652,8 @@ def _show_refresh(screen: Screen, stack: Stack, kept: _Kept) -> None:
     run = next(run for run in reversed(stack.runs()) if run.get("outcome") == "refreshed")
     if run["version_id"] != kept.after.version_id:
         raise NotAsExpectedError(expected=f"a run that made {kept.after}", seen=run)
-    wanted = ("timestamp", "level", "message", "outcome", "version_id", "expires_at")
-    screen.facts({key: str(run[key]) for key in (*wanted, "days_remaining")})
+    wanted = ("timestamp", "message", "outcome", "grant", "version_id", "expires_at")
+    screen.facts({key: str(run[key]) for key in (*wanted, "session_expires_at") if key in run})
 
 
 def _say_how_to_talk(screen: Screen, cloud: Cloud, *, spare_token: str) -> None:
@@ -413,15 +669,16 @@ def _say_how_to_talk(screen: Screen, cloud: Cloud, *, spare_token: str) -> None:
         screen.say(f"  make -s put-token < {file}    # of the stand-in, with two days left")
     screen.say("  make refresh ARGS=--force")
     screen.say("  aws secretsmanager list-secret-version-ids --secret-id qwen/token")
-    screen.say("  aws logs tail /aws/lambda/qwen-token-refresh-refresh --follow")
+    screen.say("  aws logs tail /aws/lambda/qwen-token-refresh/refresh --follow")
     screen.heading("MiniStack's log, with the functions' lines:")
     screen.say(f"  {cloud.ministack.log}")
     screen.heading("To stop it, and to remove everything:")
     screen.say(f"  kill {os.getpid()}")
 
 
-def _expect_nothing_left(cloud: Cloud, qwen: QwenStandIn) -> None:
-    for url in filter(None, (cloud.endpoint, cloud.relay.url, qwen.base_url)):
+def _expect_nothing_left(cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHost) -> None:
+    urls = (cloud.endpoint, cloud.relay.url, qwen.base_url, sign_in_host.base_url)
+    for url in filter(None, urls):
         port = int(url.rpartition(":")[2])
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

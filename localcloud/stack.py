@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
+
+from qwen_token.run_memory import RunMemory
 
 from .waiting import wait_until
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 CURRENT: Final = "AWSCURRENT"
 PREVIOUS: Final = "AWSPREVIOUS"
+PENDING: Final = "QWEN_PENDING"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,17 @@ class Stack:
         parameters = {
             item["ParameterKey"]: item["ParameterValue"] for item in described["Parameters"]
         }
-        return cls(cloud, name, outputs, parameters, _subscribe(cloud, outputs["AlertTopicArn"]))
+        return cls(cloud, name, outputs, parameters, subscribe(cloud, outputs["AlertTopicArn"]))
 
     @property
     def secret_arn(self) -> str:
-        """The ARN of the secret."""
+        """The ARN of the token secret."""
         return self.outputs["SecretArn"]
+
+    @property
+    def session_secret_arn(self) -> str:
+        """The ARN of the session secret, of a stack that has one."""
+        return self.outputs["SessionSecretArn"]
 
     def resources(self) -> Mapping[str, str]:
         """Return the physical ids of the stack's resources, by logical id."""
@@ -88,13 +97,47 @@ class Stack:
             for resource in page["StackResourceSummaries"]
         }
 
-    # --- the secret -------------------------------------------------------------------------------
+    # --- the secrets ------------------------------------------------------------------------------
 
     def put(self, text: str) -> str:
         """Make ``text`` the secret's current value, and return the version's id."""
         return self.cloud.secretsmanager.put_secret_value(
             SecretId=self.secret_arn, SecretString=text
         )["VersionId"]
+
+    def put_session(self, text: str) -> str:
+        """Make ``text`` the session secret's current value, and return the version's id."""
+        return self.cloud.secretsmanager.put_secret_value(
+            SecretId=self.session_secret_arn, SecretString=text
+        )["VersionId"]
+
+    def stage_session(self, text: str) -> None:
+        """Write what the keeper does before it makes a credential current."""
+        self.cloud.secretsmanager.put_secret_value(
+            SecretId=self.session_secret_arn, SecretString=text, VersionStages=[PENDING]
+        )
+
+    def unstage(self) -> None:
+        """Take the keeper's label off every version: the emulator leaves it where AWS moves it."""
+        client = self.cloud.secretsmanager
+        for name in ("SecretArn", "SessionSecretArn"):
+            if name not in self.outputs:
+                continue
+            labels = client.describe_secret(SecretId=self.outputs[name])["VersionIdsToStages"]
+            for version_id in [each for each, stages in labels.items() if PENDING in stages]:
+                client.update_secret_version_stage(
+                    SecretId=self.outputs[name],
+                    VersionStage=PENDING,
+                    RemoveFromVersionId=version_id,
+                )
+
+    def session_versions(self) -> list[Version]:
+        """Return all versions of the session secret, the oldest first."""
+        return versions_of(self.session_secret_arn, self.cloud.secretsmanager)
+
+    def current_session(self) -> Version:
+        """Return the version of the session secret that the keeper gets."""
+        return next(version for version in self.session_versions() if CURRENT in version.labels)
 
     def current(self) -> Version:
         """Return the version that readers get."""
@@ -113,6 +156,56 @@ class Stack:
         """Return a client that may do what the stack's reader policy allows, and nothing else."""
         return self.cloud.reader_of(self.outputs["ReaderPolicyArn"])
 
+    # --- what the runs share ----------------------------------------------------------------------
+
+    def state(self) -> Mapping[str, Any]:
+        """Return the state table's item of the token secret, an empty one where there is none."""
+        return self.cloud.dynamodb.get_item(**self._state_item, ConsistentRead=True).get("Item", {})
+
+    def memory(self) -> RunMemory:
+        """Return what the runs remember of the token secret."""
+        item = self.state()
+        return RunMemory.from_json(item["memory"]["S"]) if "memory" in item else RunMemory()
+
+    def remember(self, memory: RunMemory) -> None:
+        """Let the next run remember this."""
+        self._update_state("SET memory = :memory", {":memory": {"S": memory.to_json()}})
+
+    def forget(self) -> None:
+        """Let the next run be the first of the token secret."""
+        self.cloud.dynamodb.delete_item(**self._state_item)
+
+    @contextmanager
+    def leased(self) -> Iterator[None]:
+        """Be another run that holds the lease, for the length of the block."""
+        self._lease(timedelta(minutes=2))
+        try:
+            yield
+        finally:
+            self._update_state("REMOVE lease_owner, lease_until")
+
+    def abandon_lease(self) -> None:
+        """Leave the lease of a run that was killed, and could not give it back in its time."""
+        self._lease(timedelta(seconds=-1))
+
+    def _lease(self, how_long: timedelta) -> None:
+        until = int((datetime.now(UTC) + how_long).timestamp())
+        self._update_state(
+            "SET lease_owner = :owner, lease_until = :until",
+            {":owner": {"S": "another run"}, ":until": {"N": str(until)}},
+        )
+
+    def _update_state(self, expression: str, values: Mapping[str, Any] | None = None) -> None:
+        named: Any = {} if values is None else {"ExpressionAttributeValues": values}
+        self.cloud.dynamodb.update_item(**self._state_item, UpdateExpression=expression, **named)
+
+    @property
+    def _state_item(self) -> Any:
+        return {
+            "TableName": self.outputs["StateTableName"],
+            "Key": {"secret_id": {"S": self.secret_arn}},
+        }
+
     # --- the function -----------------------------------------------------------------------------
 
     def invoke(self, event: object = None) -> Run:
@@ -128,7 +221,7 @@ class Stack:
 
     def log(self, function: str = "refresh") -> list[str]:
         """Return the lines of a function's log: ``refresh``, ``dispatch`` or ``worker``."""
-        return [line for _, _, line in self._log_events(f"/aws/lambda/{self.name}-{function}")]
+        return [line for _, _, line in self._log_events(f"/aws/lambda/{self.name}/{function}")]
 
     def log_documents(self, function: str = "refresh") -> list[dict[str, Any]]:
         """Return the lines of a function's log that are JSON, read."""
@@ -189,10 +282,12 @@ class Stack:
         """
         self._put_logged_metrics()
         pages = self.cloud.cloudwatch.get_paginator("describe_alarms")
+        own = set(self.resources().values())
         return {
-            alarm["AlarmName"].removeprefix(f"{self.name}-"): alarm["StateValue"]
-            for page in pages.paginate(AlarmNamePrefix=f"{self.name}-")
+            alarm["AlarmName"].removeprefix(self.name)[1:]: alarm["StateValue"]
+            for page in pages.paginate(AlarmNamePrefix=self.name)
             for alarm in page["MetricAlarms"]
+            if alarm["AlarmName"] in own
         }
 
     def _put_logged_metrics(self) -> None:
@@ -280,9 +375,12 @@ def versions_of(secret_id: str, client: "SecretsManagerClient") -> list[Version]
     ]
 
 
-def _subscribe(cloud: "Cloud", topic_arn: str) -> str:
+def subscribe(
+    cloud: "Cloud", topic_arn: str, *, queue: str = "inbox", filter_policy: str | None = None
+) -> str:
     """Subscribe a queue, unless it is already, and return the queue's address."""
-    url = cloud.sqs.create_queue(QueueName=f"{topic_arn.rpartition(':')[2]}-inbox")["QueueUrl"]
+    name = f"{topic_arn.rpartition(':')[2]}-{queue}"
+    url = cloud.sqs.create_queue(QueueName=name)["QueueUrl"]
     attributes = cloud.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
     arn = attributes["Attributes"]["QueueArn"]
     statement = {
@@ -294,7 +392,12 @@ def _subscribe(cloud: "Cloud", topic_arn: str) -> str:
     }
     policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     cloud.sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": policy})
-    cloud.sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=arn)
+    cloud.sns.subscribe(
+        TopicArn=topic_arn,
+        Protocol="sqs",
+        Endpoint=arn,
+        Attributes={} if filter_policy is None else {"FilterPolicy": filter_policy},
+    )
     return url
 
 

@@ -67,6 +67,19 @@ $(UV): requirements/uv.txt
 	@$(UV) venv --quiet --clear .venv
 	@$(PIP_SYNC) --python .venv/bin/python $< && touch $@
 
+# For programs of localcloud/ and tests/, as pytest's settings have it for a test: those that use the
+# library, and those that run the keeper itself.
+WITH_THE_LIBRARY = PYTHONPATH=layers/qwen_token $(PYTHON) -m
+WITH_THE_KEEPER = PYTHONPATH=layers/qwen_token:layers/keeper_runtime:functions/refresh $(PYTHON) -m
+
+# Real servers, for one proof. Nothing of them ships or tests what ships, and each brings hundreds of
+# packages: they are not pinned.
+OPEN_WEBUI = 0.6.5 0.12.4
+.tools/open-webui-%/ready: $(UV)
+	@echo '· open-webui $*, in .tools/open-webui-$*'
+	@$(UV) venv --quiet --clear --python 3.11 $(@D)
+	@$(UV) pip install --quiet --python $(@D)/bin/python open-webui==$* && touch $@
+
 # Each of the SAM CLI, MiniStack, checkov and the Lambda runtime pins a botocore of its own.
 .tools/%/ready: requirements/%.txt $(UV)
 	@echo '· $*, in .tools/$*'

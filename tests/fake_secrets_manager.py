@@ -63,6 +63,10 @@ class SecretsManagerCall:
     request: Mapping[str, Any] = field(repr=False)
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass
 class FakeSecret:
     """One secret: its versions by id, its labels by name.
@@ -78,6 +82,8 @@ class FakeSecret:
     primary_region: str | None = None
     versions: dict[str, str | bytes] = field(default_factory=dict, repr=False)
     labels: dict[str, str] = field(default_factory=dict)
+    clock: Callable[[], datetime] = _now
+    created: dict[str, datetime] = field(default_factory=dict)
     _written: int = 0
 
     @property
@@ -95,6 +101,7 @@ class FakeSecret:
             return version
         is_first = not self.versions
         self.versions[version] = value
+        self.created[version] = self.clock()
         for label in dict.fromkeys([*labels, CURRENT] if is_first else labels):
             self.move(label, version)
         return version
@@ -138,13 +145,21 @@ class FakeSecretsManager:
     ``page_size`` is how many secrets it lists at once, ``tags`` are those of a secret that is added
     without any. ``fails_with`` makes every call fail. ``before`` is called with each call before
     it is carried out: it may raise, wait, or write as another client does meanwhile. While
-    ``may_answer`` is not set, calls wait; ``is_asked`` says that one came.
+    ``may_answer`` is not set, calls wait; ``is_asked`` says that one came. Versions are dated by
+    ``clock``.
     """
 
     exceptions: ClassVar = _Exceptions
 
-    def __init__(self, *, page_size: int = 100, tags: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        page_size: int = 100,
+        tags: Mapping[str, str] | None = None,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
         self.page_size = page_size
+        self.clock = clock
         self.secrets: dict[str, FakeSecret] = {}
         self.recorded: list[SecretsManagerCall] = []
         self.fails_with: Exception | None = None
@@ -174,7 +189,8 @@ class FakeSecretsManager:
         **more: Any,
     ) -> str:
         """Add a secret, with what FakeSecret can be besides, and return its ARN. It is no call."""
-        secret = FakeSecret(name, dict(self._tags if tags is None else tags), **more)
+        given = dict(self._tags if tags is None else tags)
+        secret = FakeSecret(name, given, clock=self._now, **more)
         if value is not None:
             secret.write(value)
         self.secrets[arn(name)] = secret
@@ -211,7 +227,7 @@ class FakeSecretsManager:
             raise _refused("CreateSecret", _InvalidRequestError)
         if there is not None:
             raise _refused("CreateSecret", _ExistsError)
-        secret = FakeSecret(Name, _by_key(Tags))
+        secret = FakeSecret(Name, _by_key(Tags), clock=self._now)
         self.secrets[arn(Name)] = secret
         answer = {"ARN": arn(Name), "Name": Name}
         value = SecretBinary if SecretString is None else SecretString
@@ -338,6 +354,9 @@ class FakeSecretsManager:
 
     # --- inside -----------------------------------------------------------------------------------
 
+    def _now(self) -> datetime:
+        return self.clock()
+
     def _register(self, event: str, hook: Callable[..., None], *, unique_id: str) -> None:
         assert unique_id
         self.hooks[event] = hook
@@ -403,6 +422,7 @@ def _value(secret: FakeSecret, version: str) -> dict[str, Any]:
         **_names(secret),
         "VersionId": version,
         "VersionStages": secret.stages()[version],
+        "CreatedDate": secret.created[version],
         ("SecretBinary" if isinstance(value, bytes) else "SecretString"): value,
     }
 

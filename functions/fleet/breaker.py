@@ -12,13 +12,13 @@ from qwen_token.errors import (
     UpstreamBlockedError,
     UpstreamUnavailableError,
 )
-from qwen_token.keeper import Client
+from qwen_token.grants.exchange import TokenApi
 from qwen_token.tokens import Token
 
 # Trouble that says nothing about a token, but much about whether the next one is worth sending.
 TROUBLE: Final = (RateLimitedError, UpstreamUnavailableError, UpstreamBlockedError)
-# So many accounts in a row have to meet it before it is held to be the API's: Qwen limits single
-# accounts, too, and one account's limit must not hold up all that share a batch with it.
+# How many accounts in a row have to meet it before all others are kept from the API: Qwen limits
+# single accounts, too, and one account's limit must not hold up all that share a batch with it.
 _ACCOUNTS_IN_TROUBLE: Final = 2
 
 
@@ -28,18 +28,18 @@ class Breaker:
     ``api`` is called for the API's client when that is first needed.
     """
 
-    def __init__(self, api: Callable[[], Client]) -> None:
+    def __init__(self, api: Callable[[], TokenApi]) -> None:
         self._api = cache(api)
         self._lock = threading.Lock()
         # The accounts that met trouble since the API last answered one of them, and the trouble.
-        self._accounts: set[str] = set()
+        self._accounts: set[str | None] = set()
         self._trouble: QwenTokenError | None = None
 
     def refresh(self, token: Token, *, within: timedelta) -> Token:
         return self._ask(token, lambda: self._api().refresh(token, within=within))
 
-    def verify(self, token: Token, *, within: timedelta) -> None:
-        self._ask(token, lambda: self._api().verify(token, within=within))
+    def verify(self, token: Token, *, within: timedelta) -> str:
+        return self._ask(token, lambda: self._api().verify(token, within=within))
 
     def _ask[Answer](self, token: Token, question: Callable[[], Answer]) -> Answer:
         if self._trouble is not None:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aws_lambda_powertools import Logger, Metrics
 
+from fleet_settings import STACK_NAME, DispatchSettings
 from jobs import Job, delay, send
 from keeper_runtime.clients import Clients
-from keeper_runtime.reporting import Reporter, location_of
-from keeper_runtime.settings import STACK_NAME, DispatchSettings
+from keeper_runtime.reporting import Reporter
+from keeper_runtime.run_location import location_of
 from qwen_token.errors import ConfigError, QwenTokenError
 from qwen_token.fleet import WRITES_PER_SECOND, Fleet, Member
-from qwen_token.keeper import STORE_CALL_LIMIT
 from qwen_token.policy import TokenState, assess
+from qwen_token.ports import STORE_CALL_LIMIT
 from qwen_token.stored_token import StoredToken
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ _clients = cache(Clients.real)
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One look through the whole fleet, as far as it got: how many secrets …
+    """One look through the whole fleet, as far as it got, in numbers of secrets.
 
-    ``seen`` were members; of them, ``skipped`` were fresh, ``queued`` got a job, among these
-    the ``unreadable``. ``begun_at`` is in seconds since the epoch.
+    Of the ``seen`` members, ``skipped`` were fresh and ``queued`` got a job; the ``unreadable``
+    are among the queued. ``begun_at`` is in seconds since 1970.
     """
 
     begun_at: int
@@ -78,10 +79,10 @@ def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, 
             sweep = _look_at(page.members, sweep, fleet, settings, reporter)
     except QwenTokenError as error:
         reporter.count({"RefreshFailed": 1})
-        failed = reporter.log_failure(
+        failed = reporter.owner.log_failure(
             error, secret_id=None, critical_before=critical_before, message="sweep failed"
         )
-        reporter.publish(reporter.alert([failed]))
+        reporter.owner.publish(reporter.owner.alert([failed]))
         raise
     if page.next_token is not None:
         # Not waited for. That it could not be started is an error of this function.
@@ -114,7 +115,12 @@ def _look_at(
     try:
         for member, found in fleet.read(members):
             if isinstance(found, StoredToken):
-                state = assess(found.token, now=now, refresh_before=settings.refresh_before)
+                state = assess(
+                    found.token,
+                    now=now,
+                    refresh_before=settings.refresh_before,
+                    written_at=found.written_at,
+                )
                 if state is TokenState.FRESH:
                     fresh.append(found.token.expires_at)
                     continue
@@ -129,7 +135,7 @@ def _look_at(
         send(_spread(due, sweep, now), client=clients.sqs(), queue_url=settings.queue_url)
     if fresh:
         # For a job's token, its worker says what is left after the run.
-        reporter.count({"RunSucceeded": len(fresh)}, expiries=fresh)
+        reporter.count({"RunSucceeded": len(fresh)}, expiries=fresh, are_logins=True)
     return replace(
         sweep,
         seen=sweep.seen + len(members),

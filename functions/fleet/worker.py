@@ -16,10 +16,11 @@ from aws_lambda_powertools.utilities.batch import (
 )
 
 from breaker import TROUBLE, Breaker
+from fleet_settings import WorkerSettings
 from jobs import LONGEST_DELAY, Job, delay, send
 from keeper_runtime.clients import Clients
-from keeper_runtime.reporting import Reporter, counts_of, expiries_of, location_of
-from keeper_runtime.settings import WorkerSettings
+from keeper_runtime.reporting import Reporter, counts_of, expiries_of
+from keeper_runtime.run_location import location_of
 from pace import pace_writes
 from qwen_token.errors import (
     QwenTokenError,
@@ -27,7 +28,12 @@ from qwen_token.errors import (
     StoreError,
     UpstreamUnavailableError,
 )
-from qwen_token.keeper import STORE_CALL_LIMIT, Keeper, Outcome, Report
+from qwen_token.grants.exchange import Exchange
+from qwen_token.keeper import Keeper
+from qwen_token.ledger import Ledger, UnsharedState
+from qwen_token.origin import USER_AGENT
+from qwen_token.ports import STORE_CALL_LIMIT
+from qwen_token.run_report import Outcome, Report
 from qwen_token.secret_store import SecretStore
 
 if TYPE_CHECKING:
@@ -40,8 +46,8 @@ metrics = Metrics()
 
 # Jobs at once: nearly all of a run is waiting, for Qwen and for AWS.
 _THREADS: Final = 4
-# So often a job is put off by trouble with the API before that is reported: at first for about so
-# many seconds, then for twice as long each time.
+# How often a job is put off by trouble with the API before that is reported, and for about how many
+# seconds the first time; each further time takes twice as long.
 _POSTPONEMENTS: Final = 3
 _POSTPONEMENT: Final = 60
 # With less than this left, no job is begun: the batch has to be reported.
@@ -77,7 +83,7 @@ def run(
         settings,
         clients,
         context,
-        Breaker(lambda: clients.qwen(settings.api_base_url)),
+        Breaker(lambda: clients.qwen(settings.api_base_url, USER_AGENT)),
         Reporter(logger, metrics, clients, location, context.aws_request_id),
     )
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="job") as threads:
@@ -141,13 +147,17 @@ class _Batch:
         if self._time_left() < _RESERVE:
             # Also a run that comes to nothing reads, and a worker that is killed reports nothing.
             raise UpstreamUnavailableError("no time was left to call the API")
+        clock = self.clients.clock
         return Keeper(
-            store=SecretStore(self.clients.secrets(), job.secret_id),
+            store=SecretStore(self.clients.secrets(), job.secret_id, clock=clock),
+            sessions=None,
+            # The queue hands a secret to one worker at a time, and an exchange spends nothing.
+            ledger=lambda: Ledger(UnsharedState, clock=clock, time_left=self._time_left),
             client=lambda: self.api,
-            clock=self.clients.clock,
+            sources=lambda _: Exchange(self.api),
+            clock=clock,
             time_left=self._time_left,
             refresh_before=self.settings.refresh_before,
-            critical_before=self.settings.critical_before,
         ).run()
 
     def _time_left(self) -> timedelta:
@@ -162,8 +172,10 @@ class _Batch:
         endings: list[Report | QwenTokenError] = [each.ending for each in self.done]
         endings += [each.ending for each in self.failed]
         nothing = {"RunSucceeded": 0, "TokenRefreshed": 0}
-        self.reporter.count({**nothing, **counts_of(endings)}, expiries=expiries_of(endings))
-        self.reporter.announce_refreshed(
+        self.reporter.count(
+            {**nothing, **counts_of(endings)}, expiries=expiries_of(endings), are_logins=True
+        )
+        self.reporter.owner.announce_refreshed(
             result for result in results if result["outcome"] == Outcome.REFRESHED
         )
         return again | self._alert()
@@ -188,21 +200,21 @@ class _Batch:
         """Publish what failed, if anything; return the messages whose alert could not be."""
         awaiting = [each for each in self.done if each.ending.outcome is Outcome.AWAITING_TOKEN]
         failures = [
-            self.reporter.log_failure(
+            self.reporter.owner.log_failure(
                 each.ending,
                 secret_id=each.job.secret_id,
                 critical_before=self.settings.critical_before,
             )
             for each in self.failed
         ]
-        failures += [self.reporter.awaiting_token(each.job.secret_id) for each in awaiting]
+        failures += [self.reporter.owner.awaiting_token(each.job.secret_id) for each in awaiting]
         if not failures:
             return set()
-        alert = self.reporter.alert(failures)
-        if not self.reporter.publish(alert):
+        alert = self.reporter.owner.alert(failures)
+        if not self.reporter.owner.publish(alert):
             # Done again, these jobs fail, and are reported, again.
             return _messages(self.failed) | _messages(awaiting)
-        self.reporter.announce_failed(alert)
+        self.reporter.owner.announce_failed(alert)
         return set()
 
 
@@ -216,7 +228,8 @@ def _wait(postponed: _Ended[QwenTokenError]) -> int:
     wait = float(_POSTPONEMENT * 2**postponed.job.postponed)
     asked = error.retry_after if isinstance(error, RateLimitedError) else None
     least = wait / 2 if asked is None else asked.total_seconds()
-    # However long: what came back as one batch would be stopped as one batch again, by an
-    # account that is limited for itself alone.
+    # However long the API asks for, a part of the delay stays random. Jobs that all waited for the
+    # longest one would come back as one batch, and be put off as one batch again, although the API
+    # limits only some of their accounts.
     least = min(least, LONGEST_DELAY - wait)
     return delay(least, least + wait)

@@ -1,14 +1,16 @@
 """The scheduled function: wires the keeper, runs it once for one secret, and reports."""
 
-from datetime import timedelta
+from dataclasses import asdict
 from functools import cache
 from typing import TYPE_CHECKING
 
 from aws_lambda_powertools import Logger, Metrics
 
 from keeper_runtime.clients import Clients
-from keeper_runtime.reporting import Reporter, location_of
-from keeper_runtime.settings import SECRET_ID, RefreshSettings, RunOptions
+from keeper_runtime.opened_ledger import opened_ledger
+from keeper_runtime.reporting import Reporter
+from keeper_runtime.run_location import location_of, time_left_of
+from keeper_runtime.settings import SECRET_ID, SESSION_SECRET_ID, RefreshSettings, RunOptions
 from qwen_token.errors import QwenTokenError
 from qwen_token.keeper import Keeper
 from qwen_token.secret_store import SecretStore
@@ -30,30 +32,37 @@ def handler(event: object, context: "LambdaContext") -> dict[str, object]:
 
 
 def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, object]:
-    """Run once against ``clients``. The event is ``{}``, or has ``force`` or ``dry_run`` true.
+    """Run once against ``clients``. The event is ``{}``, or has an option of the run true.
 
     Raises:
-        QwenTokenError: after it was logged, counted and published.
+        QwenTokenError: after it was logged, counted and, by this run or an earlier one, published.
     """
+    environ, time_left = clients.environ, time_left_of(context)
     # Powertools' service is the stack's name.
-    location = location_of(context, stack=logger.service)
+    location = location_of(
+        context, stack=logger.service, session_secret_id=environ.get(SESSION_SECRET_ID, "")
+    )
     reporter = Reporter(logger, metrics, clients, location, context.aws_request_id)
-    critical_before = timedelta()
-    try:
-        settings = RefreshSettings.from_environ(clients.environ)
-        critical_before = settings.critical_before
-        options = RunOptions.from_event(event)
-        report = Keeper(
-            store=SecretStore(clients.secrets(), settings.secret_id),
-            client=lambda: clients.qwen(settings.api_base_url),
-            clock=clients.clock,
-            time_left=lambda: timedelta(milliseconds=context.get_remaining_time_in_millis()),
-            refresh_before=settings.refresh_before,
-            critical_before=settings.critical_before,
-        ).run(force=options.force, dry_run=options.dry_run)
-    except QwenTokenError as error:
-        reporter.report_failure(
-            error, secret_id=clients.environ.get(SECRET_ID), critical_before=critical_before
-        )
-        raise
-    return reporter.report_run(report, secret_id=settings.secret_id, dry_run=options.dry_run)
+    settings: RefreshSettings | None = None
+    with opened_ledger(clients, time_left, logger) as ledger:
+        try:
+            settings = RefreshSettings.from_environ(environ)
+            options = RunOptions.from_event(event)
+            sessions = settings.session_secret_id
+            report = Keeper(
+                store=SecretStore(clients.secrets(), settings.secret_id, clock=clients.clock),
+                sessions=(lambda: clients.sessions(sessions)) if sessions else None,
+                ledger=ledger,
+                client=lambda: clients.qwen(settings.api_base_url, settings.user_agent),
+                sources=lambda grant: clients.grant(grant, settings),
+                clock=clients.clock,
+                time_left=time_left,
+                refresh_before=settings.refresh_before,
+            ).run(**asdict(options))
+            return reporter.report_run(report, settings, dry_run=options.dry_run, ledger=ledger)
+        except QwenTokenError as error:
+            secret_id = environ.get(SECRET_ID)
+            retrying = reporter.report_failure(error, settings, secret_id=secret_id, ledger=ledger)
+            if retrying is None:
+                raise
+            return retrying

@@ -20,12 +20,16 @@ from rich.table import Table
 
 from localcloud.aws import Cloud, CommandFailedError, local_cloud
 from localcloud.qwen import QwenStandIn
+from localcloud.sign_in_host import Rotation, SessionPolicy, SignInHost
 
 from .emulator import ROOT, ColdStart, EmulatorError, Function, cold_start
 
 _FUNCTION: Final = ROOT / ".aws-sam/build/RefreshFunction"
 _LAYERS: Final = tuple(ROOT / ".aws-sam/build" / name for name in ("TokenLayer", "RuntimeLayer"))
 _RIVAL: Final = Path(__file__).with_name("bare_handler.py")
+
+_TABLE: Final = "benchmark"
+_DUE: Final = timedelta(minutes=4)
 
 _CPU_LIMIT: Final = 1.25
 _MEMORY_LIMIT: Final = 1.15
@@ -72,7 +76,9 @@ class Result:
     peak_memory: Comparison
     wall: Comparison
     fresh: Calls
-    refresh: Calls
+    exchange: Calls
+    session: Calls
+    changed_session: Calls
     package: int
 
     def missed(self) -> list[str]:
@@ -81,23 +87,35 @@ class Result:
             "CPU time": self.cpu.ratio <= _CPU_LIMIT,
             "peak memory": self.peak_memory.ratio <= _MEMORY_LIMIT,
             "calls of a run on a fresh token": len(self.fresh.aws) == 1 and self.fresh.qwen == 0,
-            "calls of a refresh": len(self.refresh.aws) == 4 and self.refresh.qwen == 2,
+            "calls of an exchange": len(self.exchange.aws) <= 6 and self.exchange.qwen == 2,
+            "calls of a refresh by session": len(self.session.aws) <= 7 and self.session.qwen == 2,
+            "calls where the credential changed": len(self.changed_session.aws) <= 9
+            and self.changed_session.qwen == 2,
             "package": self.package <= _PACKAGE_LIMIT,
         }
         return [name for name, is_kept in kept.items() if not is_kept]
 
 
 class Bench:
-    """The two functions, on one embedded AWS and beside one stand-in of Qwen's API."""
+    """The two functions, on one embedded AWS and beside the stand-ins of Qwen's hosts."""
 
-    def __init__(self, cloud: Cloud, qwen: QwenStandIn, directory: Path) -> None:
+    def __init__(
+        self, cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHost, directory: Path
+    ) -> None:
         """Create the secret with a fresh token, and lay out the rival in ``directory``."""
         self._cloud = cloud
         self._qwen = qwen
+        self._sign_in_host = sign_in_host
         secret = cloud.secretsmanager.create_secret(
             # Fresh, and yet a forced refresh moves its expiry.
             Name="benchmark",
             SecretString=qwen.mint(lifetime=qwen.lifetime - timedelta(days=1)),
+        )
+        cloud.dynamodb.create_table(
+            TableName=_TABLE,
+            KeySchema=[{"AttributeName": "secret_id", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "secret_id", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
         )
         environ = {
             **cloud.exports,
@@ -106,6 +124,12 @@ class Bench:
             "API_BASE_URL": qwen.base_url,
             "REFRESH_BEFORE_DAYS": "3",
             "CRITICAL_DAYS": "1",
+            "SESSION_SECRET_ID": "",
+            "AUTH_BASE_URL": sign_in_host.base_url,
+            "WEB_VERSION": "0.3.12",
+            "USER_AGENT": "benchmark",
+            "ALERT_AFTER_MINUTES": "60",
+            "STATE_TABLE": _TABLE,
             "ALERT_TOPIC_ARN": "arn:aws:sns:us-east-1:000000000000:benchmark",
             "EVENT_BUS_ARN": "arn:aws:events:us-east-1:000000000000:event-bus/default",
             "POWERTOOLS_SERVICE_NAME": "benchmark",
@@ -116,27 +140,49 @@ class Bench:
         # As ours has it.
         compileall.compile_dir(directory, quiet=1)
         self._bare = Function(directory, "bare_handler.handler", (), environ)
-        self._ours = Function(
-            _FUNCTION, "handler.handler", [layer / "python" for layer in _LAYERS], environ
+        self._environ = environ
+        self._ours = self._function({})
+        self._with_session = self._function({})
+
+    def _function(self, more: Mapping[str, str]) -> Function:
+        layers = [layer / "python" for layer in _LAYERS]
+        return Function(_FUNCTION, "handler.handler", layers, {**self._environ, **more})
+
+    def put_session(self, policy: SessionPolicy) -> None:
+        """Give the function a session of its own, whose token is due."""
+        self._sign_in_host.policy = policy
+        name = f"benchmark-{policy.rotation.name.lower()}"
+        due = self._qwen.issue_access_token(lifetime=_DUE, has_iat=False)
+        token = self._cloud.secretsmanager.create_secret(Name=name, SecretString=due)
+        session = self._cloud.secretsmanager.create_secret(
+            Name=f"{name}-session", SecretString=self._sign_in_host.log_in()
+        )
+        self._with_session = self._function(
+            {"SECRET_ID": token["ARN"], "SESSION_SECRET_ID": session["ARN"]}
         )
 
     def bare(self) -> ColdStart:
         """Start the rival."""
         return cold_start(self._bare, {})
 
-    def ours(self, event: Mapping[str, object], *, expected: str) -> tuple[ColdStart, Calls]:
-        """Start the refresh function.
+    def ours(
+        self, event: Mapping[str, object], *, expected: str, by_session: bool = False
+    ) -> tuple[ColdStart, Calls]:
+        """Start the refresh function, the one with a session where ``by_session`` says so.
 
         Raises:
             EmulatorError: the outcome is not what was expected.
         """
-        aws_before, qwen_before = len(self._cloud.relay.calls), len(self._qwen.requests)
-        start = cold_start(self._ours, event)
+        aws_before, qwen_before = len(self._cloud.relay.calls), self._calls_to_qwen()
+        start = cold_start(self._with_session if by_session else self._ours, event)
         if start.answer.get("outcome") != expected:
             raise EmulatorError(f"expected the outcome {expected}, but got {start.answer}")
         return start, Calls(
-            tuple(self._cloud.relay.calls[aws_before:]), len(self._qwen.requests) - qwen_before
+            tuple(self._cloud.relay.calls[aws_before:]), self._calls_to_qwen() - qwen_before
         )
+
+    def _calls_to_qwen(self) -> int:
+        return len(self._qwen.requests) + len(self._sign_in_host.requests)
 
 
 def main() -> int:
@@ -170,10 +216,11 @@ def main() -> int:
 def _measure(alternations: int, progress: Console) -> Result:
     with (
         QwenStandIn() as qwen,
+        SignInHost(qwen) as sign_in_host,
         local_cloud() as cloud,
         tempfile.TemporaryDirectory() as directory,
     ):
-        bench = Bench(cloud, qwen, Path(directory))
+        bench = Bench(cloud, qwen, sign_in_host, Path(directory))
         # The first of each fills the disk's cache, and does not count.
         bench.bare()
         _, fresh = bench.ours({}, expected="fresh")
@@ -181,14 +228,20 @@ def _measure(alternations: int, progress: Console) -> Result:
             (bench.bare(), bench.ours({}, expected="fresh")[0])
             for _ in track(range(alternations), "Cold starts", console=progress, transient=True)
         ]
-        _, refresh = bench.ours({"force": True}, expected="refreshed")
+        _, exchange = bench.ours({"force": True}, expected="refreshed")
+        bench.put_session(SessionPolicy(rotation=Rotation.NEVER))
+        _, session = bench.ours({}, expected="refreshed", by_session=True)
+        bench.put_session(SessionPolicy(rotation=Rotation.OLD_DIES))
+        _, changed_session = bench.ours({}, expected="refreshed", by_session=True)
     return Result(
         alternations=alternations,
         cpu=Comparison.of(pairs, lambda start: start.cpu / _MILLISECOND),
         peak_memory=Comparison.of(pairs, lambda start: start.peak_memory / _MEGABYTE),
         wall=Comparison.of(pairs, lambda start: start.wall / _MILLISECOND),
         fresh=fresh,
-        refresh=refresh,
+        exchange=exchange,
+        session=session,
+        changed_session=changed_session,
         package=sum(map(_size, (_FUNCTION, *_LAYERS))),
     )
 
@@ -222,7 +275,12 @@ def _show(result: Result) -> None:
         f"{result.alternations} alternations, and the quartiles of the ratio pair by pair.\n",
         soft_wrap=True,
     )
-    for name, calls in (("Fresh token", result.fresh), ("Refresh", result.refresh)):
+    for name, calls in (
+        ("Fresh token", result.fresh),
+        ("Exchange, without a session secret", result.exchange),
+        ("Refresh by session", result.session),
+        ("Refresh by session, credential changed", result.changed_session),
+    ):
         console.print(
             f"{name}: {len(calls.aws)} calls to AWS ({', '.join(calls.aws)}), "
             f"{calls.qwen} to Qwen.",

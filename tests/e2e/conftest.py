@@ -1,6 +1,10 @@
-"""The deployed stacks, one of them with a fleet: built and deployed once, by the real ``sam``."""
+"""The deployed stacks, one of them with a fleet: built and deployed once, by the real ``sam``.
+
+No schedule comes in between: they run twice a day, and no test lasts so long.
+"""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -10,17 +14,65 @@ import pytest
 from localcloud.aws import Cloud
 from localcloud.fleet import Fleet
 from localcloud.qwen import MINTS_NEWER_CLAIMS, QwenStandIn
+from localcloud.sign_in_host import ANSWERS, SessionPolicy, SignInHost
 from localcloud.stack import Notification, Run, Stack
 
 ARRIVAL = timedelta(seconds=10)
+OWNER = "owner@example.com"
+# Of an access token's fifteen minutes: too few.
+NEARLY_OVER = timedelta(minutes=4)
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Stand-ins of Qwen's two hosts."""
+
+    qwen: QwenStandIn
+    sign_in_host: SignInHost
+
+    @classmethod
+    @contextmanager
+    def started(cls) -> Iterator["Hosts"]:
+        """Start both, for the length of the block."""
+        with QwenStandIn() as qwen, SignInHost(qwen) as sign_in_host:
+            yield cls(qwen, sign_in_host)
+
+    def parameters(self, **others: str) -> dict[str, str]:
+        """Return the parameters of a stack that talks to these hosts, and runs when it is asked."""
+        return {
+            "ApiBaseUrl": self.qwen.base_url,
+            "AuthBaseUrl": self.sign_in_host.base_url,
+            "Schedule": "rate(12 hours)",
+            "CheckSchedule": "",
+            **others,
+        }
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a run came to, its calls to AWS, and how many it made to Qwen's hosts."""
+
+    run: Run
+    aws: list[str]
+    qwen: int
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """The stack, and the API that its function talks to."""
+    """The stack, and the hosts that its function talks to."""
 
     stack: Stack
-    qwen: QwenStandIn
+    hosts: Hosts
+
+    @property
+    def qwen(self) -> QwenStandIn:
+        """The stand-in of the API."""
+        return self.hosts.qwen
+
+    @property
+    def sign_in_host(self) -> SignInHost:
+        """The stand-in of the host that sessions are renewed at."""
+        return self.hosts.sign_in_host
 
     def hold(self, lifetime: timedelta) -> str:
         """Put a token that lives so long into the secret, the only live one, and return it."""
@@ -31,6 +83,19 @@ class Deployed:
         self.stack.put(raw)
         return raw
 
+    def hold_session(self, *, left: timedelta = NEARLY_OVER, login: timedelta | None = None) -> str:
+        """Put a new login in, and its access token with so much time left; return the credential.
+
+        ``login`` is how long the credential lives, where that is to be said.
+        """
+        self.qwen.mint()
+        self.qwen.revoke()
+        # Since when it lives, it does not say: it is due with less than days left.
+        self.stack.put(self.qwen.issue_access_token(lifetime=left, has_iat=False))
+        credential = self.sign_in_host.log_in(lifetime=login)
+        self.stack.put_session(credential)
+        return credential
+
     def alert(self) -> Notification:
         """Return the alert of the function that arrived."""
         return self.stack.wait_for_notification(
@@ -39,16 +104,26 @@ class Deployed:
             expected="the function's alert",
         )
 
-    def calls(self, event: object = None) -> tuple[Run, list[str], int]:
-        """Run the function; return what came of it, its calls to AWS, and how many to Qwen."""
-        aws, qwen = self.stack.cloud.relay.calls, self.qwen.requests
-        seen_by_aws, seen_by_qwen = len(aws), len(qwen)
+    def calls(self, event: object = None) -> Calls:
+        """Run the function; return what came of it, and its calls."""
+        aws = self.stack.cloud.relay.calls
+        seen_by_aws, seen_by_qwen = len(aws), self._asked()
         run = self.stack.invoke(event)
-        return run, aws[seen_by_aws:], len(qwen) - seen_by_qwen
+        return Calls(run, aws[seen_by_aws:], self._asked() - seen_by_qwen)
 
-    def silence(self) -> None:
-        """Forget what was said so far, and let the API behave again."""
+    def _asked(self) -> int:
+        return len(self.qwen.requests) + len(self.sign_in_host.requests)
+
+    def start_anew(self) -> None:
+        """Forget what was said and done so far, and let the hosts behave again."""
         self.qwen.answer_with(MINTS_NEWER_CLAIMS)
+        self.sign_in_host.answer_with(ANSWERS)
+        self.sign_in_host.policy = SessionPolicy()
+        # A dozen sign-ins bring a challenge.
+        self.sign_in_host.requests.clear()
+        self.sign_in_host.spent.clear()
+        self.stack.forget()
+        self.stack.unstage()
         self.stack.notifications()
 
 
@@ -59,25 +134,52 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", name="session_stack")
 def _session_stack(cloud: Cloud, built: Path) -> Iterator[Deployed]:
-    with QwenStandIn() as qwen:
-        yield Deployed(cloud.deploy(built, parameters={"ApiBaseUrl": qwen.base_url}), qwen)
+    with Hosts.started() as hosts:
+        parameters = hosts.parameters(AlertEmail=OWNER)
+        yield Deployed(cloud.deploy(built, parameters=parameters), hosts)
 
 
 @pytest.fixture(name="deployed")
 def _deployed(session_stack: Deployed) -> Deployed:
-    session_stack.silence()
+    """Return a stack for tokens of the first kind. It holds no login beside the token."""
+    session_stack.start_anew()
     return session_stack
+
+
+@pytest.fixture(scope="session", name="session_newer")
+def _session_newer(cloud: Cloud, built: Path) -> Iterator[Deployed]:
+    with Hosts.started() as hosts:
+        stack = cloud.deploy(
+            built,
+            name="newer",
+            parameters=hosts.parameters(
+                SecretName="newer/token", SessionSecretName="newer/session", AlertAfterMinutes="0"
+            ),
+        )
+        yield Deployed(stack, hosts)
+
+
+@pytest.fixture(name="newer")
+def _newer(session_newer: Deployed) -> Deployed:
+    """Return a stack for sessions. To it, no trouble is a notice."""
+    session_newer.start_anew()
+    return session_newer
 
 
 @pytest.fixture(scope="session", name="session_fleet")
 def _session_fleet(cloud: Cloud, built: Path) -> Iterator[Fleet]:
-    with QwenStandIn() as qwen:
+    with Hosts.started() as hosts:
         stack = cloud.deploy(
             built,
             name="pool",
-            parameters={"Fleet": "true", "ApiBaseUrl": qwen.base_url, "SecretName": "pool/own"},
+            parameters=hosts.parameters(
+                Fleet="true",
+                FleetSchedule="rate(12 hours)",
+                SecretName="pool/own",
+                SessionSecretName="pool/own-session",
+            ),
         )
-        yield Fleet(stack, qwen)
+        yield Fleet(stack, hosts.qwen)
 
 
 @pytest.fixture(name="fleet")
@@ -85,10 +187,5 @@ def _fleet(session_fleet: Fleet) -> Iterator[Fleet]:
     """Return the fleet without members, and with nothing said or queued."""
     session_fleet.qwen.answer_with(MINTS_NEWER_CLAIMS)
     session_fleet.stack.notifications()
-    yield session_fleet
-    session_fleet.cloud.sqs.purge_queue(QueueUrl=session_fleet.stack.outputs["FleetQueueUrl"])
-    client = session_fleet.cloud.secretsmanager
-    pages = client.get_paginator("list_secrets").paginate(IncludePlannedDeletion=True)
-    for secret in [each for page in pages for each in page["SecretList"]]:
-        if secret["Name"] != "pool/own":
-            client.delete_secret(SecretId=secret["ARN"], ForceDeleteWithoutRecovery=True)
+    with session_fleet.passing():
+        yield session_fleet

@@ -98,9 +98,29 @@ def test_alarms_and_dashboard_watch_what_the_function_emits(deployed: Deployed) 
     assert watched_by_alarms(deployed) <= own | by_lambda
     assert {metric for _, metric, _ in watched_by_alarms(deployed)} == {
         "Errors",
-        "RunSucceeded",
+        "RunCompleted",
+        "SessionDaysRemaining",
         "TokenDaysRemaining",
     }
+
+
+def test_the_login_is_measured_apart_from_the_token_that_it_gives(newer: Deployed) -> None:
+    """An access token of 15 minutes raises no alarm: its login lives for 30 days."""
+    newer.hold_session()
+
+    newer.stack.invoke()
+
+    [*_, measured] = [each for each in newer.stack.log_documents() if "_aws" in each]
+    assert measured["service"] == newer.stack.name
+    assert value_of("SessionDaysRemaining", measured) == pytest.approx(30, abs=0.01)
+    assert value_of("TokenDaysRemaining", measured) == pytest.approx(15 / 1440, abs=0.001)
+    counted = {"RunCompleted": 1, "RunSucceeded": 1, "TokenRefreshed": 1, "RefreshFailed": 0}
+    assert {name: value_of(name, measured) for name in counted} == counted
+
+
+def value_of(metric: str, document: Any) -> float:
+    [value] = document[metric]
+    return float(value)
 
 
 class Alarm:
@@ -134,7 +154,7 @@ class Alarm:
 
     def be_silent(self) -> None:
         self._client.set_alarm_state(
-            AlarmName=self.name, StateValue="ALARM", StateReason="no data for a day"
+            AlarmName=self.name, StateValue="ALARM", StateReason="no data for half an hour"
         )
 
     def wait_for_message(self, state: str) -> Notification:
@@ -169,7 +189,8 @@ def _watch(deployed: Deployed) -> Iterator[Callable[[str], Alarm]]:
     ("name", "bad", "good"),
     [
         pytest.param("refresh-failed", 1, 0, id="a run failed, and the next one did not"),
-        pytest.param("token-expiring", 0.5, 7, id="days ran out, and a new token brought more"),
+        pytest.param("login-ending", 0.5, 30, id="a login's days ran out, and a new one began"),
+        pytest.param("token-expired", 0, 0.01, id="a token expired, and a new one is there"),
     ],
 )
 def test_an_alarm_goes_off_and_is_over_again(
@@ -194,7 +215,7 @@ def test_an_alarm_goes_off_and_is_over_again(
     alarm.wait_for_message("OK")
 
 
-def test_a_run_that_succeeds_ends_the_silence(watch: Callable[[str], Alarm]) -> None:
+def test_a_run_that_comes_to_its_end_ends_the_silence(watch: Callable[[str], Alarm]) -> None:
     alarm = watch("keeper-silent")
     # The emulator takes missing data for nothing, whatever the alarm says of it: it is told.
     alarm.be_silent()

@@ -56,6 +56,7 @@ def test_a_refresh_and_a_failure_are_announced_without_the_token(
     refreshed = next_event()
     assert refreshed["detail-type"] == "Token Refreshed"
     assert refreshed["detail"] == result
+    assert refreshed["detail"]["grant"] == "exchange"
 
     deployed.qwen.answer_with(scenarios.TOKEN_DEAD)
     deployed.stack.invoke({"force": True})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from localcloud import qwen as scenarios
+from localcloud.sign_in_host import Rotation, SessionPolicy
 from tests.e2e.conftest import Deployed
 
 DAY = timedelta(days=1)
@@ -87,6 +88,21 @@ def test_put_keeps_the_other_keys_of_an_object(deployed: Deployed) -> None:
     assert (stored["service"], stored["token"]) == ("chat", raw)
 
 
+def test_put_leaves_a_session_to_the_function_which_uses_it_at_once(newer: Deployed) -> None:
+    newer.hold_session()
+    newer.sign_in_host.policy = SessionPolicy(rotation=Rotation.REUSE_ENDS_LOGIN)
+    credential = newer.sign_in_host.log_in()
+
+    done = newer.stack.command_line("put", typed=f"Cookie: a=b; refresh_token={credential}\n")
+
+    assert done.returncode == 0, done.stderr
+    assert newer.sign_in_host.spent == {newer.sign_in_host.serial_of(credential): 1}
+    kept = json.loads(newer.stack.current_session().text)
+    assert kept["refresh_token"] == newer.sign_in_host.current() != credential
+    assert newer.qwen.accepts(newer.stack.current().text)
+    assert newer.stack.notifications() == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "outcome"),
     [([], "fresh"), (["--dry-run"], "fresh"), (["--force"], "refreshed")],
@@ -130,9 +146,10 @@ def test_status_shows_everything_at_a_glance(deployed: Deployed) -> None:
         scenarios.ACCOUNT,
         "5.00 of 7.00 days",
         deployed.stack.current().version_id,
-        "rate(6 hours), next at about",
+        "rate(12 hours), next at about",
         "Alarm RefreshFailedAlarm",
-        "Alarm TokenExpiringAlarm",
+        "Alarm LoginEndingAlarm",
+        "Alarm TokenExpiredAlarm",
         "Alarm KeeperSilentAlarm",
     ):
         assert shown in done.stdout
@@ -150,10 +167,11 @@ def test_status_for_scripts_has_the_same_and_a_code_of_its_own_for_trouble(
     assert done.returncode == 3
     assert document["state"] == "stale"
     assert document["days_remaining"] == 0.5
-    assert document["schedule"]["expression"] == "rate(6 hours)"
+    assert document["schedule"]["expression"] == "rate(12 hours)"
     assert document["alarms"].keys() == {
         "RefreshFailedAlarm",
-        "TokenExpiringAlarm",
+        "LoginEndingAlarm",
+        "TokenExpiredAlarm",
         "KeeperSilentAlarm",
     }
 
@@ -207,7 +225,7 @@ def test_a_schedule_that_is_off_needs_a_person(deployed: Deployed) -> None:
         scheduler.update_schedule(**same, State="ENABLED")
 
     assert done.returncode == 3
-    assert "rate(6 hours) is DISABLED" in done.stdout
+    assert "rate(12 hours) is DISABLED" in done.stdout
 
 
 def test_smoke_reads_the_secret_has_it_refreshed_and_uses_the_new_token(

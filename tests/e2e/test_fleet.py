@@ -3,6 +3,7 @@
 import json
 import threading
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 
@@ -193,17 +194,22 @@ def test_a_fleet_too_large_for_one_invocation_is_looked_through_to_its_end(fleet
     assert (ended["queued"], ended["skipped"]) == (1, 101)
 
 
-def test_a_token_of_the_fleet_that_is_about_to_expire_raises_its_alarm(fleet: Fleet) -> None:
-    fleet.add("dying", left=DAY / 2)
+@pytest.mark.parametrize(
+    ("alarm", "left"), [("fleet-login-ending", DAY / 2), ("fleet-token-expired", -DAY / 2)]
+)
+def test_a_token_of_the_fleet_that_ends_raises_its_alarm(
+    alarm: str, left: timedelta, fleet: Fleet
+) -> None:
+    fleet.add("dying", left=left)
     fleet.qwen.revoke("dying")
 
     fleet.sweep()
     fleet.drain()
-    assert fleet.stack.alarms()["fleet-token-expiring"] == "ALARM"
+    assert fleet.stack.alarms()[alarm] == "ALARM"
 
     alarms = [each.document for each in fleet.stack.notifications() if each.is_alarm]
-    told = {alarm["AlarmName"]: alarm["AlarmDescription"] for alarm in alarms}
-    assert "make status STACK=pool ARGS=--fleet" in told["pool-fleet-token-expiring"]
+    told = {each["AlarmName"]: each["AlarmDescription"] for each in alarms}
+    assert "make status STACK=pool ARGS=--fleet" in told[f"pool.{alarm}"]
 
 
 def test_the_schedule_runs_dispatch(fleet: Fleet) -> None:
@@ -235,7 +241,7 @@ def test_what_sqs_measures_of_the_queues_raises_alarms(
     alarm: str, metric: str, queue: str, bad: float, fleet: Fleet
 ) -> None:
     # As SQS would: the emulator's does not measure its queues.
-    [measured] = fleet.cloud.cloudwatch.describe_alarms(AlarmNames=[f"pool-{alarm}"])[
+    [measured] = fleet.cloud.cloudwatch.describe_alarms(AlarmNames=[f"pool.{alarm}"])[
         "MetricAlarms"
     ]
     name = fleet.stack.outputs[queue].rpartition("/")[2]
@@ -245,4 +251,4 @@ def test_what_sqs_measures_of_the_queues_raises_alarms(
     fleet.measure(metric, queue=name, value=bad)
     assert fleet.stack.alarms()[alarm] == "ALARM"
     told = [each.document for each in fleet.stack.notifications() if each.is_alarm]
-    assert f"pool-{alarm}" in [each["AlarmName"] for each in told]
+    assert f"pool.{alarm}" in [each["AlarmName"] for each in told]

@@ -166,7 +166,7 @@ def test_the_keepers_own_status_shows_its_own_schedule_beside_the_fleets(fleet: 
     done = fleet.stack.command_line("status", "--json")
 
     document = json.loads(done.stdout)
-    assert document["schedule"]["expression"] == "rate(6 hours)"
+    assert document["schedule"]["expression"] == "rate(12 hours)"
     assert "FleetSilentAlarm" in document["alarms"]
 
 

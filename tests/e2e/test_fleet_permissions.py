@@ -1,7 +1,8 @@
 """Least privilege of the fleet's functions: what they use is granted, and what is granted is used.
 
 Used is what the relay saw the deployed functions do in all of this folder's tests: these are the
-last. The secrets that they touched are one resource here: all that carry the fleet's tag.
+last. Whose keys are theirs, the runs here tell: no other function runs meanwhile. The secrets that
+they touched are one resource here: all that carry the fleet's tag.
 """
 
 from typing import Any
@@ -41,8 +42,8 @@ def granted_to(role: str, fleet: Fleet) -> set[Permission]:
     }
 
 
-def used(fleet: Fleet) -> tuple[set[Permission], set[Permission]]:
-    """Return what dispatch did, and what the workers did."""
+def used(fleet: Fleet, keys: set[str]) -> tuple[set[Permission], set[Permission]]:
+    """Return what dispatch did, and what the workers did; ``keys`` are those of both."""
     resources = fleet.stack.resources()
     arns = {
         fleet.stack.outputs["FleetQueueUrl"].rpartition("/")[2]: "sqs:{}:{}:{}",
@@ -53,7 +54,7 @@ def used(fleet: Fleet) -> tuple[set[Permission], set[Permission]]:
     }
     assert lists
     by_dispatch, by_workers = set[Permission](), set[Permission]()
-    for use in fleet.cloud.relay.uses:
+    for use in [each for each in fleet.cloud.relay.uses if each.key_id in keys]:
         resource = ANY_SECRET if use.action in OF_A_SECRET else use.resource
         if resource in arns:
             resource = "arn:aws:" + arns[resource].format(REGION, ACCOUNT, resource)
@@ -61,36 +62,37 @@ def used(fleet: Fleet) -> tuple[set[Permission], set[Permission]]:
     return by_dispatch, by_workers
 
 
-@pytest.fixture(name="exercised")
-def _exercised(fleet: Fleet) -> Fleet:
-    """Return the fleet after runs on every path to AWS that its functions have."""
-    for number in range(101):
-        fleet.add(f"fresh/{number:03}", left=5 * DAY)
-    fleet.add("zz/due", left=DAY)
-    fleet.add("zz/dead", left=DAY)
-    fleet.qwen.revoke("zz/dead")
-    with fleet.one_page_an_invocation():
+def exercise(fleet: Fleet) -> set[str]:
+    """Take every path to AWS that the fleet's functions have, and return the keys that they had."""
+    with fleet.cloud.relay.watching() as uses:
+        for number in range(101):
+            fleet.add(f"fresh/{number:03}", left=5 * DAY)
+        fleet.add("zz/due", left=DAY)
+        fleet.add("zz/dead", left=DAY)
+        fleet.qwen.revoke("zz/dead")
+        with fleet.one_page_an_invocation():
+            fleet.sweep()
+            fleet.wait_for_refresh("zz/due")
+        fleet.drain()
+        fleet.add("zz/later", left=DAY)
+        fleet.qwen.answer_with(scenarios.BLOCK_PAGE)
         fleet.sweep()
-        fleet.wait_for_refresh("zz/due")
-    fleet.drain()
-    fleet.add("zz/later", left=DAY)
-    fleet.qwen.answer_with(scenarios.BLOCK_PAGE)
-    fleet.sweep()
-    fleet.wait_for_postponed(2)
-    with fleet.cloud.relay.interfering("secretsmanager:ListSecrets", Refusal("InternalFailure")):
-        function = fleet.stack.outputs["DispatchFunctionName"]
-        failed = fleet.cloud.functions.invoke(FunctionName=function, Payload=b"{}")
-    assert "FunctionError" in failed, "a sweep that fails tells so itself"
-    return fleet
+        fleet.wait_for_postponed(2)
+        refusal = Refusal("InternalFailure")
+        with fleet.cloud.relay.interfering("secretsmanager:ListSecrets", refusal):
+            function = fleet.stack.outputs["DispatchFunctionName"]
+            failed = fleet.cloud.functions.invoke(FunctionName=function, Payload=b"{}")
+        assert "FunctionError" in failed, "a sweep that fails tells so itself"
+    return {use.key_id for use in uses}
 
 
 def test_the_functions_use_what_they_are_granted_and_are_granted_what_they_use(
-    exercised: Fleet,
+    fleet: Fleet,
 ) -> None:
-    by_dispatch, by_workers = used(exercised)
+    by_dispatch, by_workers = used(fleet, exercise(fleet))
 
-    assert by_dispatch == granted_to("DispatchFunctionRole", exercised)
-    assert by_workers == granted_to("WorkerFunctionRole", exercised)
+    assert by_dispatch == granted_to("DispatchFunctionRole", fleet)
+    assert by_workers == granted_to("WorkerFunctionRole", fleet)
 
 
 @pytest.mark.parametrize("role", ["DispatchFunctionRole", "WorkerFunctionRole"])

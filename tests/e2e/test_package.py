@@ -37,9 +37,14 @@ importlib.import_module(sys.argv[1])
 from keeper_runtime.clients import Clients
 
 clients = Clients.real()
-for make in (clients.secrets, clients.sns, clients.events, clients.sqs, clients.functions):
+for make in (
+    *(clients.secrets, clients.dynamodb, clients.sns, clients.events),
+    *(clients.sqs, clients.functions),
+):
     make()
-clients.qwen("https://chat.qwen.ai")
+clients.qwen("https://chat.qwen.ai", "any")
+for module in ("exchange", "refresh_token", "password"):
+    importlib.import_module(f"qwen_token.grants.{module}")
 print(json.dumps([compiled, [getattr(each, "__file__", None) for each in sys.modules.values()]]))
 """
 

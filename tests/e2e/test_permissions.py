@@ -12,10 +12,15 @@ from typing import Any
 import boto3
 import botocore.session
 import pytest
+from botocore.exceptions import ClientError
 
 from localcloud import qwen as scenarios
+from localcloud import sign_in_host
 from localcloud.aws import REGION, Cloud
 from localcloud.iam import Iam, Permission, permissions
+from localcloud.recording_proxy import Refusal
+from localcloud.sign_in_host import Rotation, SessionPolicy
+from localcloud.stack import Stack
 from tests.e2e.conftest import Deployed
 
 DAY = timedelta(days=1)
@@ -41,43 +46,67 @@ def key_id(session: boto3.Session) -> str:
     return credentials.access_key
 
 
+def table_arn(stack: Stack) -> str:
+    return f"arn:aws:dynamodb:{REGION}:000000000000:table/{stack.outputs['StateTableName']}"
+
+
 @pytest.fixture(name="used")
-def _used(deployed: Deployed) -> set[Permission]:
+def _used(newer: Deployed) -> set[Permission]:
     """Return what the function has done: in this session so far, and on each of its paths."""
-    relay = deployed.stack.cloud.relay
+    stack, relay = newer.stack, newer.stack.cloud.relay
     with relay.watching() as uses:
-        deployed.hold(5 * DAY)
-        assert deployed.stack.invoke().result is not None, "reads"
-        deployed.hold(2 * DAY)
-        assert deployed.stack.invoke().result is not None, "reads, stages and promotes"
-        deployed.hold(2 * DAY)
-        deployed.qwen.answer_with(scenarios.TOKEN_DEAD)
-        assert deployed.stack.invoke().error is not None, "looks for other versions, and publishes"
+        newer.hold_session()
+        newer.sign_in_host.policy = SessionPolicy(rotation=Rotation.OLD_DIES)
+        assert stack.invoke().result is not None, "leases, keeps the session, stages and promotes"
+        newer.hold_session()
+        with relay.interfering("secretsmanager:UpdateSecretVersionStage", Refusal("Any", 500)):
+            assert stack.invoke().error is not None, "stages a session"
+        assert stack.invoke().result is not None, "looks for the session that was staged"
+        newer.hold_session()
+        newer.sign_in_host.answer_with(sign_in_host.REFUSES)
+        newer.qwen.answer_with(scenarios.TOKEN_DEAD)
+        assert stack.invoke().error is not None, "looks for other versions, and publishes"
+        stack.put("no token")
+        with stack.leased():
+            assert stack.invoke().error is not None, "reads the history without the lease"
+        stack.put_session(" ")
+        stack.put(newer.qwen.mint(lifetime=2 * DAY))
+        newer.sign_in_host.answer_with(sign_in_host.ANSWERS)
+        newer.qwen.answer_with(scenarios.MINTS_NEWER_CLAIMS)
+        assert stack.invoke().result is not None, "finds the session secret without a session"
     [function] = {use.key_id for use in uses}
-    return {(use.action, use.resource) for use in relay.uses if use.key_id == function}
+    named = {stack.outputs["StateTableName"]: table_arn(stack)}
+    return {
+        (use.action, named.get(use.resource, use.resource))
+        for use in relay.uses
+        if use.key_id == function
+    }
 
 
 def test_the_function_uses_what_it_is_granted_and_is_granted_what_it_uses(
-    deployed: Deployed, used: set[Permission]
+    newer: Deployed, used: set[Permission]
 ) -> None:
-    granted = permissions(Iam(deployed.stack).statements("RefreshFunctionRole"))
+    granted = permissions(Iam(newer.stack).statements("RefreshFunctionRole"))
 
     assert used == without_unseen(granted)
     assert {action for action, _ in granted - used} <= UNSEEN.keys()
 
 
-def test_the_function_may_do_nothing_else_to_anything(deployed: Deployed) -> None:
-    stack = deployed.stack
-    log_group = f"arn:aws:logs:{REGION}:000000000000:log-group:/aws/lambda/{stack.name}-refresh"
+def test_the_function_may_do_nothing_else_to_anything(newer: Deployed) -> None:
+    stack = newer.stack
+    log_group = f"arn:aws:logs:{REGION}:000000000000:log-group:/aws/lambda/{stack.name}/refresh"
     log_stream = f"{log_group}:log-stream:one"
     bus = f"arn:aws:events:{REGION}:000000000000:event-bus/default"
+    of_a_secret = {
+        "secretsmanager:DescribeSecret",
+        "secretsmanager:GetSecretValue",
+        "secretsmanager:PutSecretValue",
+        "secretsmanager:UpdateSecretVersionStage",
+    }
     own = {
-        stack.secret_arn: {
-            "secretsmanager:DescribeSecret",
-            "secretsmanager:GetSecretValue",
-            "secretsmanager:PutSecretValue",
-            "secretsmanager:UpdateSecretVersionStage",
-        },
+        stack.secret_arn: of_a_secret,
+        stack.session_secret_arn: of_a_secret,
+        table_arn(stack): {"dynamodb:GetItem", "dynamodb:UpdateItem"},
         stack.outputs["AlertTopicArn"]: {"sns:Publish"},
         bus: {"events:PutEvents"},
         log_stream: {"logs:CreateLogStream", "logs:PutLogEvents"},
@@ -86,6 +115,9 @@ def test_the_function_may_do_nothing_else_to_anything(deployed: Deployed) -> Non
         stack.outputs["RefreshFunctionArn"],
         # Names that only begin like the stack's own.
         f"{stack.secret_arn}x",
+        f"{stack.session_secret_arn}x",
+        f"{table_arn(stack)}x",
+        f"{table_arn(stack)}/index/any",
         f"{stack.outputs['AlertTopicArn']}x",
         f"{log_group}-other:log-stream:one",
         f"{bus}x",
@@ -93,7 +125,9 @@ def test_the_function_may_do_nothing_else_to_anything(deployed: Deployed) -> Non
         "*",
     ]
     actions = list(
-        all_actions("secretsmanager", "sns", "events", "logs", "kms", "lambda", "iam", "sts")
+        all_actions(
+            *("secretsmanager", "dynamodb", "sns", "events", "logs", "kms", "lambda", "iam", "sts")
+        )
     )
     iam = Iam(stack)
 
@@ -104,6 +138,20 @@ def test_the_function_may_do_nothing_else_to_anything(deployed: Deployed) -> Non
     }
 
     assert allowed == {(action, arn) for arn, expected in own.items() for action in expected}
+
+
+def test_the_function_cannot_touch_another_table(newer: Deployed, deployed: Deployed) -> None:
+    cloud, role = newer.stack.cloud, Iam(newer.stack).role("RefreshFunctionRole")["RoleName"]
+    session = cloud.session_of_role(role)
+    dynamodb: Any = session.client("dynamodb", endpoint_url=cloud.endpoint)
+    key = {"secret_id": {"S": "any"}}
+
+    dynamodb.get_item(TableName=newer.stack.outputs["StateTableName"], Key=key)
+    for call in (dynamodb.get_item, dynamodb.update_item):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            call(TableName=deployed.stack.outputs["StateTableName"], Key=key)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        dynamodb.delete_item(TableName=newer.stack.outputs["StateTableName"], Key=key)
 
 
 def all_actions(*services: str) -> Iterator[str]:
@@ -131,6 +179,26 @@ def test_a_reader_uses_what_it_is_granted_and_is_granted_what_it_uses(deployed: 
         ("secretsmanager:GetSecretValue", stack.secret_arn),
         ("secretsmanager:DescribeSecret", stack.secret_arn),
     }
+
+
+def test_a_reader_cannot_open_the_session_secret(newer: Deployed) -> None:
+    stack = newer.stack
+    newer.hold_session()
+    reader = stack.reader()
+
+    assert reader.get_secret_value(SecretId=stack.secret_arn)["SecretString"]
+    for call in (reader.get_secret_value, reader.describe_secret):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            call(SecretId=stack.session_secret_arn)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        reader.put_secret_value(SecretId=stack.session_secret_arn, SecretString="theirs")
+    client: Any = stack.cloud.session_of_role_with(stack.outputs["ReaderPolicyArn"]).client(
+        "dynamodb", endpoint_url=stack.cloud.endpoint
+    )
+    with pytest.raises(ClientError, match="AccessDenied"):
+        client.get_item(
+            TableName=stack.outputs["StateTableName"], Key={"secret_id": {"S": stack.secret_arn}}
+        )
 
 
 def test_the_schedule_may_run_this_function_and_only_the_scheduler_may_be_the_schedule(
@@ -180,5 +248,5 @@ def test_no_resource_is_wider_than_aws_makes_it(deployed: Deployed, logical_id: 
 
     # A group's log streams have no names that could be known before: the end stands for them.
     assert all(action in {"logs:CreateLogStream", "logs:PutLogEvents"} for action, _ in wide)
-    group = f":log-group:/aws/lambda/{deployed.stack.name}-refresh:*"
+    group = f":log-group:/aws/lambda/{deployed.stack.name}/refresh:*"
     assert all(resource.endswith(group) and resource.count("*") == 1 for _, resource in wide)

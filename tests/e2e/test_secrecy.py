@@ -1,11 +1,26 @@
-"""No token, nor any part of one, comes out anywhere."""
+"""No token, credential or password, nor any part of one, comes out anywhere."""
 
+import hashlib
 import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
+import pytest
+
 from localcloud import qwen as scenarios
-from localcloud.recording_proxy import Refusal
-from tests.e2e.conftest import Deployed
+from localcloud import sign_in_host
+from localcloud.recording_proxy import Answer, Call, CarryOut, Refusal
+from localcloud.serving import Reply, Scenario
+from localcloud.sign_in_host import (
+    CredentialForm,
+    Rotation,
+    SessionPolicy,
+    SignInHost,
+    SignInRequest,
+)
+from tests.e2e.conftest import OWNER, Deployed
 from tests.repo_checks.targets import MAKEFILES
 
 DAY = timedelta(days=1)
@@ -37,11 +52,14 @@ def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:
         scenarios.STRANGE_TOKEN,
         scenarios.TOKEN_DEAD,
     ):
+        # What another answer left behind is not to keep the token from being spent.
+        stack.forget()
         deployed.hold(2 * DAY)
         qwen.answer_with(scenario)
         stack.invoke()
     qwen.answer_with(scenarios.MINTS_NEWER_CLAIMS)
     for operation in ("GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage"):
+        stack.forget()
         deployed.hold(2 * DAY)
         refusal = Refusal("InternalServiceError", 500)
         with cloud.relay.interfering(f"secretsmanager:{operation}", refusal):
@@ -71,11 +89,26 @@ def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:
         done = stack.command_line(*arguments, typed=typed)
         shown[f"command line: {arguments}"] = done.stdout + done.stderr
 
+    shown |= shown_by(deployed)
+    used = {request.raw for request in qwen.requests if request.raw} | {raw}
+    used |= {each.text for each in stack.versions() if qwen.read(each.text)}
+    parts = set().union(*(secret_parts(token) for token in used))
+    assert len(used) > 10, "the test must have used tokens"
+
+    for where, text in shown.items():
+        assert len(text) > 10, f"{where} must say something"
+        assert not parts & pieces(text), f"in the {where}"
+
+
+def shown_by(deployed: Deployed) -> dict[str, str]:
+    """Return all that AWS shows of a stack, but for what its secrets hold."""
+    stack, cloud = deployed.stack, deployed.stack.cloud
     name = stack.outputs["RefreshFunctionName"]
-    shown |= {
+    return {
         "log": "\n".join(stack.log()),
         "alerts": str(stack.notifications()),
         "e-mails": str([email.text for email in cloud.relay.emails]),
+        "state table": str(cloud.dynamodb.scan(TableName=stack.outputs["StateTableName"])),
         "alarms": str(cloud.cloudwatch.describe_alarms()),
         "metrics": str(cloud.cloudwatch.list_metrics()),
         "configuration": str(cloud.functions.get_function_configuration(FunctionName=name)),
@@ -83,11 +116,133 @@ def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:
         "secret's description": str(cloud.secretsmanager.list_secrets()),
         "emulator's log": cloud.ministack.output(),
     }
-    used = {request.raw for request in qwen.requests if request.raw} | {raw}
-    used |= {each.text for each in stack.versions() if qwen.read(each.text)}
-    parts = set().union(*(secret_parts(token) for token in used))
-    assert len(used) > 10, "the test must have used tokens"
 
+
+# --- logins ---------------------------------------------------------------------------------------
+
+PASSWORD = "correct horse battery staple"
+WRONG_PASSWORD = "wrong horse, right battery"
+
+SCENARIOS = (
+    sign_in_host.REFUSES,
+    sign_in_host.ISSUES_THEN_REFUSES,
+    sign_in_host.ANSWERS_FOR_ANOTHER_ACCOUNT,
+    sign_in_host.WITHOUT_TOKEN,
+    sign_in_host.STRANGE_TOKEN,
+    sign_in_host.COOKIE_HUGE,
+    sign_in_host.BLOCK_SLIDER,
+)
+# With a credential in them that nothing can be made of.
+SPOILT = ("{}; x=1", '{{"refresh_token": "{}"', '{{"refresh_token": ["{}"]}}', "{0} {0}")
+
+
+class Trial:
+    """Logins of one form, tried one after another, with a look at what can be seen meanwhile."""
+
+    def __init__(self, deployed: Deployed, form: CredentialForm) -> None:
+        self.deployed = deployed
+        self.form = form
+        self.host = deployed.sign_in_host
+        self.logins: list[str] = []
+        # What the stack sends to AWS, but for the secrets.
+        self.sent: list[str] = []
+        self.processes: list[str] = []
+        self.looking = Scenario("looks around", "lists the processes meanwhile", self._look_around)
+
+    def _look_around(self, host: SignInHost, request: SignInRequest) -> Reply:
+        listed = subprocess.run(
+            ["ps", "axeww", "-o", "command"],  # noqa: S607 - wherever the system has it
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.processes.append(listed.stdout)
+        return host.answer(request)
+
+    def _record(self, call: Call, carry_out: CarryOut) -> Answer | None:
+        if call.operation != "secretsmanager:PutSecretValue":
+            self.sent.append(call.body.decode())
+        return carry_out()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        relay = self.deployed.stack.cloud.relay
+        before, relay.gate = relay.gate, self._record
+        try:
+            yield
+        finally:
+            relay.gate = before
+
+    def log_in(self) -> str:
+        """Let a token be due, and return a new credential."""
+        self.deployed.hold_session()
+        self.host.policy = SessionPolicy(rotation=Rotation.OLD_DIES, credential_form=self.form)
+        self.host.answer_with(self.looking)
+        self.logins.append(self.host.log_in())
+        return self.logins[-1]
+
+    def run(self, text: str) -> None:
+        """Run the function with this in the session secret, as if it had never run."""
+        self.deployed.stack.forget()
+        self.deployed.stack.put_session(text)
+        self.deployed.stack.invoke()
+        kept = self.deployed.stack.current_session().text
+        if kept != text:
+            self.logins.append(json.loads(kept)["refresh_token"])
+
+    def parts(self) -> set[str]:
+        """Return every piece of what was secret."""
+        of_credential = secret_parts if self.form is CredentialForm.JWT else pieces
+        passwords = (PASSWORD, WRONG_PASSWORD)
+        return set().union(
+            *map(of_credential, self.logins),
+            *(pieces(password) for password in passwords),
+            *(pieces(hashlib.sha256(password.encode()).hexdigest()) for password in passwords),
+            *(secret_parts(each.raw) for each in self.deployed.qwen.requests if each.raw),
+        )
+
+
+@pytest.mark.parametrize("form", CredentialForm)
+def test_no_part_of_any_login_is_in_any_output(newer: Deployed, form: CredentialForm) -> None:
+    trial = Trial(newer, form)
+    relay = newer.stack.cloud.relay
+    newer.sign_in_host.set_password(OWNER, PASSWORD)
+
+    with trial.recording():
+        trial.run(trial.log_in())
+        for scenario in SCENARIOS:
+            credential = trial.log_in()
+            newer.sign_in_host.answer_with(scenario)
+            trial.run(credential)
+        for operation in ("PutSecretValue", "UpdateSecretVersionStage"):
+            refusal = Refusal("InternalServiceError", 500)
+            credential = trial.log_in()
+            with relay.interfering(f"secretsmanager:{operation}", refusal):
+                trial.run(credential)
+        for spoilt in SPOILT:
+            trial.run(spoilt.format(trial.log_in()))
+        for email, password in ((OWNER, PASSWORD), (OWNER, WRONG_PASSWORD), ("nobody", PASSWORD)):
+            trial.log_in()
+            trial.run(json.dumps({"email": email, "password": password}))
+    shown = {
+        f"command line: {arguments}": done.stdout + done.stderr
+        for arguments, typed in (
+            (["put"], trial.log_in()),
+            (["put", "--json"], f"refresh_token={trial.log_in()}; other=1"),
+            (["put"], f"refresh_token={trial.log_in()[:-40]} x"),
+            (["put", "--sign-in"], f"{OWNER}\n{PASSWORD}\n"),
+            (["put", "--sign-in", "--json"], f"{OWNER}\n{WRONG_PASSWORD}\n"),
+            (["status"], ""),
+            (["status", "--json"], ""),
+            (["refresh", "--force"], ""),
+        )
+        for done in [newer.stack.command_line(*arguments, typed=typed)]
+    }
+
+    shown |= shown_by(newer)
+    shown |= {"calls to AWS": str(trial.sent), "process list": str(trial.processes)}
+    assert len(trial.processes) > 4, "both grants must have been used"
+    parts = trial.parts()
     for where, text in shown.items():
         assert len(text) > 10, f"{where} must say something"
         assert not parts & pieces(text), f"in the {where}"

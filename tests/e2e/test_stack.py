@@ -1,4 +1,4 @@
-"""What a deployment does: to the secret, which it never takes away, and beside other stacks.
+"""What a deployment does: to the secrets, which it never takes away, and beside other stacks.
 
 Deploying a second stack over a secret's name that is taken is not tried: AWS refuses, and the
 emulator takes the secret over, empty.
@@ -16,9 +16,8 @@ from botocore.exceptions import ClientError
 
 from localcloud.aws import REGION, Cloud
 from localcloud.iam import Iam, permissions
-from localcloud.qwen import QwenStandIn
 from localcloud.stack import Stack
-from tests.e2e.conftest import Deployed
+from tests.e2e.conftest import Deployed, Hosts
 
 
 def delete(stack: Stack) -> None:
@@ -46,36 +45,39 @@ class Pair:
 def _session_pair(cloud: Cloud, built: Path) -> Iterator[Pair]:
     kms: Any = cloud.session.client("kms", endpoint_url=cloud.endpoint)
     key_arn = kms.create_key()["KeyMetadata"]["Arn"]
-    with QwenStandIn() as qwen, QwenStandIn() as other_qwen:
+    with Hosts.started() as hosts, Hosts.started() as other_hosts:
         one = cloud.deploy(
             built,
             name="one",
-            parameters={"SecretName": "one/token", "ApiBaseUrl": qwen.base_url},
+            parameters=hosts.parameters(
+                SecretName="one/token", SessionSecretName="one/session", ChangeEvents="false"
+            ),
         )
         two = cloud.deploy(
             built,
             # A pattern that means all of the first one's would mean this one's as well.
             name="one-two",
-            parameters={
-                "SecretName": "one/token-two",
-                "ApiBaseUrl": other_qwen.base_url,
-                "SecretKmsKeyArn": key_arn,
-            },
+            parameters=other_hosts.parameters(
+                SecretName="one/token-two",
+                SessionSecretName="one/session-two",
+                SecretKmsKeyArn=key_arn,
+                CheckSchedule="rate(2 days)",
+            ),
         )
-        yield Pair(Deployed(one, qwen), Deployed(two, other_qwen), key_arn)
+        yield Pair(Deployed(one, hosts), Deployed(two, other_hosts), key_arn)
 
 
 @pytest.fixture(name="pair")
 def _pair(session_pair: Pair) -> Pair:
-    session_pair.one.silence()
-    session_pair.two.silence()
+    session_pair.one.start_anew()
+    session_pair.two.start_anew()
     return session_pair
 
 
 def test_two_stacks_share_nothing(pair: Pair) -> None:
     one, two = pair.one.stack.resources(), pair.two.stack.resources()
 
-    assert one.keys() == two.keys()
+    assert two.keys() - one.keys() == {"CheckTimer"}
     assert not set(one.values()) & set(two.values())
 
 
@@ -94,7 +96,11 @@ def test_two_stacks_run_side_by_side_each_on_its_own_secret(pair: Pair) -> None:
         assert waits.stack.current().text == untouched
         # The bus is the account's, and both stacks' to announce on.
         own = {use.resource for use in uses if use.action != "events:PutEvents"}
-        assert own == {runs.stack.secret_arn}
+        assert own == {
+            runs.stack.secret_arn,
+            runs.stack.session_secret_arn,
+            runs.stack.outputs["StateTableName"],
+        }
 
 
 def test_no_stack_is_allowed_anything_of_the_other(pair: Pair) -> None:
@@ -106,12 +112,14 @@ def test_no_stack_is_allowed_anything_of_the_other(pair: Pair) -> None:
             *iam.reader_statements(),
         ]
         granted = {arn for _, arn in permissions(statements)}
-        assert granted & {own.secret_arn}
+        assert granted >= {own.secret_arn, own.session_secret_arn}
         assert not granted & {
             other.secret_arn,
+            other.session_secret_arn,
             other.outputs["AlertTopicArn"],
             other.outputs["RefreshFunctionArn"],
         }
+        assert not any(arn.endswith(f"/{other.outputs['StateTableName']}") for arn in granted)
         with pytest.raises(ClientError, match="AccessDenied"):
             own.reader().get_secret_value(SecretId=other.secret_arn)
 
@@ -130,31 +138,31 @@ def test_only_a_stacks_own_alarms_may_publish_to_its_topic(pair: Pair, cloud: Cl
         assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": account}
         assert sorted(statement["Condition"]["ArnEquals"]["aws:SourceArn"]) == [
             f"{alarms}-keeper-silent",
+            f"{alarms}-login-ending",
             f"{alarms}-refresh-failed",
-            f"{alarms}-token-expiring",
+            f"{alarms}-token-expired",
         ]
 
 
-def test_a_customer_key_is_granted_for_this_one_secret_by_way_of_secrets_manager(
+def test_a_customer_key_is_granted_for_these_secrets_by_way_of_secrets_manager(
     pair: Pair, cloud: Cloud
 ) -> None:
     stack, iam = pair.two.stack, Iam(pair.two.stack)
-    assert cloud.secretsmanager.describe_secret(SecretId=stack.secret_arn)["KmsKeyId"] == (
-        pair.key_arn
-    )
-    condition = {
-        "StringEquals": {
-            "kms:ViaService": f"secretsmanager.{REGION}.amazonaws.com",
-            "kms:EncryptionContext:SecretARN": stack.secret_arn,
-        }
-    }
-    for statements, actions in (
-        (iam.statements("RefreshFunctionRole"), {"kms:Decrypt", "kms:GenerateDataKey"}),
-        (iam.reader_statements(), {"kms:Decrypt"}),
+    both = [stack.secret_arn, stack.session_secret_arn]
+    for arn in both:
+        assert cloud.secretsmanager.describe_secret(SecretId=arn)["KmsKeyId"] == pair.key_arn
+    for statements, actions, secrets in (
+        (iam.statements("RefreshFunctionRole"), {"kms:Decrypt", "kms:GenerateDataKey"}, both),
+        (iam.reader_statements(), {"kms:Decrypt"}, stack.secret_arn),
     ):
         [with_key] = [each for each in statements if each["Sid"] == "UseTheSecretsKey"]
         assert permissions([with_key]) == {(action, pair.key_arn) for action in actions}
-        assert with_key["Condition"] == condition
+        assert with_key["Condition"] == {
+            "StringEquals": {
+                "kms:ViaService": f"secretsmanager.{REGION}.amazonaws.com",
+                "kms:EncryptionContext:SecretARN": secrets,
+            }
+        }
 
     without = Iam(pair.one.stack)
     of_no_key = [*without.statements("RefreshFunctionRole"), *without.reader_statements()]
@@ -191,64 +199,157 @@ def test_a_reader_cannot_use_the_key_by_itself(pair: Pair, cloud: Cloud) -> None
     assert client_with(policy["Arn"]).decrypt(**request)["Plaintext"] == b"x"
 
 
-# --- the secret -----------------------------------------------------------------------------------
+def test_without_change_events_none_is_announced_and_none_may_be(pair: Pair) -> None:
+    pair.one.hold(timedelta(days=2))
+
+    calls = pair.one.calls()
+
+    assert calls.run.result is not None
+    assert calls.run.result["outcome"] == "refreshed"
+    assert not [call for call in calls.aws if call.startswith("events:")]
+    granted = permissions(Iam(pair.one.stack).statements("RefreshFunctionRole"))
+    assert not [action for action, _ in granted if action.startswith("events:")]
 
 
-def test_a_secret_outlives_updates_and_its_stack_and_serves_the_next_one(
+def test_the_check_schedule_runs_the_same_function_with_a_check(pair: Pair, cloud: Cloud) -> None:
+    resources = pair.two.stack.resources()
+    timer = cloud.scheduler.get_schedule(Name=resources["CheckTimer"])
+    run = cloud.scheduler.get_schedule(Name=resources["RefreshFunctionTimer"])
+
+    assert timer["ScheduleExpression"] == "rate(2 days)"
+    assert json.loads(timer["Target"]["Input"]) == {"check": True}
+    for each in ("Arn", "RoleArn"):
+        assert timer["Target"][each] == run["Target"][each]
+    pair.two.hold(timedelta(days=5))
+    checked = pair.two.stack.invoke(json.loads(timer["Target"]["Input"])).result
+    assert checked is not None
+    assert checked["outcome"] == "checked"
+
+
+# --- parameters and outputs -----------------------------------------------------------------------
+
+
+def test_the_outputs_are_those_of_the_contract(deployed: Deployed) -> None:
+    assert deployed.stack.outputs.keys() == {
+        *("RefreshFunctionName", "RefreshFunctionArn", "SecretArn", "SessionSecretArn"),
+        *("StateTableName", "AlertTopicArn", "TokenLayerArn", "ReaderPolicyArn", "DashboardUrl"),
+    }
+
+
+def test_what_the_parameters_say_the_function_gets(newer: Deployed, cloud: Cloud) -> None:
+    stack = newer.stack
+    configuration = cloud.functions.get_function_configuration(
+        FunctionName=stack.outputs["RefreshFunctionName"]
+    )
+    variables = configuration["Environment"]["Variables"]
+
+    expected = {
+        "SECRET_ID": stack.secret_arn,
+        "SESSION_SECRET_ID": stack.session_secret_arn,
+        "STATE_TABLE": stack.outputs["StateTableName"],
+        "ALERT_TOPIC_ARN": stack.outputs["AlertTopicArn"],
+        "API_BASE_URL": newer.qwen.base_url,
+        "AUTH_BASE_URL": newer.sign_in_host.base_url,
+        "WEB_VERSION": "0.3.12",
+        "USER_AGENT": stack.parameters["UserAgent"],
+        "REFRESH_BEFORE_DAYS": "3",
+        "CRITICAL_DAYS": "1",
+        "ALERT_AFTER_MINUTES": "0",
+        "POWERTOOLS_SERVICE_NAME": stack.name,
+    }
+    assert {name: variables[name] for name in expected} == expected
+    newer.hold_session()
+    newer.stack.invoke()
+    assert newer.sign_in_host.requests[-1].headers["user-agent"] == stack.parameters["UserAgent"]
+
+
+# --- the secrets ----------------------------------------------------------------------------------
+
+
+def test_the_secrets_outlive_updates_and_their_stack_and_serve_the_next_one(
     cloud: Cloud, built: Path, pair: Pair
 ) -> None:
     untouched = pair.one.hold(timedelta(days=5))
-    with QwenStandIn() as qwen:
-        parameters = {"SecretName": "kept/token", "ApiBaseUrl": qwen.base_url}
+    with Hosts.started() as hosts:
+        names = {"SecretName": "kept/token", "SessionSecretName": "kept/session"}
+        parameters = hosts.parameters(**names)
         first = cloud.deploy(built, name="first", parameters=parameters)
-        run = first.invoke()
-        assert run.result is not None
-        assert run.result["outcome"] == "awaiting_token"
-        [alert] = first.notifications()
-        assert alert.attributes == {"severity": "warning", "reason": "token_missing"}
-        raw = qwen.mint(lifetime=timedelta(days=5))
+        raw = hosts.qwen.mint(lifetime=timedelta(days=5))
         first.put(raw)
-        before = first.versions()
+        first.put_session(hosts.sign_in_host.log_in())
+        before = (first.versions(), first.session_versions())
 
         changes = {"RefreshBeforeDays": "6", "Schedule": "rate(2 hours)"}
         cloud.deploy(built, name="first", parameters=parameters | changes)
 
-        assert first.versions() == before
-        assert first.current().text == raw
+        assert (first.versions(), first.session_versions()) == before
         timer = first.resources()["RefreshFunctionTimer"]
         assert cloud.scheduler.get_schedule(Name=timer)["ScheduleExpression"] == "rate(2 hours)"
         run = first.invoke()
         assert run.result is not None
         assert run.result["outcome"] == "refreshed", "5 days left are now too few"
-        raw = qwen.mint(lifetime=timedelta(days=2))
-        first.put(raw)
-        before = first.versions()
+        # As of a token put in long ago.
+        first.put(hosts.qwen.issue_access_token(lifetime=timedelta(minutes=4), has_iat=False))
+        before = (first.versions(), first.session_versions())
+        table = first.outputs["StateTableName"]
 
         delete(first)
 
-        assert first.versions() == before
-        assert first.current().text == raw
+        assert (first.versions(), first.session_versions()) == before
+        assert table not in cloud.dynamodb.list_tables()["TableNames"]
 
         second = cloud.deploy(
             built,
             name="second",
-            parameters={"SecretArn": first.secret_arn, "ApiBaseUrl": qwen.base_url},
+            parameters=hosts.parameters(
+                SecretArn=first.secret_arn, SessionSecretArn=first.session_secret_arn
+            ),
         )
         assert second.secret_arn == first.secret_arn
-        assert "Secret" not in second.resources()
+        assert second.session_secret_arn == first.session_secret_arn
+        assert not {"Secret", "SessionSecret"} & second.resources().keys()
         run = second.invoke()
         assert run.result is not None
-        assert run.result["outcome"] == "refreshed"
-        assert qwen.accepts(second.current().text)
-        assert second.current().text != raw
+        assert (run.result["outcome"], run.result["grant"]) == ("refreshed", "refresh_token")
+        assert hosts.qwen.accepts(second.current().text)
 
         delete(second)
 
-        assert qwen.accepts(
-            cloud.secretsmanager.get_secret_value(SecretId=first.secret_arn)["SecretString"]
-        )
+        assert hosts.qwen.accepts(first.current().text)
+        assert first.current_session().text
 
     assert pair.one.stack.current().text == untouched
     run = pair.one.stack.invoke()
     assert run.result is not None
     assert run.result["outcome"] == "fresh", "the stack beside them runs on"
+
+
+def test_a_stack_without_a_session_secret_exchanges_and_has_nothing_of_one(
+    cloud: Cloud, built: Path
+) -> None:
+    with Hosts.started() as hosts:
+        stack = cloud.deploy(
+            built,
+            name="alone",
+            parameters=hosts.parameters(SecretName="alone/token", SessionSecretName=""),
+        )
+        deployed = Deployed(stack, hosts)
+        deployed.hold(timedelta(days=2))
+
+        calls = deployed.calls()
+
+        assert "SessionSecretArn" not in stack.outputs
+        assert "SessionSecret" not in stack.resources()
+        result = calls.run.result
+        assert result is not None
+        assert (result["outcome"], result["grant"]) == ("refreshed", "exchange")
+        # One read less than with a session secret.
+        assert calls.aws.count("secretsmanager:GetSecretValue") == 1
+        assert {
+            arn
+            for action, arn in permissions(Iam(stack).statements("RefreshFunctionRole"))
+            if action.startswith("secretsmanager:")
+        } == {stack.secret_arn}
+        # An access token has no other login, and says so.
+        stack.put(hosts.qwen.issue_access_token(lifetime=timedelta(minutes=4), has_iat=False))
+        assert "the session secret has to hold" in (stack.invoke().error or "")

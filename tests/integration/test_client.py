@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -10,11 +11,14 @@ import pytest
 
 from localcloud import qwen as scenarios
 from localcloud.qwen import ACCOUNT, QwenStandIn, Reply, Request, Scenario
+from localcloud.sign_in_host import Rotation, SessionPolicy, SignInHost
 from localcloud.waiting import wait_until
 from qwen_token import (
     ConfigError,
     QwenClient,
     QwenTokenError,
+    Session,
+    SignInRefusedError,
     TokenMalformedError,
     TokenNotExtendedError,
     TokenRejectedError,
@@ -208,3 +212,146 @@ def test_a_client_shown_shows_no_token(qwen: QwenStandIn) -> None:
     ours = client(qwen, raw)
     assert repr(ours) == f"QwenClient({qwen.base_url}, token=[redacted])"
     assert not pieces(raw) & pieces(repr(ours) + repr(ours.decode_token()))
+
+
+# With a session
+
+EMAIL, PASSWORD = "owner@example.com", "correct horse battery staple"
+
+
+@pytest.fixture(name="host")
+def _host(qwen: QwenStandIn) -> Iterator[SignInHost]:
+    policy = SessionPolicy(rotation=Rotation.REUSE_ENDS_LOGIN)
+    with SignInHost(qwen, policy) as host:
+        host.set_password(EMAIL, PASSWORD)
+        yield host
+
+
+def with_session(
+    host: SignInHost, session: Session | None = None, raw: str | None = None
+) -> QwenClient:
+    return QwenClient(
+        raw,
+        session=session or Session(refresh_token=host.log_in()),
+        base_url=host.qwen.base_url,
+        auth_base_url=host.base_url,
+        timeout=BRIEF,
+    )
+
+
+def credential_of(ours: QwenClient) -> str:
+    assert ours.session is not None
+    assert ours.session.refresh_token is not None
+    return ours.session.refresh_token
+
+
+@pytest.mark.parametrize("rotation", Rotation)
+def test_a_session_gives_a_token_and_what_became_of_it_is_there_to_keep(
+    host: SignInHost, rotation: Rotation
+) -> None:
+    host.policy = SessionPolicy(rotation=rotation)
+    given = host.log_in()
+    ours = with_session(host, Session(refresh_token=given))
+    for _ in range(3):
+        host.answer_with(longer())
+        token = ours.refresh_token()
+        assert ours.decode_token().user_id == ACCOUNT
+        assert host.qwen.accepts(token)
+        # What the caller saves, the next client goes on with.
+        assert ours.session is not None
+        assert ours.session.account == ACCOUNT
+        assert ours.session.expires_at is not None
+        ours = with_session(host, ours.session, token)
+    assert (credential_of(ours) == given) is (rotation is Rotation.NEVER)
+    assert set(host.spent.values()) == ({3} if rotation is Rotation.NEVER else {1})
+
+
+_LIVES: Iterator[int] = iter(range(900, 10_000, 60))
+
+
+def longer() -> Scenario:
+    """Return a host each of whose tokens expires later than the one before."""
+    lifetime = timedelta(seconds=next(_LIVES))
+    return Scenario(
+        "longer", "", lambda host, request: host.answer(request, access_lifetime=lifetime)
+    )
+
+
+def test_with_a_session_alone_the_first_use_gets_one_token_for_all_threads(
+    host: SignInHost,
+) -> None:
+    ours = with_session(host)
+    with ThreadPoolExecutor(4) as pool:
+        infos = list(pool.map(lambda _: ours.get_token_info()["id"], range(8)))
+    assert infos == [ACCOUNT] * 8
+    assert list(host.spent.values()) == [1]
+    assert ours.list_chats() == []
+    assert len(host.requests) == 1
+
+
+def test_after_a_failure_the_changed_credential_is_there_all_the_same(host: SignInHost) -> None:
+    raw = host.qwen.mint()
+    ours = with_session(host, raw=raw)
+    before = credential_of(ours)
+    host.qwen.answer_with(scenarios.BLOCK_PAGE)
+    with pytest.raises(UpstreamBlockedError):
+        ours.refresh_token()
+    assert credential_of(ours) == host.current() != before
+    host.qwen.answer_with(scenarios.MINTS)
+    assert ours.decode_token().days_remaining > 1
+    assert host.qwen.accepts(ours.refresh_token())
+    assert list(host.spent.values()) == [1, 1]
+
+
+def test_a_dead_session_gives_way_to_the_token_and_that_to_a_sign_in(host: SignInHost) -> None:
+    raw = host.qwen.mint(lifetime=DAY)
+    dead = host.log_in()
+    host.end_login(dead)
+    both = Session(refresh_token=dead, email=EMAIL, password=PASSWORD)
+    ours = with_session(host, both, raw)
+    assert ours.refresh_token() != raw
+    assert host.sign_in_attempts == 0
+    host.qwen.answer_with(scenarios.ECHOES)
+    ours.refresh_token()
+    assert credential_of(ours) == host.current()
+    assert [request.grant for request in host.requests] == ["refresh_token", "password"]
+
+
+def test_a_refused_password_is_not_tried_again(host: SignInHost) -> None:
+    ours = with_session(host, Session(email=EMAIL, password="a wrong one"))
+    for _ in range(3):
+        with pytest.raises(SignInRefusedError) as caught:
+            ours.refresh_token()
+        assert "a wrong one" not in all_said(caught.value)
+    assert host.sign_in_attempts == 1
+
+
+def test_a_session_of_another_account_is_not_used(host: SignInHost) -> None:
+    session = Session(refresh_token=host.log_in(), account="somebody-else")
+    with pytest.raises(WrongAccountError):
+        with_session(host, session).refresh_token()
+
+
+def test_a_client_shown_shows_no_session(host: SignInHost) -> None:
+    session = Session(refresh_token=host.log_in(), email=EMAIL, password=PASSWORD)
+    ours = with_session(host, session)
+    token = ours.refresh_token()
+    shown = repr(ours) + repr(vars(ours)) + repr(vars(ours._login))
+    for secret in (token, credential_of(ours), PASSWORD):
+        assert not pieces(secret) & pieces(shown)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "auth_token or session"),
+        ({"session": Session()}, "auth_token or session"),
+        ({"session": Session(email=EMAIL, password=PASSWORD)}, "auth_base_url should be given"),
+    ],
+    ids=["nothing", "an empty session", "a server of one's own"],
+)
+def test_a_client_without_what_it_needs_is_refused(
+    qwen: QwenStandIn, options: dict[str, Session], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        QwenClient(session=options.get("session"), base_url=qwen.base_url)

@@ -12,7 +12,13 @@ from typing import Any, Final
 
 import pytest
 
-from qwen_token import FileStore, FileStoreError, TokenMalformedError, TokenMissingError
+from qwen_token import (
+    FileStore,
+    FileStoreError,
+    MemoryStore,
+    TokenMalformedError,
+    TokenMissingError,
+)
 from qwen_token.stored_token import StoredToken
 from tests.minting import all_said, pieces, token
 from tests.programs import run_program, start_program
@@ -94,7 +100,7 @@ print(*modes)
         pytest.param(f"Bearer {OLD.raw}\n", NEW.raw, id="bare"),
         pytest.param(
             json.dumps({"token": OLD.raw, "note": "日本\ud800"}),
-            f'{{"token": "{NEW.raw}", "note": "日本\\ud800", '
+            f'{{"token": "{NEW.raw}", "note": "\\u65e5\\u672c\\ud800", '
             f'"expires_at": {NEW.expires_at.timestamp():.0f}}}',
             id="JSON",
         ),
@@ -115,10 +121,11 @@ def test_the_shape_and_the_other_keys_are_kept(path: Path, before: str, after: s
         (b"", TokenMissingError),
         (b'{"note": 1}', TokenMissingError),
         (b"hunter2", TokenMalformedError),
+        (b'{"token": ', TokenMalformedError),
         (b"\xff\xfe\x00", TokenMalformedError),
         (b"a" * 70_000, TokenMalformedError),
     ],
-    ids=["empty", "no token", "no JWT", "no text", "too long"],
+    ids=["empty", "no token", "no JWT", "half an object", "no text", "too long"],
 )
 def test_a_file_that_holds_no_token_is_told_apart(
     path: Path, content: bytes, kind: type[Exception]
@@ -187,6 +194,21 @@ def test_the_staged_token_is_an_alternative_for_its_own_account(path: Path) -> N
     assert store.alternatives(to=StoredToken(STRANGERS, "v", "")) == []
     assert store.promote(store.adopt(staged, over=over), over=over) == staged
     assert store.alternatives(to=over) == []
+
+
+def test_half_a_character_in_the_text_does_not_keep_a_token_from_being_promoted() -> None:
+    store = MemoryStore(f'{{"token": "{OLD.raw}", "note": "\ud800"}}')
+    over = store.read()
+    assert over is not None
+    assert store.promote(store.stage(NEW, over=over), over=over).token == NEW
+    assert json.loads(store.load() or "")["note"] == "\ud800"
+
+
+def test_the_first_token_takes_the_place_of_no_other(path: Path) -> None:
+    store = FileStore(path)
+    assert store.put_first(OLD) == read(store)
+    assert store.put_first(NEW).token == OLD
+    assert path.read_text() == OLD.raw
 
 
 # What goes wrong
@@ -340,7 +362,7 @@ def test_a_child_that_was_forked_during_a_save_holds_no_lock(path: Path) -> None
         """
 reading, writing = os.pipe()
 store = FileStore(path)
-with store._locked():
+with store._file.locked():
     child = os.fork()
     if child == 0:
         os.close(writing)

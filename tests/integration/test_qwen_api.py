@@ -137,7 +137,7 @@ def test_a_live_token_verifies_and_an_answer_without_a_holder_does_not(
     qwen: QwenStandIn, held: Token
 ) -> None:
     client = QwenApi(qwen.base_url)
-    client.verify(held, within=AMPLE)
+    assert client.verify(held, within=AMPLE) == held.account
 
     qwen.answer_with(scenarios.STRANGE_JSON)
     with pytest.raises(UpstreamUnexpectedError, match="no session"):

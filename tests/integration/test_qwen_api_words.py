@@ -5,9 +5,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from qwen_token import QwenTokenError, Token, UpstreamUnexpectedError, WrongAccountError
+from qwen_token import (
+    QwenTokenError,
+    Token,
+    UpstreamUnexpectedError,
+    WrongAccountError,
+    decode_token,
+)
+from qwen_token.origin import USER_AGENT
 from qwen_token.qwen_api import QwenApi
-from tests.minting import ACCOUNT, token
+from tests.minting import ACCOUNT, mint, token
 from tests.wire import BRIEF, Script, raw, reply, wire
 
 NOW = datetime.now(UTC)
@@ -32,17 +39,23 @@ def test_the_request_is_this_and_nothing_else(slash: str) -> None:
     [head] = server.requests
     line, *headers = head.decode().strip().split("\r\n")
     named = dict(header.split(": ", 1) for header in headers)
-    agent = named.pop("User-Agent")
     assert line == "GET /api/v1/auths/ HTTP/1.1"
-    assert agent.startswith("python-requests/")
     assert named == {
         "Host": server.base_url.removeprefix("http://"),
         "Accept": "application/json",
+        "source": "web",
+        "User-Agent": USER_AGENT,
         # A bomb that is not asked for may still come: see the tests of the wire.
         "Accept-Encoding": "identity",
         "Connection": "keep-alive",
         "Authorization": f"Bearer {HELD.raw}",
     }
+
+
+def test_the_user_agent_is_the_owners_choice() -> None:
+    with wire(reply("200 OK", body(SESSION))) as server:
+        QwenApi(server.base_url, user_agent="Mine/1").verify(HELD, within=BRIEF)
+    assert b"\r\nUser-Agent: Mine/1\r\n" in server.requests[0]
 
 
 def test_a_base_url_may_have_a_path() -> None:
@@ -97,7 +110,7 @@ LIMITED = {"success": False, "data": {"code": "RateLimited"}}
             ),
             (
                 reply("200 OK", body(SESSION | {"role": "guest"})),
-                "the API sees a guest behind this token: it is not signed in",
+                "the API sees a guest behind this login: it is not signed in",
             ),
             (
                 reply("200 OK", body(SESSION | {"id": "mallory"})),
@@ -105,7 +118,11 @@ LIMITED = {"success": False, "data": {"code": "RateLimited"}}
             ),
             (
                 reply("200 OK", body(SESSION | {"id": 7})),
-                "the API's answer is no session: it has no 'id' or no 'token'",
+                ("the API's answer is no session: it has no 'id', or neither 'email' nor 'role'"),
+            ),
+            (
+                reply("200 OK", body(SESSION | {"token": None})),
+                "the API's answer is no session: it has no 'token'",
             ),
             (
                 reply("200 OK", body(SESSION | {"token": "a.b"})),
@@ -181,3 +198,14 @@ def test_only_a_session_says_whose_the_token_is(
     ):
         getattr(QwenApi(server.base_url), call)(HELD, within=BRIEF)
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("session", [{"email": "a@b.c"}, {"role": "user"}, {"token": "opaque"}])
+def test_a_verification_needs_no_token_and_says_whose_it_is(session: dict[str, object]) -> None:
+    unnamed = decode_token(
+        mint({"type": "access_token", "exp": int(SUCCESSOR.expires_at.timestamp())})
+    )
+    with wire(reply("200 OK", body({"id": ACCOUNT, **session}))) as server:
+        api = QwenApi(server.base_url)
+        assert api.verify(HELD, within=BRIEF) == ACCOUNT
+        assert api.verify(unnamed, within=BRIEF) == ACCOUNT

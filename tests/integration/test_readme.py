@@ -1,4 +1,4 @@
-"""The README's snippets for services, run as they stand against the embedded AWS and Qwen."""
+"""The pages' snippets for services, run as they stand against the embedded AWS and Qwen."""
 
 import re
 import subprocess
@@ -16,7 +16,12 @@ from localcloud.qwen import ACCOUNT, QwenStandIn
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-ALL = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = (ROOT / "README.md", ROOT / "docs/services.md")
+ALL = [
+    snippet
+    for page in PAGES
+    for snippet in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+]
 SNIPPETS = [snippet for snippet in ALL if "from qwen_token" in snippet]
 FROM_A_SECRET = [snippet for snippet in SNIPPETS if "qwen/token" in snippet]
 
@@ -27,7 +32,7 @@ def run(snippet: str, cloud: Cloud, secret_id: str, base_url: str, *, typed: str
         'from_secret("qwen/token")', f'from_secret("qwen/token", base_url="{base_url}")'
     )
     text = text.replace('"qwen/token"', repr(secret_id)).replace("https://chat.qwen.ai", base_url)
-    done = subprocess.run(  # noqa: S603 - our own README
+    done = subprocess.run(  # noqa: S603 - our own pages
         [sys.executable, "-W", "error", "-c", text],
         env=cloud.environ(),
         input=typed,

@@ -18,7 +18,7 @@ from qwen_token import StoreError, TokenMalformedError, TokenMissingError
 from qwen_token.secret_store import AWS_CONFIG, SecretStore
 from qwen_token.stored_token import StoredToken
 from tests.fake_secrets_manager import FakeSecretsManager
-from tests.minting import token
+from tests.minting import all_said, token
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -83,6 +83,7 @@ def test_a_secret_without_a_value_reads_as_none(new_secret: Any) -> None:
 EMPTY = "the stored value is empty"
 NO_KEY = "the stored JSON object has no key 'token', or an empty one"
 NO_STRING = "the key 'token' of the stored JSON object is no string"
+HALF_AN_OBJECT = "the stored value begins like a JSON object, but cannot be read as one: .*"
 NO_JWT = "the value is not a JWT: .*"
 
 
@@ -102,7 +103,10 @@ NO_JWT = "the value is not a JWT: .*"
         ),
         pytest.param('{"token": 7}', TokenMalformedError, NO_STRING, id="a token that is a number"),
         pytest.param('{"token": "abc"}', TokenMalformedError, NO_JWT, id="a token that is no JWT"),
-        pytest.param('{"token": ', TokenMalformedError, NO_JWT, id="half an object"),
+        pytest.param('{"token": ', TokenMalformedError, HALF_AN_OBJECT, id="half an object"),
+        pytest.param(
+            '{"token": ' + "[" * 20_000, TokenMalformedError, HALF_AN_OBJECT, id="a deep object"
+        ),
         pytest.param("hunter2", TokenMalformedError, NO_JWT, id="something else entirely"),
         pytest.param("[" * 20_000, TokenMalformedError, NO_JWT, id="deep nesting"),
     ],
@@ -150,20 +154,120 @@ def test_a_promoted_token_is_current_and_the_old_one_previous(new_secret: Any) -
 
 
 def test_a_json_object_keeps_its_other_keys_and_gets_the_expiry(new_secret: Any) -> None:
-    secret = new_secret(json.dumps({"note": "für immer", "n": 1.5, "token": f"Bearer {OLD.raw}"}))
+    around = '{{\n "note": "für f\\u00fcr",\n "n": [1.0, 1e5], "n": 12345678901234567890,{}}}\n'
+    secret = new_secret(around.format(f'\n "token": "Bearer {OLD.raw}"'))
     held = secret.read()
     assert held.token == OLD
 
     secret.store.promote(secret.store.stage(NEW, over=held), over=held)
 
-    assert json.loads(secret.value()) == {
-        "note": "für immer",
-        "n": 1.5,
-        "token": NEW.raw,
-        "expires_at": int(NEW.expires_at.timestamp()),
-    }
-    # As people wrote it, not as JSON could write it, too.
-    assert "für immer" in secret.value()
+    # As it was written, not as JSON could write it, too.
+    assert secret.value() == around.format(
+        f'\n "token": "{NEW.raw}",\n "expires_at": {NEW.expires_at.timestamp():.0f}'
+    )
+
+
+HALF = '{"note": "hunter2", "token": '
+
+
+@pytest.mark.parametrize("value", [HALF, f"\n\ufeff{HALF}", f"'{HALF}\"\"}}'"])
+def test_half_an_object_is_not_replaced_by_a_bare_token(new_secret: Any, value: str) -> None:
+    secret = new_secret(value)
+    with pytest.raises(TokenMalformedError, match="cannot be kept: correct it first") as caught:
+        secret.store.put(NEW)
+    assert "hunter2" not in all_said(caught.value)
+    assert secret.value() == value
+
+
+def test_a_byte_order_mark_before_an_object_is_read_over_and_not_written(new_secret: Any) -> None:
+    secret = new_secret(f'\ufeff{{"note": 1.0, "token": "{OLD.raw}", "expires_at": 0}}')
+    assert secret.read().token == OLD
+    secret.store.put(NEW)
+    assert secret.value() == (
+        f'{{"note": 1.0, "token": "{NEW.raw}", "expires_at": {NEW.expires_at.timestamp():.0f}}}'
+    )
+
+
+def test_an_object_that_the_token_would_make_too_long_is_refused(new_secret: Any) -> None:
+    """Up to 65,536 bytes in UTF-8, and not one more."""
+
+    def document(size: int) -> str:
+        text = f'{{"token": "{OLD.raw}", "expires_at": 1234567890, "note": "é{{}}"}}'
+        return text.replace("{}", "x" * (size - len(text.encode()) + 2))
+
+    longest, too_long = document(65_536), document(65_537)
+    assert len(longest.encode()) == 65_536 > len(longest)
+    secret = new_secret(longest)
+    held = secret.read()
+    assert len(secret.store.stage(NEW, over=held).text.encode()) == 65_536
+
+    over = StoredToken(OLD, held.version_id, too_long)
+    with pytest.raises(
+        TokenMalformedError, match="65537 bytes long, more than the 65536"
+    ) as caught:
+        secret.store.stage(NEW, over=over)
+    assert "to another secret" in str(caught.value)
+    assert secret.value() == longest
+
+
+def test_what_the_keeper_staged_says_when_and_what_a_person_put_does_not(new_secret: Any) -> None:
+    secret = new_secret(OLD.raw)
+    held = secret.read()
+    before = datetime.now(UTC) - timedelta(seconds=1)  # an emulator may round it down
+
+    staged = secret.store.stage(NEW, over=held)
+    secret.store.promote(staged, over=held)
+    current = secret.read()
+    [person] = secret.store.alternatives(to=current)
+
+    assert person.written_at is None
+    for keepers in (staged, current, secret.store.read_version(staged.version_id)):
+        assert keepers.written_at.tzinfo is UTC
+        assert before <= keepers.written_at <= datetime.now(UTC) + timedelta(seconds=1)
+    assert secret.store.put(NEWER).written_at is secret.read().written_at is None
+
+
+def test_a_staged_token_is_dated_by_the_stores_clock(new_secret: Any) -> None:
+    secret = new_secret(OLD.raw)
+    store = SecretStore(secret.client, secret.arn, clock=lambda: NOW - DAY)
+    assert store.stage(NEW, over=secret.read()).written_at == NOW - DAY
+
+
+def test_a_version_is_read_by_its_id(new_secret: Any) -> None:
+    secret = new_secret(OLD.raw)
+    first = secret.read()
+    staged = secret.store.stage(NEW, over=first)
+    assert secret.store.read_version(staged.version_id) == staged
+    assert secret.store.read_version(first.version_id) == first
+
+
+def test_a_version_that_is_gone_or_holds_no_token_is_none(new_secret: Any) -> None:
+    secret = new_secret("hunter2")
+    [version] = secret.labels()
+    assert secret.store.read_version(version) is None
+    assert secret.store.read_version(str(uuid.uuid4())) is None
+
+
+def test_the_keepers_own_first_token_becomes_current(new_secret: Any) -> None:
+    secret = new_secret()
+    first = secret.store.put_first(NEW)
+    assert secret.value() == NEW.raw
+    assert secret.read() == first
+    assert first.written_at is not None
+    assert secret.labels()[first.version_id] == {"AWSCURRENT", "QWEN_PENDING"}
+
+
+def test_the_first_token_does_not_replace_somebody_elses(new_secret: Any) -> None:
+    secret = new_secret(OLD.raw)
+    assert secret.store.put_first(NEW) == secret.read()
+    assert secret.value() == OLD.raw
+
+
+def test_garbage_that_came_before_the_first_token_stays_and_is_named(new_secret: Any) -> None:
+    secret = new_secret("hunter2")
+    with pytest.raises(TokenMalformedError):
+        secret.store.put_first(NEW)
+    assert secret.value() == "hunter2"
 
 
 def test_a_pasted_form_becomes_the_plain_token_at_the_first_write(new_secret: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from qwen_token import StoreError, TokenMalformedError, TokenMissingError
-from qwen_token.keeper import STORE_CALL_LIMIT
+from qwen_token.ports import STORE_CALL_LIMIT
 from qwen_token.secret_store import AWS_CONFIG, SecretStore
 from qwen_token.stored_token import StoredToken
 from tests.minting import token
@@ -117,12 +117,85 @@ def test_a_first_token_is_put_into_a_secret_without_a_version() -> None:
     assert b"secretsmanager.PutSecretValue" in aws.requests[1]
 
 
+def test_the_keepers_first_token_is_current_as_soon_as_it_is_staged() -> None:
+    with wire(NO_VALUE, done(VersionId=V1, VersionStages=["QWEN_PENDING", "AWSCURRENT"])) as aws:
+        assert store(aws.base_url).put_first(FIRST) == StoredToken(FIRST, V1, FIRST.raw)
+    assert b'["QWEN_PENDING"]' in aws.requests[1]
+
+
+def test_where_staging_made_it_not_current_the_label_is_moved_from_no_version() -> None:
+    with wire(NO_VALUE, done(VersionId=V1, VersionStages=["QWEN_PENDING"]), done()) as aws:
+        assert store(aws.base_url).put_first(FIRST).version_id == V1
+    assert b"secretsmanager.UpdateSecretVersionStage" in aws.requests[2]
+    assert b"RemoveFromVersionId" not in aws.requests[2]
+
+
+def test_a_person_who_came_before_the_first_token_became_current_wins() -> None:
+    staged = done(VersionId=V1, VersionStages=["QWEN_PENDING"])
+    persons = done(VersionId=V2, SecretString=FIRST.raw, VersionStages=["AWSCURRENT"])
+    with wire(NO_VALUE, staged, refused("InvalidParameterException"), persons) as aws:
+        assert store(aws.base_url).put_first(FIRST).version_id == V2
+
+
+def test_a_first_token_that_is_refused_while_there_is_none_is_a_failure() -> None:
+    staged = done(VersionId=V1, VersionStages=["QWEN_PENDING"])
+    pending = done(VersionIdsToStages={V1: ["QWEN_PENDING"]})
+    with (
+        wire(NO_VALUE, staged, refused("AccessDeniedException"), NO_VALUE, pending) as aws,
+        pytest.raises(StoreError) as caught,
+    ):
+        store(aws.base_url).put_first(FIRST)
+    assert str(caught.value) == (
+        "Secrets Manager could not make the first token current: AccessDeniedException"
+    )
+
+
+@pytest.mark.parametrize("empty", [{}, {V0: ["AWSCURRENT"]}], ids=["no version", "an empty one"])
+def test_a_token_that_was_only_staged_was_never_the_secrets_value(
+    empty: dict[str, list[str]],
+) -> None:
+    stages = done(VersionIdsToStages={**empty, V1: ["QWEN_PENDING"]})
+    current = done(VersionId=V0) if empty else NO_VALUE
+    with wire(current, stages) as aws:
+        assert store(aws.base_url).read() is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "written_at"),
+    [
+        pytest.param(
+            {"CreatedDate": 1764000000.5, "VersionStages": ["AWSCURRENT", "QWEN_PENDING"]},
+            datetime.fromtimestamp(1764000000.5, UTC),
+            id="staged and promoted",
+        ),
+        pytest.param(
+            {"CreatedDate": 1764000000.5, "VersionStages": ["AWSCURRENT"]}, None, id="put in"
+        ),
+        pytest.param({"VersionStages": ["AWSCURRENT", "QWEN_PENDING"]}, None, id="no date"),
+        pytest.param({"CreatedDate": 1764000000.5}, None, id="no labels"),
+    ],
+)
+def test_only_a_version_with_the_keepers_label_says_when_the_keeper_wrote_it(
+    answer: dict[str, object], written_at: datetime | None
+) -> None:
+    with wire(done(VersionId=V1, SecretString=FIRST.raw, **answer)) as aws:
+        held = store(aws.base_url).read()
+    assert held is not None
+    assert held.written_at == written_at
+
+
 @pytest.mark.parametrize(
     ("step", "said"),
     [
         pytest.param(lambda aws: aws.read(), f"read the secret {ARN}", id="read"),
         pytest.param(lambda aws: aws.stage(FIRST, over=HELD), "stage the new token", id="stage"),
         pytest.param(lambda aws: aws.put(FIRST), "put the token in", id="put"),
+        pytest.param(
+            lambda aws: aws.put_first(FIRST), "store the first token", id="the first token"
+        ),
+        pytest.param(
+            lambda aws: aws.read_version(V1), "read a version of the secret", id="a version"
+        ),
         pytest.param(
             lambda aws: aws.alternatives(to=HELD), "look for other versions", id="alternatives"
         ),

@@ -6,6 +6,7 @@ mends it is noticed.
 
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -80,6 +81,28 @@ def test_a_put_under_a_label_of_its_own_leaves_the_others_alone(secret: Contract
     staged = secret.put("two", VersionStages=["QWEN_PENDING"])
     assert secret.labels()["AWSCURRENT"] == current
     assert secret.labels()["QWEN_PENDING"] == staged
+
+
+def test_a_version_says_its_labels_and_when_it_was_made(secret: ContractedSecret) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=1)  # AWS tells the time to the millisecond
+    current = secret.put("one")
+    staged = secret.put("two", VersionStages=["QWEN_PENDING"])
+    secret.move("AWSCURRENT", MoveToVersionId=staged, RemoveFromVersionId=current)
+
+    one = secret.client.get_secret_value(SecretId=secret.arn, VersionId=staged)
+    [batched] = secret.client.batch_get_secret_value(SecretIdList=[secret.arn])["SecretValues"]
+
+    for answer in (one, batched):
+        assert set(answer["VersionStages"]) == {"AWSCURRENT", "QWEN_PENDING"}
+        assert before <= answer["CreatedDate"] <= datetime.now(UTC) + timedelta(seconds=1)
+
+
+def test_a_put_answers_with_the_labels_of_the_version(secret: ContractedSecret) -> None:
+    secret.put("one")
+    answer = secret.client.put_secret_value(
+        SecretId=secret.arn, SecretString="two", VersionStages=["QWEN_PENDING"]
+    )
+    assert answer["VersionStages"] == ["QWEN_PENDING"]
 
 
 def test_a_put_that_is_sent_again_adds_nothing(secret: ContractedSecret) -> None:

@@ -17,7 +17,7 @@ from localcloud.recording_proxy import Refusal
 from qwen_token import SharedToken, StoreError, TokenMalformedError, TokenMissingError
 from qwen_token.secret_store import AWS_CONFIG
 from tests.fakes import Clock
-from tests.minting import token
+from tests.minting import mint, token
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -36,6 +36,12 @@ def handler(event, context):
         SecretId=os.environ["SECRET_ID"], SecretString=os.environ["NEW"]
     )
 """
+
+
+def access_token(*, minutes: int) -> str:
+    """Return one that names no account, as half of a session may be."""
+    exp = int((NOW + timedelta(minutes=minutes)).timestamp())
+    return mint({"type": "access_token", "exp": exp})
 
 
 def counted(cloud: Cloud) -> "SecretsManagerClient":
@@ -70,6 +76,40 @@ def test_a_token_that_was_stored_meanwhile_is_found_when_the_old_one_is_refused(
     assert shared.current() == OLD.raw
     secrets.put_secret_value(SecretId=arn, SecretString=NEW.raw)
     assert shared.renew(rejected=OLD.raw) == NEW.raw
+
+
+def test_an_access_token_of_15_minutes_is_replaced_before_its_last_minute(
+    cloud: Cloud, secrets: "SecretsManagerClient"
+) -> None:
+    short, successor = access_token(minutes=15), access_token(minutes=25)
+    arn, clock = secret_with(secrets, short), Clock(NOW)
+    shared = SharedToken(arn, client=counted(cloud), max_age=3600, clock=clock)
+    before = len(cloud.relay.calls)
+    assert shared.current() == short
+    secrets.put_secret_value(SecretId=arn, SecretString=successor)
+    clock.sleep(14 * 60 - 1)
+    assert shared.current() == short
+    clock.sleep(1)
+    with ThreadPoolExecutor(10) as pool:
+        readers = [pool.submit(shared.current) for _ in range(10)]
+        assert {each.result() for each in readers} == {successor}
+    assert cloud.relay.calls[before:] == ["secretsmanager:GetSecretValue"] * 2
+
+
+def test_ten_threads_whose_token_ended_on_the_way_cause_one_read(
+    cloud: Cloud, secrets: "SecretsManagerClient"
+) -> None:
+    short, successor = access_token(minutes=15), access_token(minutes=25)
+    arn, clock = secret_with(secrets, short), Clock(NOW)
+    shared = SharedToken(arn, client=counted(cloud), clock=clock)
+    shared.current()
+    secrets.put_secret_value(SecretId=arn, SecretString=successor)
+    clock.sleep(15 * 60)
+    before = len(cloud.relay.calls)
+    with ThreadPoolExecutor(10) as pool:
+        renewed = [pool.submit(shared.renew, rejected=short) for _ in range(10)]
+        assert {each.result() for each in renewed} == {successor}
+    assert cloud.relay.calls[before:] == ["secretsmanager:GetSecretValue"]
 
 
 def test_without_a_client_one_is_made_from_the_environment(

@@ -176,3 +176,142 @@ def test_some_never_answer(qwen: QwenStandIn, scenario: Scenario) -> None:
 
     with pytest.raises((requests.Timeout, requests.ConnectionError)):
         requests.get(f"{qwen.base_url}/api/v1/auths/", timeout=0.5)
+
+
+def sign_in(qwen: QwenStandIn, email: str, password: str) -> requests.Response:
+    return requests.post(
+        f"{qwen.base_url}/api/v1/auths/signin",
+        json={"email": email, "password": password},
+        timeout=5,
+    )
+
+
+@pytest.mark.parametrize("names_account", [True, False])
+@pytest.mark.parametrize("answers_token", [True, False])
+def test_an_access_token_is_known_and_not_renewed(
+    qwen: QwenStandIn, *, names_account: bool, answers_token: bool
+) -> None:
+    qwen.answers_token = answers_token
+    raw = qwen.issue_access_token(names_account=names_account)
+
+    reply = ask(qwen, f"Bearer {raw}")
+
+    document = reply.json()
+    assert document["id"] == ACCOUNT
+    assert document.get("token") == (raw if answers_token else None)
+    assert ("set-cookie" in reply.headers) is answers_token
+    assert qwen.requests[-1].account == ACCOUNT
+    assert qwen.accepts(raw)
+
+
+def test_two_access_tokens_of_one_second_differ() -> None:
+    qwen = QwenStandIn()
+
+    assert qwen.issue_access_token(names_account=False) != qwen.issue_access_token(
+        names_account=False
+    )
+
+
+@pytest.mark.parametrize("names_account", [True, False])
+def test_an_access_token_dies_by_its_expiry_and_by_a_changed_password(
+    qwen: QwenStandIn, *, names_account: bool
+) -> None:
+    expired = qwen.issue_access_token(lifetime=-DAY, names_account=names_account)
+    revoked = qwen.issue_access_token(names_account=names_account)
+
+    qwen.revoke()
+
+    assert ask(qwen, f"Bearer {expired}").status_code == 401
+    assert ask(qwen, f"Bearer {revoked}").status_code == 401
+
+
+def test_a_guest_is_one_by_the_role_or_by_the_address_in_any_case(qwen: QwenStandIn) -> None:
+    qwen.answer_with(scenarios.sees_a_guest(email="7@Guest.COM", role="user"))
+
+    document = ask(qwen, f"Bearer {qwen.mint()}").json()
+
+    assert (document["email"], document["role"]) == ("7@Guest.COM", "user")
+
+
+def test_an_account_may_be_a_guests(qwen: QwenStandIn) -> None:
+    raw = qwen.issue_access_token(scenarios.GUEST_ACCOUNT)
+
+    assert ask(qwen, f"Bearer {raw}").json()["role"] == "guest"
+
+
+@pytest.mark.parametrize("scenario", [scenarios.MINTS, scenarios.ECHOES], ids=lambda one: one.name)
+def test_the_right_password_gets_a_new_token_even_where_tokens_are_echoed(
+    qwen: QwenStandIn, scenario: Scenario
+) -> None:
+    qwen.answer_with(scenario)
+    qwen.set_password("owner@example.com", "correct horse")
+
+    reply = sign_in(qwen, "Owner@example.com", "correct horse")
+
+    document = reply.json()
+    claims = jwt.decode(document["token"], options={"verify_signature": False})
+    assert reply.status_code == 200
+    assert document["id"] == claims["id"] == ACCOUNT
+    assert document["expires_at"] == claims["exp"]
+    assert claims["exp"] - claims["iat"] == 7 * DAY.total_seconds()
+    assert ask(qwen, f"Bearer {document['token']}").status_code == 200
+
+
+def test_a_wrong_password_is_refused_and_an_unknown_address_alike(qwen: QwenStandIn) -> None:
+    qwen.set_password("owner@example.com", "correct horse")
+
+    replies = [
+        sign_in(qwen, "owner@example.com", "wrong"),
+        sign_in(qwen, "nobody@example.com", "correct horse"),
+    ]
+
+    for reply in replies:
+        assert reply.status_code == 400
+        assert reply.json()["detail"].startswith("The email or password provided is incorrect.")
+
+
+def test_every_sign_in_of_an_address_counts_towards_its_limit(qwen: QwenStandIn) -> None:
+    qwen.sign_ins_allowed = 2
+    qwen.set_password("owner@example.com", "correct horse")
+    attempts = ["wrong", "correct horse", "correct horse"]
+
+    statuses = [sign_in(qwen, "owner@example.com", each).status_code for each in attempts]
+
+    assert statuses == [400, 200, 429]
+
+
+def test_sign_ins_follow_a_script_of_their_own(qwen: QwenStandIn) -> None:
+    qwen.answer_with(scenarios.TOKEN_DEAD)
+    qwen.answer_sign_ins_with(scenarios.SIGN_IN_OFF, scenarios.BLOCK_PAGE)
+
+    replies = [sign_in(qwen, "owner@example.com", "wrong") for _ in range(2)]
+
+    assert [reply.status_code for reply in replies] == [403, 200]
+    assert "aliyun_waf" in replies[1].text
+
+
+def test_a_sign_in_is_remembered_without_its_password(qwen: QwenStandIn) -> None:
+    sign_in(qwen, "owner@example.com", "correct horse")
+
+    [request] = qwen.requests
+    assert (request.method, request.path) == ("POST", "/api/v1/auths/signin")
+    assert "horse" not in repr(request)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_signing_out_kills_the_token_and_is_noticed(qwen: QwenStandIn, method: str) -> None:
+    raw = qwen.mint()
+
+    requests.request(
+        method,
+        f"{qwen.base_url}/api/v1/auths/signout",
+        headers={"Authorization": f"Bearer {raw}"},
+        timeout=5,
+    )
+
+    assert qwen.sign_outs == 1
+    assert not qwen.accepts(raw)
+
+
+def test_nothing_else_can_be_posted(qwen: QwenStandIn) -> None:
+    assert requests.post(f"{qwen.base_url}/api/v1/auths/", timeout=5).status_code == 405

@@ -128,7 +128,7 @@ def test_neither_a_request_nor_a_reply_shows_what_is_secret() -> None:
         headers={"Authorization": f"Bearer {SECRET}", "Cookie": f"token={SECRET}"},
         json={"password": SECRET},
     )
-    assert repr(request) == "Request(url='https://chat.qwen.ai/', method='POST')"
+    assert repr(request) == "Request(url='https://chat.qwen.ai/', method='POST', repeatable=True)"
 
     answer = reply("200 OK", SECRET.encode(), f"Set-Cookie: token={SECRET}")
     with wire(answer) as server:

@@ -12,6 +12,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,8 @@ from qwen_token import (
     UpstreamUnexpectedError,
     WrongAccountError,
 )
-from qwen_token.keeper import STORE_CALL_LIMIT
+from qwen_token.grants.hosts import Hosts
+from qwen_token.ports import STORE_CALL_LIMIT
 from qwen_token.qwen_api import QwenApi
 from tests.fake_lambda_context import FakeLambdaContext
 from tests.fakes import FakeTopic
@@ -39,6 +41,7 @@ from tests.minting import ACCOUNT, all_said, pieces, token
 from tests.wire import BRIEF, Script, drip, flood, raw, reply, wire
 
 if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 # What a call may take beyond its time: to cut off, and for a busy machine.
@@ -487,6 +490,45 @@ def test_no_server_makes_the_function_outgrow_its_memory(script: Script) -> None
 TIME_LEFT = int((4 * STORE_CALL_LIMIT + 2 * BRIEF) / timedelta(milliseconds=1))
 
 
+@dataclass(frozen=True)
+class Aws:
+    """The embedded AWS, as the function reaches it."""
+
+    secrets: "SecretsManagerClient"
+    dynamodb: "DynamoDBClient"
+    state_table: str
+
+    def clients(self, secret_id: str, base_url: str, topic: FakeTopic) -> Clients:
+        """Return the outside world of a function that keeps this secret with this server."""
+        return Clients(
+            environ={
+                "SECRET_ID": secret_id,
+                "API_BASE_URL": base_url,
+                "WEB_VERSION": "0.3.12",
+                "USER_AGENT": "Mine/1",
+                "REFRESH_BEFORE_DAYS": "3",
+                "CRITICAL_DAYS": "1",
+                "ALERT_AFTER_MINUTES": "0",
+                "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
+                "STATE_TABLE": self.state_table,
+            },
+            clock=lambda: datetime.now(UTC),
+            secrets=lambda: self.secrets,
+            sns=lambda: topic,  # type: ignore[arg-type,return-value]
+            events=lambda: pytest.fail("there is no bus"),
+            sqs=lambda: pytest.fail("there is no queue"),
+            functions=lambda: pytest.fail("it runs no other function"),
+            dynamodb=lambda: self.dynamodb,
+            qwen=lambda url, user_agent: QwenApi(url, user_agent=user_agent),
+            grant=lambda grant, _settings: Hosts(api_base_url=base_url).source(grant),
+        )
+
+
+@pytest.fixture(name="aws")
+def _aws(secrets: "SecretsManagerClient", dynamodb: "DynamoDBClient", state_table: str) -> Aws:
+    return Aws(secrets, dynamodb, state_table)
+
+
 @pytest.mark.parametrize(
     ("script", "reason"),
     scenarios(
@@ -504,30 +546,16 @@ TIME_LEFT = int((4 * STORE_CALL_LIMIT + 2 * BRIEF) / timedelta(milliseconds=1))
 def test_whatever_the_server_does_the_secret_and_its_versions_stay_as_they_were(
     script: Script,
     reason: str,
-    secrets: "SecretsManagerClient",
+    aws: Aws,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    secrets = aws.secrets
     arn = secrets.create_secret(Name=f"test/{uuid.uuid4()}", SecretString=HELD.raw)["ARN"]
     before = secrets.describe_secret(SecretId=arn)["VersionIdsToStages"]
     topic = FakeTopic()
     with wire(script) as server, caplog.at_level(logging.DEBUG):
-        clients = Clients(
-            environ={
-                "SECRET_ID": arn,
-                "API_BASE_URL": server.base_url,
-                "REFRESH_BEFORE_DAYS": "3",
-                "CRITICAL_DAYS": "1",
-                "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
-            },
-            clock=lambda: datetime.now(UTC),
-            secrets=lambda: secrets,
-            sns=lambda: topic,  # type: ignore[arg-type,return-value]
-            events=lambda: pytest.fail("there is no bus"),
-            sqs=lambda: pytest.fail("there is no queue"),
-            functions=lambda: pytest.fail("it runs no other function"),
-            qwen=QwenApi,
-        )
+        clients = aws.clients(arn, server.base_url, topic)
         # With the deployed handler's decorator, so that nothing counted is left for other tests.
         counting = handler.metrics.log_metrics(
             lambda event, context: handler.run(event, context, clients)

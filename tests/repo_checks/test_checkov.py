@@ -22,11 +22,16 @@ PARAMETERS = {
     "with everything": [
         "AlertEmail=owner@example.com",
         "SecretKmsKeyArn=arn:aws:kms:eu-west-1:111122223333:key/0a1b2c3d-1111-2222-3333-444455556666",
+        "VpcSubnetIds=subnet-0a1b2c3d",
+        "VpcSecurityGroupIds=sg-0a1b2c3d",
+        "PermissionsBoundaryArn=arn:aws:iam::111122223333:policy/boundary",
     ],
     "with the fleet": ["Fleet=true"],
-    "with a secret that exists": [
+    "with secrets that exist": [
         "SecretArn=arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1B2c3",
+        "SessionSecretArn=arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/session-a1B2c3",
     ],
+    "without a session secret": ["SessionSecretName=", "ChangeEvents=false", "CheckSchedule="],
 }
 WITHOUT_SUPPRESSIONS = "without its suppressions"
 WITH_A_WILDCARD = "with a wildcard"
@@ -138,6 +143,7 @@ def test_every_role_and_policy_is_looked_at(scan: Scan) -> None:
 
     assert looked_at == {
         "AWS::IAM::ManagedPolicy.ReaderPolicy",
+        "AWS::IAM::ManagedPolicy.VpcPolicy",
         "AWS::IAM::Policy.DispatchGoesOn",
         "AWS::IAM::Role.DispatchFunctionRole",
         "AWS::IAM::Role.DispatchScheduleRole",

@@ -47,12 +47,19 @@ def main() -> None:
 
 def _holds(condition: Any, values: dict[str, Any]) -> bool:
     [(function, operands)] = condition.items()
-    if function == "Fn::Not":
-        return not _holds(operands[0], values)
-    if function != "Fn::Equals":
-        raise NotImplementedError(function)
-    one, other = (values[each["Ref"]] if isinstance(each, dict) else each for each in operands)
-    return bool(one == other)
+    match function:
+        case "Fn::Not":
+            return not _holds(operands[0], values)
+        case "Fn::And":
+            return all(_holds(each, values) for each in operands)
+        case "Fn::Or":
+            return any(_holds(each, values) for each in operands)
+        case "Fn::Equals":
+            one, other = (
+                values[each["Ref"]] if isinstance(each, dict) else each for each in operands
+            )
+            return bool(one == other)
+    raise NotImplementedError(function)
 
 
 def _decided(node: Any, chosen: dict[str, bool]) -> Any:

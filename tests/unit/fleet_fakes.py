@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import pytest
+
 from keeper_runtime.clients import Clients
 from qwen_token import QwenTokenError
 from tests.fake_secrets_manager import FakeSecretsManager
@@ -76,7 +78,9 @@ class FleetUnderTest:
             "events": lambda: self.bus,
             "sqs": lambda: self.queue,
             "functions": lambda: self.functions,
-            "qwen": lambda _: self.qwen,
+            "dynamodb": lambda: pytest.fail("the fleet has no state table"),
+            "qwen": lambda _url, _user_agent: self.qwen,
+            "grant": lambda _grant, _settings: pytest.fail("the worker makes its own"),
         }
         return Clients(environ=self.environ, clock=lambda: NOW, **parts)
 

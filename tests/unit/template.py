@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,6 +72,39 @@ def named(node: Json) -> set[str]:
         for name in re.findall(r"\$\{([^}!]+)\}", text)
     }
     return references | attributes | variables
+
+
+def holds(condition: Json, values: Mapping[str, object]) -> bool:
+    """Decide a condition, or a rule's assertion, for these values of all parameters."""
+    match condition:
+        case {"Condition": name}:
+            return holds(TEMPLATE["Conditions"][name], values)
+        case {"Fn::Not": [each]}:
+            return not holds(each, values)
+        case {"Fn::And": parts}:
+            return all(holds(each, values) for each in parts)
+        case {"Fn::Or": parts}:
+            return any(holds(each, values) for each in parts)
+        case {"Fn::Equals": [one, other]}:
+            return bool(decided(one, values) == decided(other, values))
+    raise NotImplementedError(condition)
+
+
+def decided(node: Json, values: Mapping[str, object]) -> Json:
+    """Return ``node`` with what depends on nothing but these parameter values put in."""
+    match node:
+        case {"Ref": name} if name in values:
+            return values[name]
+        case {"Fn::FindInMap": [name, *keys]}:
+            found = TEMPLATE["Mappings"][name]
+            for key in keys:
+                found = found[decided(key, values)]
+            return found
+        case dict():
+            return {key: decided(each, values) for key, each in node.items()}
+        case list():
+            return [decided(each, values) for each in node]
+    return node
 
 
 def function_properties(logical_id: str) -> dict[str, Json]:

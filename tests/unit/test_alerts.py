@@ -1,36 +1,60 @@
 """What the owner is told."""
 
 import json
+import shutil
+import subprocess
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keeper_runtime.alerts import Alert, Failure, RunLocation, publish
+from keeper_runtime.alerts import Alert, Event, Failure, publish
+from keeper_runtime.run_location import RunLocation
 from qwen_token import (
     ConfigError,
     QwenTokenError,
+    TokenMalformedError,
+    TokenMissingError,
     TokenRejectedError,
     TokenShortLivedError,
     UpstreamUnavailableError,
-    WrongAccountError,
 )
+from qwen_token.errors import RunFacts, SessionMalformedError, SessionRejectedError
 from qwen_token.policy import Severity
 from tests.minting import NOW
 
 DAY = timedelta(days=1)
-ORIGIN = RunLocation(stack="my-stack", function="keeper", region="eu-west-1")
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
 SECRET = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1b2c3"
+SESSION = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/session-d4e5f6"
+ALONE = RunLocation(stack="my-stack", function="keeper", region="eu-west-1")
+LOCATION = replace(ALONE, session_secret_id=SESSION)
 
 
-def alert(error: QwenTokenError, *, left: timedelta | None, level: Severity) -> Alert:
-    error = error.with_expiry(None if left is None else NOW + left)
-    failure = Failure.of(error, secret_id=SECRET, origin=ORIGIN, now=NOW)
-    return Alert(level, "request-1", NOW, (failure,))
+def alert(
+    error: QwenTokenError,
+    *,
+    left: timedelta | None,
+    level: Severity,
+    location: RunLocation = LOCATION,
+    facts: RunFacts | None = None,
+) -> Alert:
+    expires_at = None if left is None else NOW + left
+    error = error.of_run(facts or RunFacts(), expires_at=expires_at)
+    failure = Failure.of(error, secret_id=SECRET, location=location, now=NOW)
+    return Alert(level, "request-1", NOW, (failure,), since=NOW - HOUR)
 
 
 def test_programs_get_one_document_with_every_field_of_the_contract() -> None:
-    told = alert(UpstreamUnavailableError("down"), left=1.5 * DAY, level=Severity.WARNING)
+    told = alert(
+        UpstreamUnavailableError("down"),
+        left=1.5 * DAY,
+        level=Severity.WARNING,
+        facts=RunFacts(session_expires_at=NOW + 20 * DAY, login_ends_at=NOW + 20 * DAY),
+    )
 
     assert told.document() == {
         "source": "qwen-token-refresh",
@@ -38,6 +62,7 @@ def test_programs_get_one_document_with_every_field_of_the_contract() -> None:
         "severity": "warning",
         "request_id": "request-1",
         "occurred_at": "2026-11-24T12:00:00+00:00",
+        "since": "2026-11-24T11:00:00+00:00",
         "failures": [
             {
                 "secret_id": SECRET,
@@ -46,6 +71,7 @@ def test_programs_get_one_document_with_every_field_of_the_contract() -> None:
                 "advice": UpstreamUnavailableError.advice,
                 "expires_at": "2026-11-26T00:00:00+00:00",
                 "days_remaining": 1.5,
+                "session_expires_at": "2026-12-14T12:00:00+00:00",
             }
         ],
     }
@@ -58,6 +84,7 @@ def test_what_is_unknown_is_null_for_programs_and_said_to_people() -> None:
     assert isinstance(failures, list)
     assert failures[0]["expires_at"] is None
     assert failures[0]["days_remaining"] is None
+    assert failures[0]["session_expires_at"] is None
     assert "unknown" in told.text()
 
 
@@ -69,35 +96,206 @@ def test_a_token_that_expires_this_moment_has_zero_days_not_none() -> None:
 
 
 def test_people_read_what_happened_how_long_is_left_and_what_to_do() -> None:
-    text = alert(WrongAccountError("refused"), left=5 * DAY, level=Severity.CRITICAL).text()
+    """The whole of it, as somebody reads it who has just been woken up."""
+    told = alert(
+        SessionRejectedError("the sign-in host says that the session is over"),
+        left=14 * MINUTE,
+        level=Severity.CRITICAL,
+        facts=RunFacts(login_ends_at=NOW + 20 * DAY, session_expires_at=NOW + 20 * DAY),
+    )
+    assert (
+        told.text()
+        == f"""\
+CRITICAL: the Qwen token was not refreshed.
 
-    assert text.startswith("CRITICAL: the Qwen token was not refreshed.")
-    assert "refused" in text
-    assert "5.0 days left; the token itself expires on 2026-11-29 12:00 UTC" in text
-    assert WrongAccountError.advice in text
-    assert "request-1" in text
+What happened:  the sign-in host says that the session is over
+Reason:         session_rejected
+Since:          2026-11-24 11:00 UTC
+Token:          14 minutes left; it expires on 2026-11-24 12:14 UTC
+What to do:     {SessionRejectedError.advice}
+Command:        make put-token STACK=my-stack REGION=eu-west-1
+  AWS CLI only: {PUT_SESSION}
+                It waits: paste the value of the cookie 'refresh_token' (or, on one line, an \
+object with the keys 'email' and 'password'), and press Enter. Nothing is shown.
+Secret:         {SECRET}
+
+Run request-1, 2026-11-24 12:00 UTC.
+"""
+    )
+
+
+PUT_SESSION = (
+    'read -rs LOGIN; printf %s "$LOGIN" | aws secretsmanager put-secret-value --region eu-west-1 '
+    f"--secret-id {SESSION} --secret-string file:///dev/stdin && aws lambda invoke --region "
+    "eu-west-1 --function-name keeper --cli-binary-format raw-in-base64-out --payload "
+    "'{\"check\":true}' /dev/stdout"
+)
+PUT_TOKEN = PUT_SESSION.replace(SESSION, SECRET)
+
+
+def test_people_read_when_the_login_ends_and_since_when_nobody_has_a_token() -> None:
+    facts = RunFacts(login_ends_at=NOW + 20 * DAY)
+    told = alert(
+        UpstreamUnavailableError("down"), left=-MINUTE, level=Severity.CRITICAL, facts=facts
+    )
+    assert "expired on 2026-11-24 11:59 UTC: services have no valid token\n" in told.text()
+    assert "Login:          ends on 2026-12-14 12:00 UTC\n" in told.text()
+    over = replace(told, occurred_at=NOW + 21 * DAY)
+    assert "Login:          ended on 2026-12-14 12:00 UTC\n" in over.text()
 
 
 @pytest.mark.parametrize(
-    ("error", "command"),
+    ("error", "with_project", "with_aws"),
     [
-        (TokenRejectedError("dead"), "make put-token STACK=my-stack REGION=eu-west-1"),
+        (TokenRejectedError("dead"), "make put-token", PUT_SESSION),
+        (SessionMalformedError("what?"), "make put-token", PUT_SESSION),
+        (TokenMalformedError("what?"), "make put-token", PUT_TOKEN),
+        (TokenMissingError("gone"), "make put-token", PUT_TOKEN),
         (
             UpstreamUnavailableError("down"),
+            "make refresh",
             "aws lambda invoke --function-name keeper --region eu-west-1 /dev/stdout",
         ),
         (
             ConfigError("off"),
+            "make deploy",
             "aws lambda get-function-configuration --function-name keeper --region eu-west-1",
         ),
     ],
     ids=lambda value: value.reason if isinstance(value, QwenTokenError) else "",
 )
-def test_the_command_names_the_stack_or_the_function_and_the_region(
-    error: QwenTokenError, command: str
+def test_one_command_is_for_a_checkout_and_one_for_the_aws_cli_alone(
+    error: QwenTokenError, with_project: str, with_aws: str
 ) -> None:
     text = alert(error, left=DAY, level=Severity.CRITICAL).text()
-    assert f"Command:        {command}\n" in text
+    if not isinstance(error, ConfigError):
+        with_project += " STACK=my-stack REGION=eu-west-1"
+    assert f"Command:        {with_project}\n  AWS CLI only: {with_aws}\n" in text
+
+
+def test_without_a_session_secret_the_token_is_what_is_put_in() -> None:
+    told = alert(TokenRejectedError("dead"), left=DAY, level=Severity.CRITICAL, location=ALONE)
+    assert f"  AWS CLI only: {PUT_TOKEN}\n" in told.text()
+    assert "It waits: paste the token, and press Enter." in told.text()
+
+
+def test_the_command_for_the_aws_cli_alone_puts_in_what_is_pasted_and_shows_it_nowhere(
+    tmp_path: Path,
+) -> None:
+    """Run as it is, in the shell of AWS CloudShell, with a stand-in of the AWS CLI."""
+    aws = tmp_path / "aws"
+    aws.write_text(
+        "#!/bin/sh\n"
+        f'echo "$@" >> {tmp_path}/arguments\n'
+        f'case "$1" in secretsmanager) cat /dev/stdin > {tmp_path}/stored ;; esac\n'
+    )
+    aws.chmod(0o755)
+    login = r"""{"email": "a@example.com", "password": "b\\c $d `e` 'f' %s"}"""
+    bash = shutil.which("bash")
+    assert bash is not None
+
+    done = subprocess.run(  # noqa: S603 - the command that the alert shows
+        [bash, "-c", PUT_SESSION],
+        input=f"{login}\n",
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+    )
+
+    assert (tmp_path / "stored").read_text() == login
+    put, invoked = (tmp_path / "arguments").read_text().splitlines()
+    assert "a@example.com" not in f"{put}{invoked}{done.stdout}{done.stderr}"
+    assert invoked.endswith('--payload {"check":true} /dev/stdout')
+
+
+@pytest.mark.parametrize(
+    ("level", "words"),
+    [
+        (
+            Severity.NOTICE,
+            "NOTICE: the Qwen token was not refreshed yet, which may pass by itself.",
+        ),
+        (Severity.WARNING, "WARNING: the Qwen token was not refreshed."),
+    ],
+)
+def test_a_notice_does_not_sound_like_an_alert(level: Severity, words: str) -> None:
+    assert alert(UpstreamUnavailableError("x"), left=DAY, level=level).text().startswith(words)
+
+
+def test_a_first_token_that_is_awaited_is_not_one_that_was_lost() -> None:
+    failure = Failure.awaiting(secret_id=SECRET, location=LOCATION)
+    text = Alert(Severity.WARNING, "request-1", NOW, (failure,)).text()
+    assert text.startswith("WARNING: the keeper waits for its first Qwen token.")
+    assert f"  AWS CLI only: {PUT_SESSION}\n" in text
+
+
+def recovery(reason: str) -> Alert:
+    failure = Failure.over(
+        reason,
+        "refused",
+        secret_id=SECRET,
+        expires_at=NOW + 15 * MINUTE,
+        session_expires_at=NOW + 20 * DAY,
+        now=NOW,
+    )
+    return Alert(
+        Severity.CRITICAL, "request-1", NOW, (failure,), Event.REFRESH_RECOVERED, NOW - HOUR
+    )
+
+
+@pytest.mark.parametrize("reason", ["token_rejected", "a_reason_of_another_release"])
+def test_a_recovery_asks_nobody_to_do_anything(reason: str) -> None:
+    told = recovery(reason)
+    assert told.subject() == f"[RECOVERED] Qwen token: recovered from {reason}"
+    assert (
+        told.text()
+        == f"""\
+RECOVERED: the Qwen token is kept alive again, and what is below is over.
+
+What happened:  refused
+Reason:         {reason}
+Since:          2026-11-24 11:00 UTC
+Token:          15 minutes left; it expires on 2026-11-24 12:15 UTC
+Login:          ends on 2026-12-14 12:00 UTC
+Secret:         {SECRET}
+
+Run request-1, 2026-11-24 12:00 UTC.
+"""
+    )
+    document = told.document()
+    assert (document["event"], document["severity"]) == ("refresh_recovered", "critical")
+    assert document["failures"] == [
+        {
+            "secret_id": SECRET,
+            "reason": reason,
+            "message": "refused",
+            "advice": "Nothing: it is over.",
+            "expires_at": "2026-11-24T12:15:00+00:00",
+            "days_remaining": 0.01,
+            "session_expires_at": "2026-12-14T12:00:00+00:00",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("left", "subject", "advice"),
+    [
+        (2 * DAY, "log in again before 2026-11-26 12:00 UTC", "before 2026-11-26 12:00 UTC"),
+        (-2 * DAY, "log in again now", "now"),
+    ],
+)
+def test_the_end_of_a_login_says_by_when_somebody_has_to_log_in(
+    left: timedelta, subject: str, advice: str
+) -> None:
+    failure = Failure.ending(
+        NOW + left, secret_id=SECRET, location=LOCATION, token_expires_at=NOW + DAY, now=NOW
+    )
+    told = Alert(Severity.WARNING, "request-1", NOW, (failure,), Event.SESSION_ENDING)
+    assert told.subject() == f"[WARNING] Qwen token: {subject}"
+    assert f"What to do:     Log in again {advice}, in a private window" in told.text()
+    assert f"  AWS CLI only: {PUT_SESSION}\n" in told.text()
+    assert told.document()["event"] == "session_ending"
 
 
 def test_of_a_new_token_that_will_not_last_it_is_not_said_that_there_is_none() -> None:
@@ -165,7 +363,7 @@ def batch_alert(count: int, message: str = "refused") -> Alert:
         Failure.of(
             TokenRejectedError(message),
             secret_id=f"{SECRET[:-7]}/{n}-a1b2c3",
-            origin=FLEET,
+            location=FLEET,
             now=NOW,
         )
         for n in range(count)

@@ -22,11 +22,11 @@ def of(account: str) -> Token:
 
 
 def in_trouble(asked: Token) -> Token | Exception:
-    if asked.account.startswith("dead"):
+    if str(asked.account).startswith("dead"):
         return TokenRejectedError("refused")
-    if asked.account.startswith("limited"):
+    if str(asked.account).startswith("limited"):
         return RateLimitedError("slow down", expires_at=NOW)
-    return token(left=timedelta(days=7), account=asked.account)
+    return token(left=timedelta(days=7), account=str(asked.account))
 
 
 def ask(breaker: Breaker, *accounts: str) -> list[str | None]:
@@ -89,6 +89,11 @@ def test_what_it_raises_for_others_has_no_expiry_and_leaves_the_first_as_it_was(
     cause = caught.value.__cause__
     assert isinstance(cause, RateLimitedError)
     assert cause.expires_at == NOW
+
+
+def test_an_answer_is_handed_on(breaker: Breaker) -> None:
+    assert breaker.verify(of("good"), within=PATIENCE) == "good"
+    assert breaker.refresh(of("good"), within=PATIENCE).account == "good"
 
 
 def test_the_apis_client_is_made_when_first_needed_and_once(qwen: FakeQwen) -> None:

@@ -17,7 +17,7 @@ from localcloud import qwen as scenarios
 from localcloud.qwen import ACCOUNT, QwenStandIn, Reply, Request, Scenario
 from qwen_token import TokenMalformedError, TokenMissingError, TokenRejectedError
 from qwen_token.cli import main
-from tests.minting import pieces, token
+from tests.minting import mint, pieces, token
 from tests.wire import Script, Wire, reply, wire
 
 LIBRARY = Path(__file__).parents[2] / "layers/qwen_token"
@@ -70,7 +70,7 @@ def test_a_token_is_never_an_argument(
     assert caught.value.code == 2
     shown = "".join(capsys.readouterr())
     assert "error: " in shown
-    assert "A token is never an argument: put asks for it" in shown
+    assert "A login is never an argument: put asks for it" in shown
     assert not any(piece in shown for piece in raw.split("."))
 
 
@@ -95,7 +95,19 @@ def test_a_token_is_never_an_argument(
             ["put", "--fleet", "--name", "arn:aws:secretsmanager:eu-west-1:1:secret:a-b1c2d3"],
             "--name is a secret's name, not its ARN",
         ),
+        (
+            ["put", "--sign-in", "--secret-id", "a"],
+            "--sign-in goes into the stack's session secret: not with --secret-id or --fleet",
+        ),
+        (
+            ["put", "--sign-in", "--fleet", "--name", "a"],
+            "--sign-in goes into the stack's session secret: not with --secret-id or --fleet",
+        ),
         (["status", "--all"], "--all goes with --fleet"),
+        (
+            ["status", "--fleet", "--check"],
+            "--check is for the stack's own token, not for the fleet's",
+        ),
         (
             ["smoke", "--api-base-url", "https://chat.qwen.ai"],
             "--api-base-url goes with --stdin: the stack names its own API",
@@ -133,8 +145,21 @@ def test_every_command_explains_itself_and_its_exit_codes(
     [
         pytest.param("", "token_missing", id="nothing"),
         pytest.param("  \n", "token_missing", id="a blank line"),
-        pytest.param("hunter2", "token_malformed", id="no token"),
+        pytest.param("hunter2", "session_malformed", id="no login"),
+        pytest.param(
+            token(left=timedelta(days=5)).raw[:-60], "token_malformed", id="a token cut off"
+        ),
+        pytest.param(
+            json.dumps({"token": mint({"type": "access_token", "exp": 4_000_000_000})}),
+            "session_malformed",
+            id="an access token",
+        ),
         pytest.param(b"\xff\x00\x80", "token_malformed", id="no text"),
+        pytest.param(
+            '{"refresh_token": "a-credential", "expires_at": 1700000000}',
+            "session_rejected",
+            id="an expired session",
+        ),
         pytest.param(
             token(left=-timedelta(days=1), now=datetime.now(UTC)).raw,
             "token_rejected",
@@ -180,34 +205,78 @@ def test_without_a_standard_input_there_is_an_error(
     assert "no standard input" in capsys.readouterr().err
 
 
-def test_the_end_of_input_at_the_prompt_is_an_error() -> None:
-    # A real terminal, and the key that ends its input.
+def at_a_terminal(*arguments: str, answers: list[tuple[str, bytes]]) -> tuple[int, str]:
+    """Run a command on a real terminal; type each answer at its prompt. Return all it showed."""
     ours, theirs = pty.openpty()
     with (
-        os.fdopen(ours, "wb", buffering=0) as keyboard,
-        subprocess.Popen(
-            [sys.executable, "-m", "qwen_token", "put"],
+        os.fdopen(ours, "r+b", buffering=0) as terminal,
+        subprocess.Popen(  # noqa: S603 - the project's own command
+            [sys.executable, "-m", "qwen_token", *arguments],
             stdin=theirs,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=theirs,
+            stderr=theirs,
             env={**os.environ, "PYTHONPATH": str(LIBRARY)},
             start_new_session=True,
-            text=True,
         ) as command,
     ):
         os.close(theirs)
-        assert command.stderr is not None
-        # What is typed before the prompt is there is thrown away.
         shown = ""
-        while "Token (hidden): " not in shown:
-            letter = command.stderr.read(1)
-            assert letter, shown
-            shown += letter
-        keyboard.write(b"\x04")
-        shown += command.communicate(timeout=30)[1]
-    assert command.returncode == 1
+        for prompt, answer in answers:
+            # What is typed before the prompt is there is thrown away.
+            while prompt not in shown:
+                piece = terminal.read(4096)
+                assert piece, shown
+                shown += piece.decode()
+            terminal.write(answer)
+        # An error is how Linux says that nobody has this terminal open any more.
+        with suppress(OSError):
+            while piece := terminal.read(4096):
+                shown += piece.decode()
+        return command.wait(30), shown
+
+
+def test_the_end_of_input_at_the_prompt_is_an_error() -> None:
+    code, shown = at_a_terminal("put", answers=[("press Enter): ", b"\x04")])
+
+    assert code == 1
     assert "nothing was given" in shown
     assert "Traceback" not in shown
+
+
+def test_the_end_of_input_at_a_sign_in_is_an_error() -> None:
+    code, shown = at_a_terminal("put", "--sign-in", answers=[("E-mail: ", b"\x04")])
+
+    assert code == 1
+    assert "an e-mail and a password are needed" in shown
+
+
+def test_a_sign_in_is_asked_for_at_the_terminal_and_its_password_is_not_shown() -> None:
+    code, shown = at_a_terminal(
+        *("put", "--sign-in"),
+        answers=[
+            ("E-mail: ", b"zoe@example.com\n"),
+            ("Password (hidden): ", b"correct horse\n"),
+        ],
+    )
+
+    assert code == 1
+    # So far it got: beyond here AWS is asked.
+    assert "(aws_failed)" in shown
+    assert "correct" not in shown
+    assert "received" not in shown, "not even how long the password is"
+
+
+def test_a_paste_that_a_terminal_would_cut_arrives_as_a_whole() -> None:
+    padding = "x" * 20_000
+    pasted = f"curl 'https://auth.qwen.ai' \\\n -H 'a: {padding}' \\\n -b 'refresh_token=a-word'\n"
+
+    code, shown = at_a_terminal("put", answers=[("press Enter): ", pasted.encode())])
+
+    assert code == 1
+    assert "(aws_failed)" in shown, "a session was recognised"
+    assert f"received {len(pasted) - 1:,} characters" in shown
+    assert "xxxx" not in shown
+    assert "a-word" not in shown
 
 
 @pytest.mark.parametrize(
@@ -290,9 +359,10 @@ def test_an_error_for_people_names_the_reason_and_what_to_do_on_standard_error(
 
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("error: the value is not a JWT")
-    assert "(token_malformed)" in shown.err
-    assert "Put a proper token in" in shown.err
+    assert shown.err.startswith("error: the value is not a login in a form that is known")
+    assert "(session_malformed)" in shown.err
+    assert "Accepted are: " in shown.err
+    assert "hunter2" not in shown.err
 
 
 @pytest.mark.parametrize("command", ["put", "status", "refresh", "smoke", "environ"])
@@ -325,12 +395,52 @@ def the_stack(api_base_url: str = "https://chat.qwen.ai") -> Script:
 def test_a_run_that_awaits_its_token_needs_a_person(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unknown = dict.fromkeys(("version_id", "expires_at", "days_remaining"))
-    result = {"outcome": "awaiting_token", "secret_id": "s", **unknown}
-    with wire(the_stack(), reply("200 OK", json.dumps(result).encode())) as aws:
+    with wire(the_stack(), ended_as("awaiting_token")) as aws:
         monkeypatch.setenv("AWS_ENDPOINT_URL", aws.base_url)
         assert main(arguments) == 3
     assert "awaiting_token" in capsys.readouterr().out
+
+
+def ended_as(outcome: str) -> Script:
+    """Answer as the function does after such a run."""
+    unknown = dict.fromkeys(
+        ("version_id", "expires_at", "days_remaining", "grant", "session_expires_at")
+    )
+    result = {"outcome": outcome, "secret_id": "s", **unknown}
+    return reply("200 OK", json.dumps(result).encode())
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome", "said", "code"),
+    [
+        pytest.param([], "fresh", "not due", 0, id="nothing to do"),
+        pytest.param(["--check"], "checked", "the API accepts the token", 0, id="good"),
+        pytest.param(["--check"], "fresh", "gave no answer", 0, id="no answer to a check"),
+        pytest.param(["--force"], "checked", "younger than ten minutes", 0, id="the brake"),
+        pytest.param(["--force"], "fresh", "was not replaced", 0, id="no answer to the brake"),
+        pytest.param(["--force", "--dry-run"], "fresh", "not due", 0, id="a dry run asks nobody"),
+        pytest.param([], "leased", "another run is at work", 0, id="another run"),
+        pytest.param([], "retrying", "trouble that may pass", 1, id="trouble that may pass"),
+        pytest.param([], "a new one", "not an outcome that this release knows", 0, id="unknown"),
+    ],
+)
+def test_an_outcome_is_shown_with_words_and_has_its_exit_code(  # noqa: PLR0913 - a case has four
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    options: list[str],
+    outcome: str,
+    said: str,
+    code: int,
+) -> None:
+    with wire(the_stack(), ended_as(outcome)) as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.base_url)
+        assert main(["refresh", *options]) == code
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "Outcome" in line]
+    assert f"{outcome}: " in line
+    assert said in line
+    event = json.loads(aws.requests[-1].partition(b"\r\n\r\n")[2])
+    assert event == {each[2:].replace("-", "_"): True for each in options}
 
 
 def test_a_failed_run_is_shown_with_the_reason_and_advice_of_its_class(
@@ -587,8 +697,8 @@ def secret(version_id: str, raw: str) -> Script:
     return reply("200 OK", json.dumps({"VersionId": version_id, "SecretString": raw}).encode())
 
 
-def a_run(version_id: str) -> Script:
-    result = {"outcome": "refreshed", "version_id": version_id}
+def a_run(version_id: str, outcome: str = "refreshed", **more: str) -> Script:
+    result = {"outcome": outcome, "version_id": version_id, **more}
     return reply("200 OK", json.dumps(result).encode())
 
 
@@ -658,4 +768,75 @@ def test_a_refresh_that_fails_in_the_function_has_the_reason_and_advice_of_its_c
     assert "✗ 2. Refresh it" in shown
     assert "error: step 2: refused (token_rejected)" in shown
     assert TokenRejectedError.advice in shown
+    assert qwen.requests == []
+
+
+def test_a_stack_with_a_session_is_checked_through_its_function(smoke: Check) -> None:
+    now = datetime.now(UTC)
+    old, new = (
+        mint({"type": "access_token", "exp": int((now + timedelta(minutes=left)).timestamp())})
+        for left in (3, 15)
+    )
+    status, chats = (
+        reply("200 OK", f'{{"success": true, "data": {data}}}'.encode()) for data in ("true", "[]")
+    )
+    with wire(status, chats) as api:
+        run = a_run("new", grant="refresh_token")
+        with wire(the_stack(api.base_url), secret("old", old), run, secret("new", new)) as aws:
+            code, shown = smoke(aws=aws)
+
+    assert code == 0, shown
+    for line in (
+        "Account    the token does not say",
+        "Got by     refresh_token",
+        "New token  in the secret",
+        "Chats        0",
+    ):
+        assert line in shown
+    assert f"Bearer {new}".encode() in api.requests[-1]
+    assert not any(piece in shown for raw in (old, new) for piece in pieces(raw))
+
+
+def test_a_token_too_young_to_be_replaced_passes_and_is_not_called_new(
+    qwen: QwenStandIn, smoke: Check
+) -> None:
+    held = secret("held", qwen.mint())
+    with wire(the_stack(qwen.base_url), held, a_run("held", "checked"), held) as aws:
+        code, shown = smoke(aws=aws)
+
+    assert code == 0, shown
+    assert "New token  none: the one in the secret is younger than ten minutes" in shown
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "said"),
+    [
+        ("leased", "store_failed", "another run is at work"),
+        ("retrying", "upstream_unavailable", "the run ended as retrying"),
+        ("fresh", "upstream_unavailable", "the run ended as fresh"),
+    ],
+)
+def test_a_run_that_proved_nothing_of_the_login_fails_the_step(
+    qwen: QwenStandIn, smoke: Check, *, outcome: str, reason: str, said: str
+) -> None:
+    held = secret("held", qwen.mint())
+    with wire(the_stack(qwen.base_url), held, a_run("held", outcome)) as aws:
+        code, shown = smoke("--json", aws=aws)
+
+    assert code == 1
+    assert results(shown) == ["passed", "failed", "not_tried"]
+    error = json.loads(shown)["error"]
+    assert (error["reason"], said in error["message"]) == (reason, True)
+    assert error["advice"].startswith("Try again in a minute")
+
+
+def test_an_access_token_of_ones_own_is_never_exchanged(qwen: QwenStandIn, smoke: Check) -> None:
+    expires_at = datetime.now(UTC) + timedelta(minutes=15)
+    raw = mint({"type": "access_token", "exp": int(expires_at.timestamp())})
+
+    code, shown = smoke("--json", typed=raw)
+
+    assert code == 1
+    assert results(shown) == ["passed", "failed", "not_tried"]
+    assert json.loads(shown)["error"]["reason"] == "token_not_extended"
     assert qwen.requests == []

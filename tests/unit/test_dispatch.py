@@ -126,6 +126,7 @@ def test_a_sweep_on_which_nothing_is_due_queues_nothing(world: FleetUnderTest, r
     assert world.secrets.calls == ["ListSecrets", "BatchGetSecretValue"]
     assert done.metrics == {
         "TokenDaysRemaining": [5],
+        "SessionDaysRemaining": [5],
         "RunSucceeded": [20],
         "SweepCompleted": [1],
         "RefreshFailed": [0],

@@ -39,6 +39,9 @@ def test_every_failure_has_a_reason_of_its_own_and_advice() -> None:
         "token_not_extended",
         "token_short_lived",
         "wrong_account",
+        "session_malformed",
+        "session_rejected",
+        "sign_in_refused",
         "rate_limited",
         "upstream_blocked",
         "upstream_unavailable",
@@ -46,7 +49,7 @@ def test_every_failure_has_a_reason_of_its_own_and_advice() -> None:
         "store_failed",
         "config_invalid",
     }
-    assert len(kinds) == 12
+    assert len(kinds) == 15
     assert all(kind.advice.endswith(".") and kind.__name__.endswith("Error") for kind in kinds)
 
 

@@ -2,9 +2,7 @@
 
 import json
 import logging
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -12,115 +10,48 @@ import pytest
 from botocore.exceptions import ClientError, NoRegionError
 from botocore.parsers import ResponseParserError
 
-import handler
 from keeper_runtime.clients import Clients
 from qwen_token import (
     ConfigError,
-    QwenTokenError,
-    StoreError,
     Token,
     TokenMalformedError,
     TokenRejectedError,
     TokenShortLivedError,
     UpstreamUnavailableError,
 )
+from qwen_token.errors import SessionMalformedError
 from qwen_token.secret_store import AWS_CONFIG
-from tests.fake_lambda_context import FakeLambdaContext
-from tests.fake_secrets_manager import FakeSecretsManager
-from tests.fakes import FakeBus, FakeQwen, FakeTopic
-from tests.minting import NOW, token
+from tests.fakes import FakeBus, FakeTopic
+from tests.minting import token
+from tests.unit.refresh_fakes import BUS, ENVIRON, SECRET, RefreshUnderTest, Run
 
 DAY = timedelta(days=1)
-SECRET = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1b2c3"
-BUS = "arn:aws:events:eu-west-1:111122223333:event-bus/default"
-ENVIRON = {
-    "SECRET_ID": SECRET,
-    "API_BASE_URL": "https://chat.qwen.ai",
-    "REFRESH_BEFORE_DAYS": "3",
-    "CRITICAL_DAYS": "1",
-    "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
-    "EVENT_BUS_ARN": BUS,
-}
+MINUTE = timedelta(minutes=1)
 
 
-@dataclass
-class Run:
-    """One invocation, and everything that came out of it."""
-
-    result: dict[str, object] | None
-    error: QwenTokenError | None
-    metrics: dict[str, float]
-    log: list[dict[str, Any]]
-    alerts: list[dict[str, Any]]
-    events: list[dict[str, Any]]
-    output: str
-    patience: list[timedelta]
+@pytest.fixture(name="function")
+def _function(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> RefreshUnderTest:
+    return RefreshUnderTest(capsys, monkeypatch)
 
 
 @pytest.fixture(name="invoke")
-def _invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def _invoke(function: RefreshUnderTest) -> Any:
     def invoke(  # noqa: PLR0913 - the world outside, one thing each
         value: str | None = None,
         *,
-        answer: Token | QwenTokenError | None = None,
+        answer: Token | Exception | None = None,
         event: object = None,
         environ: Mapping[str, str] = ENVIRON,
         topic: FakeTopic | None = None,
         bus: FakeBus | None = None,
-        overtaken_by: str | None = None,
-        milliseconds_left: int = 120_000,
     ) -> Run:
-        # The logger took hold of standard output when it was made; pytest replaces that since.
-        for log_handler in logging.getLogger("my-stack").handlers:
-            monkeypatch.setattr(log_handler, "stream", sys.stdout)
-        sns = topic or FakeTopic()
-        eventbridge = bus or FakeBus()
-        secrets = FakeSecretsManager()
-        secrets.add("qwen/token", value)
-        if overtaken_by is not None:
-            secrets.before = lambda call: (
-                secrets.hold(SECRET, overtaken_by)
-                if call.operation == "UpdateSecretVersionStage"
-                else None
-            )
-        qwen = FakeQwen(lambda _: answer or UpstreamUnavailableError("not to be asked"))
-        clients = Clients(
-            environ=environ,
-            clock=lambda: NOW,
-            secrets=lambda: secrets,  # type: ignore[arg-type,return-value]
-            sns=lambda: sns,  # type: ignore[arg-type,return-value]
-            events=lambda: eventbridge,  # type: ignore[arg-type,return-value]
-            sqs=lambda: pytest.fail("there is no queue"),
-            functions=lambda: pytest.fail("it runs no other function"),
-            qwen=lambda _: qwen,
-        )
-        result, error = None, None
-        # As the deployed handler has it: the decorators write out what was counted.
-        decorated = handler.metrics.log_metrics(
-            lambda given, context: handler.run(given, context, clients)
-        )
-        try:
-            result = decorated({} if event is None else event, FakeLambdaContext(milliseconds_left))
-        except QwenTokenError as caught:
-            error = caught
-        output = capsys.readouterr().out
-        lines = [json.loads(line) for line in output.splitlines()]
-        [emf] = [line for line in lines if "_aws" in line]
-        [declared] = emf["_aws"]["CloudWatchMetrics"]
-        assert declared["Namespace"] == "QwenTokenRefresh"
-        assert declared["Dimensions"] == [["service"]]
-        assert emf["service"] == "my-stack"
-        names = [metric["Name"] for metric in declared["Metrics"]]
-        return Run(
-            result=result,
-            error=error,
-            metrics={name: emf[name][0] for name in names},
-            log=[line for line in lines if "_aws" not in line],
-            alerts=sns.documents,
-            events=eventbridge.put,
-            output=output,
-            patience=qwen.given,
-        )
+        function.environ = environ
+        function.topic, function.bus = topic or FakeTopic(), bus or FakeBus()
+        function.holds(value)
+        function.answer = answer or UpstreamUnavailableError("not to be asked")
+        return function.run(event)
 
     return invoke
 
@@ -134,8 +65,16 @@ def test_a_fresh_run_says_so_and_counts_the_days(invoke: Any) -> None:
         "version_id": "v1",
         "expires_at": "2026-11-29T12:00:00+00:00",
         "days_remaining": 5.0,
+        "grant": None,
+        "session_expires_at": None,
     }
-    assert run.metrics == {"TokenDaysRemaining": 5, "RunSucceeded": 1, "RefreshFailed": 0}
+    assert run.metrics == {
+        "TokenDaysRemaining": 5,
+        "SessionDaysRemaining": 5,
+        "RunCompleted": 1,
+        "RunSucceeded": 1,
+        "RefreshFailed": 0,
+    }
     assert run.alerts == []
 
 
@@ -144,9 +83,11 @@ def test_a_refresh_reports_the_new_token(invoke: Any) -> None:
 
     assert run.result is not None
     assert (run.result["outcome"], run.result["version_id"]) == ("refreshed", "v2")
-    assert run.result["days_remaining"] == 7
+    assert (run.result["days_remaining"], run.result["grant"]) == (7, "exchange")
     assert run.metrics == {
         "TokenDaysRemaining": 7,
+        "SessionDaysRemaining": 7,
+        "RunCompleted": 1,
         "RunSucceeded": 1,
         "TokenRefreshed": 1,
         "RefreshFailed": 0,
@@ -154,22 +95,65 @@ def test_a_refresh_reports_the_new_token(invoke: Any) -> None:
     assert run.alerts == []
 
 
-def test_a_run_that_another_writer_overtook_with_a_good_token_succeeded(invoke: Any) -> None:
-    run = invoke(
-        token(left=DAY).raw,
-        answer=token(left=7 * DAY),
-        overtaken_by=token(left=6 * DAY).raw,
+def test_a_run_that_another_writer_overtook_with_a_good_token_succeeded(
+    function: RefreshUnderTest,
+) -> None:
+    function.holds(token(left=DAY))
+    function.answer = token(left=7 * DAY)
+    overtaking = token(left=6 * DAY).raw
+    function.secrets.before = lambda call: (
+        function.secrets.hold(SECRET, overtaking)
+        if call.operation == "UpdateSecretVersionStage"
+        else None
     )
+    run = function.run()
 
     assert run.result is not None
     assert (run.result["outcome"], run.result["version_id"]) == ("superseded", "v3")
-    assert run.metrics == {"TokenDaysRemaining": 6, "RunSucceeded": 1, "RefreshFailed": 0}
+    assert run.metrics == {
+        "TokenDaysRemaining": 6,
+        "SessionDaysRemaining": 6,
+        "RunCompleted": 1,
+        "RunSucceeded": 1,
+        "RefreshFailed": 0,
+    }
     assert run.alerts == []
 
 
-def test_the_api_is_given_what_the_run_can_spare_of_its_remaining_time(invoke: Any) -> None:
-    run = invoke(token(left=DAY).raw, answer=token(left=7 * DAY), milliseconds_left=80_000)
-    assert run.patience == [timedelta(seconds=10)]
+def test_the_api_is_given_what_the_run_can_spare_of_its_remaining_time(
+    function: RefreshUnderTest,
+) -> None:
+    function.holds(token(left=DAY))
+    function.answer = token(left=7 * DAY)
+    function.run(milliseconds_left=80_000)
+    assert function.hosts.given == [timedelta(seconds=10)]
+
+
+def test_a_run_that_another_one_has_the_lease_of_ends_without_an_error(
+    function: RefreshUnderTest,
+) -> None:
+    function.holds(token(left=DAY))
+    table = function.dynamodb
+    table.update_item(
+        TableName="state",
+        Key={"secret_id": {"S": SECRET}},
+        UpdateExpression="SET lease_owner = :owner, lease_until = :until",
+        ConditionExpression="attribute_not_exists(lease_until)",
+        ExpressionAttributeValues={
+            ":owner": {"S": "another run"},
+            ":until": {"N": str(int((function.now + MINUTE).timestamp()))},
+        },
+    )
+    run = function.run()
+    assert run.result is not None
+    assert run.result["outcome"] == "leased"
+    assert run.metrics == {
+        "TokenDaysRemaining": 1,
+        "SessionDaysRemaining": 1,
+        "RunCompleted": 1,
+        "RefreshFailed": 0,
+    }
+    assert (run.alerts, function.hosts.spent) == ([], [])
 
 
 def test_a_dry_run_does_not_count_as_a_success(invoke: Any) -> None:
@@ -177,7 +161,12 @@ def test_a_dry_run_does_not_count_as_a_success(invoke: Any) -> None:
 
     assert run.result is not None
     assert run.result["outcome"] == "would_refresh"
-    assert run.metrics == {"TokenDaysRemaining": 1, "RefreshFailed": 0}
+    assert run.metrics == {
+        "TokenDaysRemaining": 1,
+        "SessionDaysRemaining": 1,
+        "RunCompleted": 1,
+        "RefreshFailed": 0,
+    }
 
 
 def test_a_dry_run_on_a_fresh_token_does_not_count_as_a_success_either(invoke: Any) -> None:
@@ -185,7 +174,12 @@ def test_a_dry_run_on_a_fresh_token_does_not_count_as_a_success_either(invoke: A
 
     assert run.result is not None
     assert run.result["outcome"] == "fresh"
-    assert run.metrics == {"TokenDaysRemaining": 5, "RefreshFailed": 0}
+    assert run.metrics == {
+        "TokenDaysRemaining": 5,
+        "SessionDaysRemaining": 5,
+        "RunCompleted": 1,
+        "RefreshFailed": 0,
+    }
 
 
 def test_awaiting_the_first_token_is_a_warning_and_no_failure(invoke: Any) -> None:
@@ -198,8 +192,10 @@ def test_awaiting_the_first_token_is_a_warning_and_no_failure(invoke: Any) -> No
         "version_id": None,
         "expires_at": None,
         "days_remaining": None,
+        "grant": None,
+        "session_expires_at": None,
     }
-    assert run.metrics == {"RefreshFailed": 0}
+    assert run.metrics == {"RunCompleted": 1, "RefreshFailed": 0}
     [alert] = run.alerts
     [failure] = alert["failures"]
     assert (alert["severity"], failure["reason"]) == ("warning", "token_missing")
@@ -211,23 +207,62 @@ def test_a_dry_run_that_awaits_a_token_alerts_nobody(invoke: Any) -> None:
     assert run.alerts == []
 
 
+def test_trouble_that_may_pass_ends_as_retrying_and_is_published_as_a_notice(
+    invoke: Any,
+) -> None:
+    run = invoke(token(left=2 * DAY).raw, answer=UpstreamUnavailableError("down"))
+
+    assert run.error is None
+    assert run.result == {
+        "outcome": "retrying",
+        "secret_id": SECRET,
+        "version_id": "v1",
+        "expires_at": "2026-11-26T12:00:00+00:00",
+        "days_remaining": 2.0,
+        "grant": None,
+        "session_expires_at": None,
+    }
+    assert run.metrics == {
+        "TokenDaysRemaining": 2,
+        "SessionDaysRemaining": 2,
+        "RunCompleted": 1,
+        "RefreshFailed": 1,
+    }
+    assert [alert["severity"] for alert in run.alerts] == ["notice"]
+    assert {line["level"] for line in run.log} == {"WARNING"}
+
+
 @pytest.mark.parametrize(
-    ("left", "severity"), [(2 * DAY, "warning"), (timedelta(hours=23), "critical")]
+    ("left", "after", "severity"),
+    [
+        pytest.param(2 * DAY, 60 * MINUTE, "warning", id="an hour later"),
+        pytest.param(timedelta(hours=23), 0 * MINUTE, "critical", id="near the end"),
+    ],
 )
 def test_a_failure_is_raised_counted_and_published_with_what_is_left(
-    invoke: Any, left: timedelta, severity: str
+    invoke: Any, function: RefreshUnderTest, left: timedelta, after: timedelta, severity: str
 ) -> None:
     run = invoke(token(left=left).raw, answer=UpstreamUnavailableError("down"))
+    began_at = function.now
+    if after:
+        run = function.run(after=after)
 
     assert isinstance(run.error, UpstreamUnavailableError)
-    assert run.metrics == {"TokenDaysRemaining": left / DAY, "RefreshFailed": 1}
+    days = (left - after) / DAY
+    assert run.metrics == {
+        "TokenDaysRemaining": days,
+        "SessionDaysRemaining": days,
+        "RunCompleted": 1,
+        "RefreshFailed": 1,
+    }
     [alert] = run.alerts
-    assert alert["severity"] == severity
+    assert (alert["event"], alert["severity"]) == ("refresh_failed", severity)
     assert alert["request_id"] == "request-1"
+    assert alert["since"] == began_at.isoformat()
     [failure] = alert["failures"]
     assert failure["reason"] == "upstream_unavailable"
     assert failure["secret_id"] == SECRET
-    assert failure["days_remaining"] == round(left / DAY, 2)
+    assert failure["days_remaining"] == round(days, 2)
 
 
 def test_a_failure_is_logged_once(invoke: Any) -> None:
@@ -239,14 +274,39 @@ def test_a_failure_is_logged_once(invoke: Any) -> None:
 def test_a_value_that_is_no_token_has_no_days_to_count(invoke: Any) -> None:
     run = invoke("hunter2")
     assert isinstance(run.error, TokenMalformedError)
-    assert run.metrics == {"RefreshFailed": 1}
+    assert run.metrics == {"RunCompleted": 1, "RefreshFailed": 1}
     assert run.alerts[0]["failures"][0]["expires_at"] is None
 
 
 def test_a_short_lived_token_counts_as_refreshed_but_not_as_succeeded(invoke: Any) -> None:
-    run = invoke(token(left=timedelta(hours=1)).raw, answer=token(left=timedelta(hours=6)))
+    run = invoke(token(left=MINUTE).raw, answer=token(left=9 * MINUTE))
     assert isinstance(run.error, TokenShortLivedError)
-    assert run.metrics == {"TokenDaysRemaining": 0.25, "TokenRefreshed": 1, "RefreshFailed": 1}
+    days = 9 * MINUTE / DAY
+    assert run.metrics == {
+        "TokenDaysRemaining": days,
+        "SessionDaysRemaining": days,
+        "RunCompleted": 1,
+        "TokenRefreshed": 1,
+        "RefreshFailed": 1,
+    }
+    assert [event["DetailType"] for event in run.events] == [
+        "Token Refresh Failed",
+        "Token Refreshed",
+    ]
+
+
+def test_what_a_run_fails_with_after_it_stored_a_token_does_not_hide_that_it_did(
+    function: RefreshUnderTest,
+) -> None:
+    function.holds(token(left=DAY), session="no login")
+    function.answer = token(left=7 * DAY)
+    run = function.run()
+    assert isinstance(run.error, SessionMalformedError)
+    assert run.metrics["TokenRefreshed"] == 1
+    [refreshed] = [event for event in run.events if event["DetailType"] == "Token Refreshed"]
+    detail = json.loads(refreshed["Detail"])
+    assert (detail["outcome"], detail["version_id"]) == ("refreshed", "v2")
+    assert detail["days_remaining"] == 7
 
 
 def test_a_bad_event_is_published_too(invoke: Any) -> None:
@@ -355,18 +415,16 @@ def test_an_event_that_could_not_be_sent_is_logged_and_changes_nothing_else(
     assert run.result["outcome"] == "refreshed"
     assert any("change events could not be sent" in line["message"] for line in run.log)
 
+
+@pytest.mark.parametrize(
+    "bus",
+    [FakeBus(refuses=True), FakeBus(fails_with=NoRegionError())],
+    ids=["refused", "failing"],
+)
+def test_an_event_that_could_not_be_sent_hides_no_failure(invoke: Any, bus: FakeBus) -> None:
     run = invoke(token(left=DAY).raw, answer=TokenRejectedError("refused"), bus=bus)
     assert isinstance(run.error, TokenRejectedError)
     assert len(run.alerts) == 1
-
-
-def test_no_part_of_a_token_is_in_the_output(invoke: Any) -> None:
-    held, successor = token(left=DAY), token(left=7 * DAY)
-    for answer in (successor, held, TokenRejectedError("refused"), StoreError("failed")):
-        run = invoke(held.raw, answer=answer)
-        shown = f"{run.output}{run.alerts}{run.events}{run.error!r}"
-        pieces = {*held.raw.split("."), *successor.raw.split(".")}
-        assert not any(piece in shown for piece in pieces)
 
 
 def test_botocore_does_not_log_replies_even_where_everything_else_logs_at_debug(
@@ -383,7 +441,14 @@ def test_every_aws_client_has_the_timeouts_that_the_keeper_reckons_with(
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     clients = Clients.real()
     wanted: Any = AWS_CONFIG  # its options are not in botocore's types
-    for make in (clients.secrets, clients.sns, clients.events, clients.sqs, clients.functions):
+    for make in (
+        clients.secrets,
+        clients.sns,
+        clients.events,
+        clients.sqs,
+        clients.functions,
+        clients.dynamodb,
+    ):
         client: Any = make()
         config = client.meta.config
         assert config.connect_timeout == wanted.connect_timeout

@@ -7,12 +7,16 @@ from email.utils import format_datetime
 import pytest
 
 from qwen_token import (
+    ConfigError,
     QwenTokenError,
     RateLimitedError,
+    SessionRejectedError,
+    SignInRefusedError,
     TokenRejectedError,
     UpstreamBlockedError,
     UpstreamUnavailableError,
     UpstreamUnexpectedError,
+    WrongAccountError,
 )
 from qwen_token.replies import (
     ENVELOPE_LIMIT,
@@ -24,6 +28,7 @@ from qwen_token.replies import (
     json_object,
     media_type,
     read_answer,
+    require_member,
     retry_after,
 )
 from tests.minting import ACCOUNT, NOW, token
@@ -264,6 +269,168 @@ def test_a_media_types_parameters_and_case_do_not_make_a_gateways_problem_the_ap
 def test_a_redirect_to_the_challenge_is_a_block_whatever_its_body() -> None:
     with pytest.raises(UpstreamBlockedError):
         read_answer(reply(302, GOOD_BODY, "location: /_____tmd_____/punish?x5secdata=1"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'<meta name="aliyun_waf_aa">',
+        b"<script>var aliyun_waf_bb</script>",
+        b'<script src="/_____tmd_____/punish"></script>',
+        b"<script>location = '/?x5secdata=0'</script>",
+        b'{"rgv587_flag": "sm", "url": "https://x/_____tmd_____/punish?x5secdata=0"}',
+        b'{"ret": ["FAIL_SYS_USER_VALIDATE", "RGV587_ERROR::SM::try later"]}',
+        b'{"ret": ["RGV587_ERROR::SM"]}',
+    ],
+)
+@pytest.mark.parametrize("status", [200, 401, 403, 503])
+def test_a_firewalls_mark_is_a_block_whatever_the_status(status: int, body: bytes) -> None:
+    with pytest.raises(UpstreamBlockedError):
+        read_answer(reply(status, body))
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"success": True, "data": [{"title": "What is aliyun_waf_aa? And x5secdata?"}]},
+        {"id": ACCOUNT, "role": "user", "name": "_____tmd_____"},
+        {"ret": "FAIL_SYS_USER_VALIDATE", "data": 1},
+        {"ret": [7, "SUCCESS"], "url": 7},
+    ],
+    ids=json.dumps,
+)
+def test_such_words_in_the_apis_own_documents_are_no_block(document: dict[str, object]) -> None:
+    assert read_answer(reply(200, json.dumps(document).encode())) == document
+
+
+def detailed(details: object, code: str = "Bad_Request") -> bytes:
+    return json.dumps({"success": False, "data": {"code": code, "details": details}}).encode()
+
+
+REFRESHING = SessionRejectedError
+SIGNING_IN = SignInRefusedError
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status", "body", "header", "kind"),
+    [
+        pytest.param(refusal, status, body, header, kind, id=name)
+        for name, refusal, status, body, header, kind in [
+            ("a 401 with the code", REFRESHING, 401, envelope("Unauthorized"), "", REFRESHING),
+            ("a 401 with any code", REFRESHING, 401, envelope("Gone"), "", REFRESHING),
+            ("a 401 with a detail", REFRESHING, 401, DETAIL, "", REFRESHING),
+            ("a 401 with a page", REFRESHING, 401, b"<html>", "", UpstreamUnexpectedError),
+            ("a 401 with nothing", REFRESHING, 401, b"", "", UpstreamUnexpectedError),
+            ("a gateway's 401", REFRESHING, 401, PROBLEM, "", UpstreamUnexpectedError),
+            ("a 403, forbidden", REFRESHING, 403, envelope("forbidden"), "", REFRESHING),
+            ("a 403, Forbidden", REFRESHING, 403, envelope("Forbidden"), "", REFRESHING),
+            ("a 403, invalid token", REFRESHING, 403, envelope("invalid token"), "", REFRESHING),
+            ("a 403, InvalidToken", REFRESHING, 403, envelope("InvalidToken"), "", REFRESHING),
+            ("a 403, token_invalid", REFRESHING, 403, envelope("token_invalid"), "", REFRESHING),
+            ("a 403, other", REFRESHING, 403, envelope("Other"), "", UpstreamUnexpectedError),
+            ("a 403 with a page", REFRESHING, 403, b"<html>", "", UpstreamBlockedError),
+            ("a 403 with nothing", REFRESHING, 403, b"", "", UpstreamBlockedError),
+            ("a 200, unauthorized", REFRESHING, 200, envelope("unauthorized"), "", REFRESHING),
+            ("a 200, forbidden", REFRESHING, 200, envelope("FORBIDDEN"), "", REFRESHING),
+            ("a 200, other", REFRESHING, 200, envelope("Other"), "", UpstreamUnexpectedError),
+            (
+                "an actual 401",
+                REFRESHING,
+                200,
+                envelope("Gone"),
+                "x-actual-status-code: 401",
+                REFRESHING,
+            ),
+            ("forbidden for a token", TokenRejectedError, 403, envelope("forbidden"), "", None),
+            ("limited", REFRESHING, 200, envelope("RateLimited"), "", RateLimitedError),
+            ("limited by status", REFRESHING, 429, b"", "", RateLimitedError),
+            ("a 502 of alb", REFRESHING, 502, b"<center>alb", "", UpstreamUnavailableError),
+            ("a challenge", REFRESHING, 200, b"aliyun_waf_aa", "", UpstreamBlockedError),
+            ("headers", REFRESHING, 400, detailed("Invalid request header"), "", ConfigError),
+            (
+                "headers on 200",
+                REFRESHING,
+                200,
+                detailed("invalid request header: Version"),
+                "",
+                ConfigError,
+            ),
+            (
+                "headers, unauthorized",
+                REFRESHING,
+                401,
+                detailed("Invalid request header", "unauthorized"),
+                "",
+                ConfigError,
+            ),
+            (
+                "headers at a sign-in",
+                SIGNING_IN,
+                400,
+                detailed("Invalid request header"),
+                "",
+                ConfigError,
+            ),
+            ("details that are no text", REFRESHING, 400, detailed([1]), "", None),
+            ("a 400 with a code", SIGNING_IN, 400, envelope("invalid_credentials"), "", SIGNING_IN),
+            ("a 400 without a code", SIGNING_IN, 400, envelope(None), "", SIGNING_IN),
+            ("a 400 with a detail", SIGNING_IN, 400, DETAIL, "", SIGNING_IN),
+            ("a 400 with a page", SIGNING_IN, 400, b"<html>", "", UpstreamUnexpectedError),
+            ("a 200 with a code", SIGNING_IN, 200, envelope("whatever"), "", SIGNING_IN),
+            ("a sign-in's 403", SIGNING_IN, 403, DETAIL, "", SIGNING_IN),
+            ("a sign-in's 404", SIGNING_IN, 404, DETAIL, "", UpstreamUnexpectedError),
+            ("a sign-in's block", SIGNING_IN, 403, b"<html>", "", UpstreamBlockedError),
+            ("a sign-in's challenge", SIGNING_IN, 200, b"_____tmd_____", "", SIGNING_IN),
+            ("a sign-in's 500", SIGNING_IN, 500, envelope("Oops"), "", UpstreamUnavailableError),
+            (
+                "a sign-in's actual 500",
+                SIGNING_IN,
+                200,
+                envelope("Oops"),
+                "x-actual-status-code: 500",
+                UpstreamUnavailableError,
+            ),
+            ("a sign-in's limit", SIGNING_IN, 429, DETAIL, "", RateLimitedError),
+        ]
+    ],
+)
+def test_what_a_refusal_means_depends_on_what_was_sent(
+    refusal: type[QwenTokenError],
+    status: int,
+    body: bytes,
+    header: str,
+    kind: type[QwenTokenError] | None,
+) -> None:
+    answer = reply(status, body, *([header] if header else []))
+    with pytest.raises(QwenTokenError) as caught:
+        read_answer(answer, refusal=refusal)
+    assert type(caught.value) is (kind or UpstreamUnexpectedError)
+
+
+def test_a_refusal_of_the_headers_names_the_parameter_to_change() -> None:
+    with pytest.raises(ConfigError, match="WebVersion"):
+        read_answer(reply(400, detailed("Invalid request header")), refusal=REFRESHING)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"role": "guest"},
+        {"email": "1722@guest.com", "role": "user"},
+        {"email": "1722@GUEST.COM"},
+    ],
+)
+def test_a_guest_is_not_signed_in(document: dict[str, object]) -> None:
+    with pytest.raises(WrongAccountError, match="guest"):
+        require_member(document)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, {"role": "user", "email": None}, {"email": "guest.com@example.org"}, {"role": "admin"}],
+)
+def test_whoever_is_not_a_guest_is_a_member(document: dict[str, object]) -> None:
+    require_member(document)
 
 
 def test_an_answer_is_its_document() -> None:

@@ -516,6 +516,58 @@ def test_ten_threads_that_are_refused_cause_one_read_of_the_secret(
     assert len(secrets.calls) == 2
 
 
+@pytest.mark.parametrize("stored", [True, False], ids=["with a successor", "with none"])
+def test_ten_requests_whose_token_ends_on_the_way_cause_one_read(
+    http: Requests, api: Api, *, stored: bool
+) -> None:
+    short = token(left=timedelta(minutes=15)).raw
+    secrets: Any = FakeSecretsManager()
+    secrets.add("qwen/token", short)
+    clock = Clock()
+    shared = SharedToken("qwen/token", client=secrets, clock=clock)
+    shared.current()
+    everybody_has_sent = threading.Barrier(11)
+
+    def refusal() -> Reply:
+        everybody_has_sent.wait(SOON)
+        everybody_has_sent.wait(SOON)
+        return Reply(401, JSON, b'{"detail": "401 Unauthorized"}')
+
+    def send() -> int:
+        try:
+            return http.send(shared, api.base_url).status
+        except TokenRejectedError:
+            return 401
+
+    api.refusal = refusal
+    with ThreadPoolExecutor(10) as pool:
+        sent = [pool.submit(send) for _ in range(10)]
+        everybody_has_sent.wait(SOON)
+        clock.sleep(900)
+        if stored:
+            secrets.hold("qwen/token", NEW)
+        everybody_has_sent.wait(SOON)
+        assert {each.result(SOON) for each in sent} == {200 if stored else 401}
+    assert len(secrets.calls) == 2
+    assert api.tokens.count(short) == 10
+
+
+def test_a_token_in_its_last_minute_is_not_sent_if_there_is_another(
+    http: Requests, api: Api
+) -> None:
+    short, clock = token(left=timedelta(minutes=4)).raw, Clock()
+    secrets: Any = FakeSecretsManager()
+    secrets.add("qwen/token", short)
+    shared = SharedToken("qwen/token", client=secrets, clock=clock)
+    api.live = short
+    assert http.send(shared, api.base_url).status == 200
+    secrets.hold("qwen/token", NEW)
+    clock.sleep(180)
+    api.live = NEW
+    assert http.send(shared, api.base_url).status == 200
+    assert api.tokens == [short, NEW]
+
+
 @pytest.mark.parametrize("kind", [QwenAuth, QwenHttpxAuth])
 def test_an_auth_is_made_from_a_secret(kind: Any) -> None:
     secrets: Any = FakeSecretsManager()

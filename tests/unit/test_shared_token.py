@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsError
@@ -25,7 +25,7 @@ from qwen_token import (
 )
 from tests.fake_secrets_manager import FakeSecretsManager
 from tests.fakes import Clock
-from tests.minting import mint, token
+from tests.minting import NOW, mint, token
 from tests.programs import run_program
 from tests.wire import Script, raw, reply, wire
 
@@ -162,17 +162,92 @@ def test_a_new_token_is_seen_after_max_age(
     assert shared.current() == NEW.raw
 
 
-def test_a_token_is_not_returned_at_its_expiry_however_fresh_the_copy(clock: Clock) -> None:
-    short = token(left=timedelta(seconds=100))
+def test_a_copy_is_read_again_a_minute_before_its_token_expires(clock: Clock) -> None:
+    short = token(left=timedelta(minutes=4))
     secrets: Any = holding(short.raw)
     shared = SharedToken(SECRET, client=secrets, clock=clock)
-    assert shared.current() == short.raw
-    clock.sleep(99.9)
+    shared.current()
+    clock.sleep(179.9)
+    secrets.hold(SECRET, NEW.raw)
     assert shared.current() == short.raw
     assert len(secrets.calls) == 1
     clock.sleep(0.1)
-    secrets.hold(SECRET, NEW.raw)
     assert shared.current() == NEW.raw
+    assert len(secrets.calls) == 2
+
+
+def test_a_token_in_its_last_minute_is_read_again_after_growing_pauses(clock: Clock) -> None:
+    secrets: Any = holding(token(left=timedelta(minutes=15)).raw)
+    shared = SharedToken(SECRET, client=secrets, clock=clock)
+    clock.sleep(14 * 60)
+    read_at: list[int] = []
+    for second in range(60):
+        for _ in range(3):
+            shared.current()
+        if len(secrets.calls) > len(read_at):
+            read_at.append(second)
+        clock.sleep(1)
+    assert read_at == [0, 5, 15, 30, 45]
+
+
+def test_each_token_begins_with_the_shortest_pause(clock: Clock) -> None:
+    secrets: Any = holding(token(left=timedelta(seconds=60)).raw)
+    shared = SharedToken(SECRET, client=secrets, clock=clock)
+    for pause in (5, 10):
+        shared.current()
+        clock.sleep(pause)
+    secrets.hold(SECRET, token(left=timedelta(seconds=70)).raw)
+    shared.current()
+    secrets.hold(SECRET, NEW.raw)
+    clock.sleep(5)
+    assert shared.current() == NEW.raw
+
+
+@pytest.mark.parametrize("max_age", [0.5, 300])
+def test_no_pause_is_longer_than_max_age(clock: Clock, max_age: float) -> None:
+    secrets: Any = holding(token(left=timedelta(seconds=30)).raw)
+    shared = SharedToken(SECRET, client=secrets, clock=clock, max_age=max_age)
+    shared.current()
+    secrets.hold(SECRET, NEW.raw)
+    clock.sleep(min(max_age, 5))
+    assert shared.current() == NEW.raw
+
+
+def test_a_token_is_not_returned_at_its_expiry_however_short_the_pause(clock: Clock) -> None:
+    short = token(left=timedelta(seconds=3))
+    secrets: Any = holding(short.raw)
+    shared = SharedToken(SECRET, client=secrets, clock=clock)
+    assert shared.current() == short.raw
+    clock.sleep(2.9)
+    assert shared.current() == short.raw
+    assert len(secrets.calls) == 1
+    secrets.hold(SECRET, NEW.raw)
+    clock.sleep(0.1)
+    assert shared.current() == NEW.raw
+
+
+def test_ten_threads_in_a_tokens_last_minute_cause_one_read(clock: Clock) -> None:
+    secrets: Any = holding(token(left=timedelta(minutes=4)).raw)
+    shared = SharedToken(SECRET, client=secrets, clock=clock)
+    shared.current()
+    clock.sleep(180)
+    secrets.hold(SECRET, NEW.raw)
+    assert together(10, shared.current) == [NEW.raw] * 10
+    assert len(secrets.calls) == 2
+
+
+def test_an_access_token_without_an_account_is_served_like_any_other(clock: Clock) -> None:
+    def access_token(minutes: int) -> str:
+        exp = int((NOW + timedelta(minutes=minutes)).timestamp())
+        return mint({"type": "access_token", "exp": exp})
+
+    first, second = access_token(15), access_token(25)
+    secrets: Any = holding(first)
+    shared = SharedToken(SECRET, client=secrets, clock=clock)
+    assert shared.current() == first
+    secrets.hold(SECRET, second)
+    assert shared.renew(rejected=first) == second
+    assert shared.current() == second
 
 
 def test_a_stored_token_that_expired_is_an_error_that_names_the_day(
@@ -285,6 +360,21 @@ def test_an_outage_is_not_bridged_past_the_tokens_expiry(clock: Clock) -> None:
     clock.sleep(3)
     with pytest.raises(StoreError):
         shared.current()
+
+
+def test_an_outage_in_a_tokens_last_minute_is_tried_every_five_seconds(
+    clock: Clock,
+) -> None:
+    short = token(left=timedelta(minutes=4))
+    secrets: Any = holding(short.raw)
+    shared = SharedToken(SECRET, client=secrets, clock=clock)
+    shared.current()
+    secrets.fails_with = OUTAGE
+    clock.sleep(180)
+    for _ in range(60):
+        assert shared.current() == short.raw
+        clock.sleep(1)
+    assert len(secrets.calls) == 1 + 12
 
 
 def test_an_outage_that_renew_met_is_bridged_as_well(
@@ -405,6 +495,40 @@ def test_ten_threads_run_the_refresh_function_once(
     ]
 
 
+def test_ten_threads_whose_token_ended_on_the_way_cause_one_read(clock: Clock) -> None:
+    short = token(left=timedelta(minutes=15))
+    secrets: Any = holding(short.raw)
+    shared = SharedToken(SECRET, client=secrets, clock=clock)
+    clock.sleep(899.9)
+    assert shared.current() == short.raw
+    secrets.hold(SECRET, NEW.raw)
+    clock.sleep(0.1)
+    assert together(10, lambda: shared.renew(rejected=short.raw)) == [NEW.raw] * 10
+    assert len(secrets.calls) == 2
+
+
+def test_an_expired_token_is_read_once_for_renewals_and_new_requests(
+    clock: Clock,
+) -> None:
+    short = token(left=timedelta(minutes=15))
+    secrets: Any = holding(short.raw)
+    shared = SharedToken(SECRET, client=secrets, clock=clock)
+    shared.current()
+    clock.sleep(900)
+    seen = together(10, lambda: shared.renew(rejected=short.raw))
+    seen += together(10, shared.current)
+    assert {type(each) for each in seen} == {TokenRejectedError}
+    (told,) = {str(each) for each in seen}
+    assert told == (
+        "the token in the secret qwen/token expired at 2026-11-24T12:15:00+00:00: "
+        "nothing refreshed it in time, and the keeper's alerts say why"
+    )
+    assert len(secrets.calls) == 2
+    secrets.hold(SECRET, NEW.raw)
+    clock.sleep(5)
+    assert shared.current() == NEW.raw
+
+
 def test_a_rejected_token_that_is_all_there_is_is_an_error_for_all_by_one_read(
     secrets: FakeSecretsManager, shared: SharedToken, clock: Clock
 ) -> None:
@@ -468,6 +592,15 @@ def test_an_expired_token_that_is_rejected_is_refreshed_as_well(
     shared, _ = with_function(secrets, clock, refresh)
     clock.sleep(timedelta(days=3).total_seconds())
     assert shared.renew(rejected=OLD.raw) == NEW.raw
+
+
+def test_an_expired_token_is_told_with_what_the_function_did(
+    secrets: FakeSecretsManager, clock: Clock
+) -> None:
+    shared, _ = with_function(secrets, clock, lambda: None)
+    clock.sleep(timedelta(days=3).total_seconds())
+    with pytest.raises(TokenRejectedError, match=r"expired at .*; the refresh function was run"):
+        shared.renew(rejected=OLD.raw)
 
 
 def test_another_token_that_has_expired_is_no_way_out(
@@ -714,7 +847,7 @@ class KeepsConnections(BaseHTTPRequestHandler):
     """Secrets Manager on connections that stay; remembers over which each request came."""
 
     protocol_version = "HTTP/1.1"
-    ports: ClassVar[list[int]] = []
+    ports: list[int]
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -730,7 +863,10 @@ class KeepsConnections(BaseHTTPRequestHandler):
 
 
 def test_a_child_talks_over_a_connection_of_its_own() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), KeepsConnections) as server:
+    ports: list[int] = []
+    # A class for this server alone: http.server makes an object of it for each connection.
+    handler = type("_KeepsConnections", (KeepsConnections,), {"ports": ports})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         serving.start()
         try:
@@ -744,5 +880,5 @@ def test_a_child_talks_over_a_connection_of_its_own() -> None:
         finally:
             server.shutdown()
             serving.join()
-    parents_first, childs, parents_second = KeepsConnections.ports
+    parents_first, childs, parents_second = ports
     assert parents_first == parents_second != childs

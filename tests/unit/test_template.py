@@ -31,8 +31,10 @@ from tests.unit.template import (
     accepts,
     actions,
     dashboard,
+    decided,
     dicts,
     function_properties,
+    holds,
     named,
     policies,
     texts,
@@ -42,17 +44,30 @@ from tests.unit.template import (
 DEFAULTS = {
     "SecretName": "qwen/token",
     "SecretArn": "",
+    "SessionSecretName": "qwen/session",
+    "SessionSecretArn": "",
     "SecretKmsKeyArn": "",
     "ApiBaseUrl": "https://chat.qwen.ai",
+    "AuthBaseUrl": "https://auth.qwen.ai",
+    "WebVersion": "0.3.12",
+    "UserAgent": "Mozilla/5.0 (compatible; qwen-token-refresh/1.0)",
     "RefreshBeforeDays": "3",
     "CriticalDays": "1",
-    "Schedule": "rate(6 hours)",
+    "AlertAfterMinutes": "60",
+    "Schedule": "rate(2 minutes)",
+    "SilentAfterMinutes": "30",
+    "CheckSchedule": "rate(1 day)",
     "AlertEmail": "",
     "ChangeEvents": "true",
+    "LogLevel": "INFO",
     "LogRetentionDays": 30,
     "Architecture": "arm64",
+    "PermissionsBoundaryArn": "",
+    "VpcSubnetIds": "",
+    "VpcSecurityGroupIds": "",
     "Fleet": "false",
     "FleetTag": "qwen-token",
+    "FleetSchedule": "rate(6 hours)",
     "FleetMaximumConcurrency": 5,
     "FleetBatchSize": 10,
 }
@@ -60,6 +75,7 @@ OUTPUT_NAMES = {
     "RefreshFunctionName",
     "RefreshFunctionArn",
     "SecretArn",
+    "StateTableName",
     "AlertTopicArn",
     "TokenLayerArn",
     "ReaderPolicyArn",
@@ -71,11 +87,19 @@ FLEET_OUTPUT_NAMES = {
     "FleetDeadLetterQueueUrl",
     "FleetDashboardUrl",
 }
-METRICS = {"TokenDaysRemaining", "RunSucceeded", "TokenRefreshed", "RefreshFailed"}
-ALARMS = ("RefreshFailedAlarm", "TokenExpiringAlarm", "KeeperSilentAlarm")
+METRICS = {
+    "TokenDaysRemaining",
+    "SessionDaysRemaining",
+    "RunCompleted",
+    "RunSucceeded",
+    "TokenRefreshed",
+    "RefreshFailed",
+}
+ALARMS = ("RefreshFailedAlarm", "LoginEndingAlarm", "TokenExpiredAlarm", "KeeperSilentAlarm")
 FLEET_ALARMS = (
+    "FleetLoginEndingAlarm",
+    "FleetTokenExpiredAlarm",
     "FleetSweepFailedAlarm",
-    "FleetTokenExpiringAlarm",
     "FleetSilentAlarm",
     "FleetDeadLettersAlarm",
     "FleetQueueOldAlarm",
@@ -83,16 +107,43 @@ FLEET_ALARMS = (
 DASHBOARDS = ("Dashboard", "FleetDashboard")
 
 THE_SECRET = {"Fn::If": ["CreateSecret", {"Fn::GetAtt": ["Secret", "Id"]}, {"Ref": "SecretArn"}]}
+# Without a session secret, this is an empty text: SessionSecretArn's default.
+THE_SESSION = {
+    "Fn::If": [
+        "CreateSessionSecret",
+        {"Fn::GetAtt": ["SessionSecret", "Id"]},
+        {"Ref": "SessionSecretArn"},
+    ]
+}
+THE_TABLE = {"Fn::GetAtt": ["StateTable", "Arn"]}
 THE_TOPIC = {"Ref": "AlertTopic"}
 THE_BUS = {
     "Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default"
 }
 THE_KEY = {"Ref": "SecretKmsKeyArn"}
-THE_FLEET = {"Fn::Sub": "${AWS::StackName}-fleet"}
+THE_FLEET = {"Fn::Sub": "${AWS::StackName}.fleet"}
 NOTHING = {"Ref": "AWS::NoValue"}
 
 SECRET_ARN = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1B2c3"
 KEY_ARN = "arn:aws:kms:eu-west-1:111122223333:key/0a1b2c3d-1111-2222-3333-444455556666"
+
+# What keeps a secret and what reads one: no more than the code calls.
+KEEP = {
+    "secretsmanager:DescribeSecret",
+    "secretsmanager:GetSecretValue",
+    "secretsmanager:PutSecretValue",
+    "secretsmanager:UpdateSecretVersionStage",
+}
+READ = {"secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"}
+
+ROLES = (
+    "RefreshFunctionRole",
+    "ScheduleRole",
+    "DispatchFunctionRole",
+    "WorkerFunctionRole",
+    "DispatchScheduleRole",
+)
+FUNCTIONS = ("RefreshFunction", "DispatchFunction", "WorkerFunction")
 
 DAYS = {
     "a whole number": ("3", True),
@@ -120,6 +171,89 @@ DAYS = {
     "longer than a life": ("36500", False),
 }
 
+ARNS = {
+    "an ARN": (SECRET_ARN, True),
+    "an ARN in China": (SECRET_ARN.replace("aws", "aws-cn", 1), True),
+    "an ARN in GovCloud": (SECRET_ARN.replace("aws", "aws-us-gov", 1), True),
+    "every character a name may have": (SECRET_ARN.replace("qwen/token", "aZ09/_+=.@-"), True),
+    "nothing: the stack makes one": ("", True),
+    "a name": ("qwen/token", False),
+    "an ARN without its last six characters": (SECRET_ARN.removesuffix("-a1B2c3"), False),
+    "a pattern": (SECRET_ARN.removesuffix("a1B2c3") + "??????", False),
+    "any secret": (SECRET_ARN.removesuffix("qwen/token-a1B2c3") + "*", False),
+    "another service's ARN": (SECRET_ARN.replace("secretsmanager", "ssm"), False),
+    "no account": (SECRET_ARN.replace("111122223333", ""), False),
+    "two ARNs": (f"{SECRET_ARN},{SECRET_ARN}", False),
+    "a space": (f" {SECRET_ARN}", False),
+}
+
+URLS = {
+    "a host": ("https://chat.qwen.ai", True),
+    "a slash at the end": ("https://chat.qwen.ai/", True),
+    "a port and a path": ("https://proxy.example:8443/qwen/v1", True),
+    "the highest port": ("https://proxy.example:65535", True),
+    "an unencrypted loopback address": ("http://127.0.0.1:8080", True),
+    "another unencrypted loopback address": ("http://127.255.0.9", True),
+    "an unencrypted loopback name": ("http://localhost:8080", True),
+    "an unencrypted IPv6 loopback address": ("http://[::1]:8080", True),
+    "no scheme": ("chat.qwen.ai", False),
+    "no host": ("https://", False),
+    "unencrypted": ("http://chat.qwen.ai", False),
+    "an unencrypted private address": ("http://10.0.0.1", False),
+    "a host that begins like a loopback address": ("http://127.0.0.1.example.com", False),
+    "a host that begins like a loopback name": ("http://localhost.example.com", False),
+    "no loopback address after all": ("http://127.0.0.256", False),
+    "a user": ("https://user@chat.qwen.ai", False),
+    # Nobody's password:
+    # pragma: allowlist nextline secret
+    "a user and a password": ("https://user:secret@chat.qwen.ai", False),
+    "a host as the user of another": ("http://127.0.0.1@evil.example", False),
+    "a query": ("https://chat.qwen.ai?x=1", False),
+    "a fragment": ("https://chat.qwen.ai#x", False),
+    "a port that is no number": ("https://chat.qwen.ai:port", False),
+    "a port out of range": ("https://chat.qwen.ai:65536", False),
+    "another scheme": ("ftp://127.0.0.1", False),
+    "a quote, which would end the dashboard's text": ('https://chat.qwen.ai/"', False),
+    "a space": ("https://chat.qwen.ai /", False),
+    "too long": ("https://chat.qwen.ai/" + "x" * 492, False),
+}
+
+SCHEDULES = {
+    "every twelve hours": ("rate(12 hours)", True),
+    "every minute": ("rate(1 minute)", True),
+    "a cron of every sixth hour": ("cron(15 0/6 * * ? *)", True),
+    "a cron of every hour": ("cron(0 * ? * * *)", True),
+    "a cron of every twelfth hour": ("cron(0 */12 * * ? *)", True),
+    "a cron of chosen hours": ("cron(0,30 3,9,15,21 * * ? *)", True),
+    "a cron of a range of hours": ("cron(0 0-22/2 * * ? *)", True),
+    "nothing": ("", False),
+    "no rate": ("6 hours", False),
+    "in days": ("rate(1 day)", False),
+    "in seconds": ("rate(30 seconds)", False),
+    "a fraction": ("rate(1.5 hours)", False),
+    "less than nothing": ("rate(-6 hours)", False),
+    "two spaces": ("rate(6  hours)", False),
+    "upper case": ("RATE(6 HOURS)", False),
+    "cut off by a shell": ("rate(6", False),
+    "once": ("at(2030-01-01T00:00:00)", False),
+    "a cron of five fields": ("cron(0 */6 * * ?)", False),
+    "a cron of seven fields": ("cron(0 0 */6 * * ? *)", False),
+    "a cron of once a day": ("cron(0 6 * * ? *)", False),
+    "a cron of every thirteenth hour": ("cron(0 */13 * * ? *)", False),
+    "a cron of a late start each day": ("cron(0 20/2 * * ? *)", False),
+    "a cron of the first of each month": ("cron(0 */6 1 * ? *)", False),
+    "a cron of one month": ("cron(0 */6 * 1 ? *)", False),
+    "a cron of working days": ("cron(0 */6 ? * MON-FRI *)", False),
+    "a cron of one year": ("cron(0 */6 * * ? 2030)", False),
+    "a cron of both kinds of days": ("cron(0 */6 * * * *)", False),
+    "a cron of nothing": ("cron()", False),
+}
+
+BROWSER = (
+    "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/142.0.0.0 Safari/537.36"
+)
+
 # parameter → what the value is → the value, and whether it is accepted
 VALUES: dict[str, dict[str, tuple[object, bool]]] = {
     "SecretName": {
@@ -132,21 +266,19 @@ VALUES: dict[str, dict[str, tuple[object, bool]]] = {
         "an ARN": (SECRET_ARN, False),
         "a line break": ("qwen/token\n", False),
     },
-    "SecretArn": {
-        "an ARN": (SECRET_ARN, True),
-        "an ARN in China": (SECRET_ARN.replace("aws", "aws-cn", 1), True),
-        "an ARN in GovCloud": (SECRET_ARN.replace("aws", "aws-us-gov", 1), True),
-        "every character a name may have": (SECRET_ARN.replace("qwen/token", "aZ09/_+=.@-"), True),
-        "nothing: the stack makes one": ("", True),
-        "a name": ("qwen/token", False),
-        "an ARN without its last six characters": (SECRET_ARN.removesuffix("-a1B2c3"), False),
-        "a pattern": (SECRET_ARN.removesuffix("a1B2c3") + "??????", False),
-        "any secret": (SECRET_ARN.removesuffix("qwen/token-a1B2c3") + "*", False),
-        "another service's ARN": (SECRET_ARN.replace("secretsmanager", "ssm"), False),
-        "no account": (SECRET_ARN.replace("111122223333", ""), False),
-        "two ARNs": (f"{SECRET_ARN},{SECRET_ARN}", False),
-        "a space": (f" {SECRET_ARN}", False),
+    "SessionSecretName": {
+        "a path": ("prod/qwen/session", True),
+        "every character allowed": ("aZ09/_+=.@-", True),
+        "as long as allowed": ("n" * 512, True),
+        "nothing: no session": ("", True),
+        "too long": ("n" * 513, False),
+        "a space": ("qwen session", False),
+        "an ARN": (SECRET_ARN, False),
+        "a line break": ("qwen/session\n", False),
+        "a cookie": ("refresh_token=abc; token=def", False),
     },
+    "SecretArn": {**ARNS},
+    "SessionSecretArn": {**ARNS},
     "SecretKmsKeyArn": {
         "a key": (KEY_ARN, True),
         "a multi-Region key": (KEY_ARN.replace("key/", "key/mrk-"), True),
@@ -155,68 +287,86 @@ VALUES: dict[str, dict[str, tuple[object, bool]]] = {
         "an id alone": (KEY_ARN.rpartition("/")[2], False),
         "any key": (KEY_ARN.rpartition("/")[0] + "/*", False),
     },
-    "ApiBaseUrl": {
-        "a host": ("https://chat.qwen.ai", True),
-        "a slash at the end": ("https://chat.qwen.ai/", True),
-        "a port and a path": ("https://proxy.example:8443/qwen/v1", True),
-        "the highest port": ("https://proxy.example:65535", True),
-        "an unencrypted loopback address": ("http://127.0.0.1:8080", True),
-        "another unencrypted loopback address": ("http://127.255.0.9", True),
-        "an unencrypted loopback name": ("http://localhost:8080", True),
-        "an unencrypted IPv6 loopback address": ("http://[::1]:8080", True),
+    "ApiBaseUrl": {**URLS, "nothing": ("", False)},
+    "AuthBaseUrl": {**URLS, "nothing: an Open WebUI server": ("", True)},
+    "WebVersion": {
+        "a version": ("0.3.12", True),
+        "a release candidate": ("0.4.0-rc.1", True),
+        "one number": ("1", True),
+        "four numbers": ("1.2.3.4", True),
         "nothing": ("", False),
-        "no scheme": ("chat.qwen.ai", False),
-        "no host": ("https://", False),
-        "unencrypted": ("http://chat.qwen.ai", False),
-        "an unencrypted private address": ("http://10.0.0.1", False),
-        "a host that begins like a loopback address": ("http://127.0.0.1.example.com", False),
-        "a host that begins like a loopback name": ("http://localhost.example.com", False),
-        "no loopback address after all": ("http://127.0.0.256", False),
-        "a user": ("https://user@chat.qwen.ai", False),
-        # Nobody's password:
-        # pragma: allowlist nextline secret
-        "a user and a password": ("https://user:secret@chat.qwen.ai", False),
-        "a host as the user of another": ("http://127.0.0.1@evil.example", False),
-        "a query": ("https://chat.qwen.ai?x=1", False),
-        "a fragment": ("https://chat.qwen.ai#x", False),
-        "a port that is no number": ("https://chat.qwen.ai:port", False),
-        "a port out of range": ("https://chat.qwen.ai:65536", False),
-        "another scheme": ("ftp://127.0.0.1", False),
-        "a quote, which would end the dashboard's text": ('https://chat.qwen.ai/"', False),
-        "a space": ("https://chat.qwen.ai /", False),
-        "too long": ("https://chat.qwen.ai/" + "x" * 492, False),
+        "a word": ("latest", False),
+        "a v": ("v0.3.12", False),
+        "a dot at the end": ("0.3.", False),
+        "a space": ("0.3 12", False),
+        "a line break": ("0.3.12\n", False),
+        "another header": ("0.3.12\r\nCookie: a=b", False),
+        "a token behind a number": ("0-" + mint({"id": "alice"}), False),
+        "too long": ("1." * 20 + "1", False),
+    },
+    "UserAgent": {
+        "a browser's": (BROWSER, True),
+        "one with an address": ("keeper/1 (+https://example.com/~me; me@example.com)", True),
+        "a word": ("keeper", True),
+        "as long as allowed": ("k" * 256, True),
+        "nothing": ("", False),
+        "too long": ("k" * 257, False),
+        "a space at the start": (" keeper", False),
+        "a space at the end": ("keeper ", False),
+        "two spaces": ("keeper  1", False),
+        "a tabulator": ("keeper\t1", False),
+        "a line break": ("keeper\n", False),
+        "another header": ("keeper\r\nCookie: a=b", False),
+        "a delete character": ("keeper\x7f", False),
+        "a token behind a word": ("Bearer " + mint({"id": "alice"}), False),
+        "a quote": ('keeper"', False),
     },
     "RefreshBeforeDays": {**DAYS},
     "CriticalDays": {**DAYS},
-    "Schedule": {
-        "every twelve hours": ("rate(12 hours)", True),
-        "every minute": ("rate(1 minute)", True),
-        "a cron of every sixth hour": ("cron(15 0/6 * * ? *)", True),
-        "a cron of every hour": ("cron(0 * ? * * *)", True),
-        "a cron of every twelfth hour": ("cron(0 */12 * * ? *)", True),
-        "a cron of chosen hours": ("cron(0,30 3,9,15,21 * * ? *)", True),
-        "a cron of a range of hours": ("cron(0 0-22/2 * * ? *)", True),
+    "Schedule": {**SCHEDULES},
+    "FleetSchedule": {**SCHEDULES},
+    "AlertAfterMinutes": {
+        "not at all": ("0", True),
+        "a minute": ("1", True),
+        "a day": ("1440", True),
+        "more than a day": ("1441", False),
+        "less than nothing": ("-1", False),
+        "a fraction": ("1.5", False),
+        "a leading zero": ("060", False),
+        "a unit": ("60 minutes", False),
+        "a line break": ("60\n", False),
+        "digits of another script": ("٦٠", False),
         "nothing": ("", False),
-        "no rate": ("6 hours", False),
-        "in days": ("rate(1 day)", False),
-        "in seconds": ("rate(30 seconds)", False),
-        "a fraction": ("rate(1.5 hours)", False),
-        "less than nothing": ("rate(-6 hours)", False),
-        "two spaces": ("rate(6  hours)", False),
-        "upper case": ("RATE(6 HOURS)", False),
-        "cut off by a shell": ("rate(6", False),
+    },
+    "SilentAfterMinutes": {
+        "half an hour": ("30", True),
+        "an hour": ("60", True),
+        "three hours": ("180", True),
+        "half a day": ("720", True),
+        "a day": ("1440", True),
+        "one that is not offered": ("45", False),
+        "none": ("0", False),
+        "nothing": ("", False),
+    },
+    "CheckSchedule": {
+        "once a day": ("rate(1 day)", True),
+        "once a week": ("rate(7 days)", True),
+        "every hour": ("rate(1 hour)", True),
+        "every ten minutes": ("rate(10 minutes)", True),
+        "a cron of every morning": ("cron(15 6 * * ? *)", True),
+        "a cron of working days": ("cron(15 6 ? * MON-FRI *)", True),
+        "a cron of the last day of a month": ("cron(0 6 L * ? *)", True),
+        "nothing: never": ("", True),
+        "a rate of nothing": ("rate(0 days)", False),
+        "the plural of one": ("rate(1 days)", False),
+        "the singular of two": ("rate(2 day)", False),
+        "in weeks": ("rate(1 week)", False),
+        "cut off by a shell": ("rate(1", False),
         "once": ("at(2030-01-01T00:00:00)", False),
-        "a cron of five fields": ("cron(0 */6 * * ?)", False),
-        "a cron of seven fields": ("cron(0 0 */6 * * ? *)", False),
-        "a cron of once a day": ("cron(0 6 * * ? *)", False),
-        "a cron of every thirteenth hour": ("cron(0 */13 * * ? *)", False),
-        "a cron of a late start each day": ("cron(0 20/2 * * ? *)", False),
-        "a cron of the first of each month": ("cron(0 */6 1 * ? *)", False),
-        "a cron of one month": ("cron(0 */6 * 1 ? *)", False),
-        "a cron of working days": ("cron(0 */6 ? * MON-FRI *)", False),
-        "a cron of one year": ("cron(0 */6 * * ? 2030)", False),
-        "a cron of both kinds of days": ("cron(0 */6 * * * *)", False),
-        "a cron of nothing": ("cron()", False),
+        "a cron of five fields": ("cron(15 6 * * ?)", False),
+        "a cron of seven fields": ("cron(0 15 6 * * ? *)", False),
+        "a word": ("never", False),
+        "a line break": ("rate(1 day)\n", False),
     },
     "AlertEmail": {
         "an address": ("owner+qwen@mail.example.com", True),
@@ -236,6 +386,48 @@ VALUES: dict[str, dict[str, tuple[object, bool]]] = {
         "for ever, which would never end": (0, False),
         "between two that there are": (31, False),
         "less than nothing": (-1, False),
+    },
+    "LogLevel": {
+        "all that is meant for people": ("INFO", True),
+        "warnings": ("WARNING", True),
+        "errors": ("ERROR", True),
+        "whole answers, tokens included": ("DEBUG", False),
+        "lower case": ("info", False),
+        "nothing": ("", False),
+    },
+    "PermissionsBoundaryArn": {
+        "a policy": ("arn:aws:iam::111122223333:policy/team/boundary", True),
+        "a policy of AWS's own": ("arn:aws:iam::aws:policy/PowerUserAccess", True),
+        "a policy in China": ("arn:aws-cn:iam::111122223333:policy/boundary", True),
+        "nothing": ("", True),
+        "a role": ("arn:aws:iam::111122223333:role/boundary", False),
+        "a name": ("boundary", False),
+        "any policy": ("arn:aws:iam::111122223333:policy/*", False),
+        "no account": ("arn:aws:iam:::policy/boundary", False),
+    },
+    "VpcSubnetIds": {
+        "one": ("subnet-0a1b2c3d4e5f60718", True),
+        "an old one": ("subnet-0a1b2c3d", True),
+        "two": ("subnet-0a1b2c3d4e5f60718,subnet-0a1b2c3d", True),
+        "as many as Lambda takes": (",".join(["subnet-0a1b2c3d"] * 16), True),
+        "nothing": ("", True),
+        "more": (",".join(["subnet-0a1b2c3d"] * 17), False),
+        "a space between": ("subnet-0a1b2c3d, subnet-0a1b2c3e", False),
+        "a comma at the end": ("subnet-0a1b2c3d,", False),
+        "a comma alone": (",", False),
+        "a security group": ("sg-0a1b2c3d", False),
+        "a VPC": ("vpc-0a1b2c3d", False),
+    },
+    "VpcSecurityGroupIds": {
+        "one": ("sg-0a1b2c3d4e5f60718", True),
+        "two": ("sg-0a1b2c3d4e5f60718,sg-0a1b2c3d", True),
+        "as many as Lambda takes": (",".join(["sg-0a1b2c3d"] * 5), True),
+        "nothing": ("", True),
+        "more": (",".join(["sg-0a1b2c3d"] * 6), False),
+        "a space between": ("sg-0a1b2c3d, sg-0a1b2c3e", False),
+        "a comma alone": (",", False),
+        "a subnet": ("subnet-0a1b2c3d", False),
+        "a name": ("default", False),
     },
     "ChangeEvents": {
         "yes": ("true", True),
@@ -359,17 +551,99 @@ def test_no_parameter_takes_what_is_never_meant(name: str, nonsense: str) -> Non
     assert not accepts(name, nonsense)
 
 
+@pytest.mark.parametrize("name", ["Schedule", "FleetSchedule"])
 @pytest.mark.parametrize(("unit", "most"), [("minute", 720), ("hour", 12)])
-def test_a_rate_is_at_most_twelve_hours_and_grammatical(unit: str, most: int) -> None:
+def test_a_rate_is_at_most_twelve_hours_and_grammatical(name: str, unit: str, most: int) -> None:
     accepted = {
         expression
         for count in range(1500)
         for expression in (f"rate({count} {unit})", f"rate({count} {unit}s)")
-        if accepts("Schedule", expression)
+        if accepts(name, expression)
     }
 
     plurals = {f"rate({count} {unit}s)" for count in range(2, most + 1)}
     assert accepted == {f"rate(1 {unit})"} | plurals
+
+
+def test_alerts_may_wait_for_any_number_of_minutes_up_to_a_day() -> None:
+    accepted = {count for count in range(2000) if accepts("AlertAfterMinutes", count)}
+
+    assert accepted == set(range(1441))
+
+
+# rule → which parameters are given → whether it holds
+SUBNETS = {"VpcSubnetIds": "subnet-0a1b2c3d"}
+GROUPS = {"VpcSecurityGroupIds": "sg-0a1b2c3d"}
+COMBINATIONS: dict[str, dict[str, tuple[dict[str, str], bool]]] = {
+    "VpcIsWhole": {
+        "neither": ({}, True),
+        "both": (SUBNETS | GROUPS, True),
+        "subnets alone": (SUBNETS, False),
+        "security groups alone": (GROUPS, False),
+    },
+    "TheSecretsAreTwo": {
+        "two new ones": ({}, True),
+        "two that exist": (
+            {"SecretArn": SECRET_ARN, "SessionSecretArn": SECRET_ARN.replace("token", "session")},
+            True,
+        ),
+        "no session": ({"SessionSecretName": ""}, True),
+        "the login beside the token": (
+            {"SecretArn": SECRET_ARN, "SessionSecretArn": SECRET_ARN},
+            False,
+        ),
+        "one name": ({"SessionSecretName": "qwen/token"}, False),
+        "one name, which only one of them has": (
+            {"SessionSecretName": "qwen/token", "SecretArn": SECRET_ARN.replace("qwen", "other")},
+            True,
+        ),
+    },
+}
+
+
+def test_every_rule_has_combinations_to_accept_and_to_refuse() -> None:
+    assert COMBINATIONS.keys() == TEMPLATE["Rules"].keys()
+    for cases in COMBINATIONS.values():
+        assert {good for _, good in cases.values()} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("rule", "given_values", "accepted"),
+    [
+        pytest.param(rule, given_values, accepted, id=f"{rule}: {what}")
+        for rule, cases in COMBINATIONS.items()
+        for what, (given_values, accepted) in cases.items()
+    ],
+)
+def test_a_rule_refuses_parameters_that_do_not_go_together(
+    rule: str, given_values: dict[str, str], *, accepted: bool
+) -> None:
+    values = DEFAULTS | given_values
+    assertions = TEMPLATE["Rules"][rule]["Assertions"]
+
+    assert all(accepts(name, value) for name, value in given_values.items())
+    assert all(each["AssertDescription"] for each in assertions)
+    assert all(holds(each["Assert"], values) for each in assertions) is accepted
+
+
+@pytest.mark.parametrize(
+    ("given_values", "created", "there_is_one"),
+    [
+        pytest.param({}, True, True, id="a name"),
+        pytest.param({"SessionSecretArn": SECRET_ARN}, False, True, id="an ARN"),
+        pytest.param(
+            {"SessionSecretArn": SECRET_ARN, "SessionSecretName": ""}, False, True, id="no name"
+        ),
+        pytest.param({"SessionSecretName": ""}, False, False, id="neither"),
+    ],
+)
+def test_a_session_secret_is_created_or_given_or_none(
+    given_values: dict[str, str], *, created: bool, there_is_one: bool
+) -> None:
+    values = DEFAULTS | given_values
+
+    assert holds({"Condition": "CreateSessionSecret"}, values) is created
+    assert holds({"Condition": "HasSessionSecret"}, values) is there_is_one
 
 
 def accepted_by_template(name: str) -> st.SearchStrategy[str]:
@@ -380,18 +654,35 @@ def accepted_by_template(name: str) -> st.SearchStrategy[str]:
 # Values are made from patterns, which takes as long as it takes on a busy machine.
 @hypothesis.settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    url=accepted_by_template("ApiBaseUrl"),
+    urls=st.tuples(accepted_by_template("ApiBaseUrl"), accepted_by_template("AuthBaseUrl")),
+    headers=st.tuples(accepted_by_template("WebVersion"), accepted_by_template("UserAgent")),
     days=st.tuples(accepted_by_template("RefreshBeforeDays"), accepted_by_template("CriticalDays")),
+    minutes=accepted_by_template("AlertAfterMinutes"),
+    session=st.sampled_from(["", SECRET_ARN.replace("token", "session")]),
 )
-def test_the_function_accepts_whatever_the_template_does(url: str, days: tuple[str, str]) -> None:
+def test_the_function_accepts_whatever_the_template_does(
+    urls: tuple[str, str],
+    headers: tuple[str, str],
+    days: tuple[str, str],
+    minutes: str,
+    session: str,
+) -> None:
     critical, refresh = sorted(days, key=float)
+    api_url, auth_url = urls
+    web_version, user_agent = headers
 
     RefreshSettings.from_environ(
         {
             settings.SECRET_ID: SECRET_ARN,
-            settings.API_BASE_URL: url,
+            "SESSION_SECRET_ID": session,
+            "STATE_TABLE": "stack-StateTable-1A2B3C4D5E6F",
+            settings.API_BASE_URL: api_url,
+            "AUTH_BASE_URL": auth_url,
+            "WEB_VERSION": web_version,
+            "USER_AGENT": user_agent,
             settings.REFRESH_BEFORE_DAYS: refresh,
             settings.CRITICAL_DAYS: critical,
+            "ALERT_AFTER_MINUTES": minutes,
             settings.ALERT_TOPIC_ARN: "arn:aws:sns:eu-west-1:111122223333:alerts",
         }
     )
@@ -402,8 +693,13 @@ def test_the_function_accepts_whatever_the_template_does(url: str, days: tuple[s
 
 def test_the_outputs_are_those_of_the_contract() -> None:
     assert {name for name, each in OUTPUTS.items() if "Condition" not in each} == OUTPUT_NAMES
-    of_fleet = {name for name, each in OUTPUTS.items() if each.get("Condition") == "HasFleet"}
-    assert OUTPUTS.keys() - OUTPUT_NAMES == of_fleet == FLEET_OUTPUT_NAMES
+    optional = {
+        name: each["Condition"] for name, each in OUTPUTS.items() if name not in OUTPUT_NAMES
+    }
+    assert optional == {
+        "SessionSecretArn": "HasSessionSecret",
+        **dict.fromkeys(FLEET_OUTPUT_NAMES, "HasFleet"),
+    }
     assert all(each["Description"] for each in OUTPUTS.values())
     assert not any("Export" in each for each in OUTPUTS.values())
 
@@ -429,22 +725,53 @@ def test_no_iam_resource_has_a_name_so_that_capability_iam_is_enough() -> None:
     assert not any(keys & {"RoleName", "ManagedPolicyName", "Path"} for keys in properties)
 
 
-def test_nothing_that_happens_to_the_stack_takes_the_secret_away() -> None:
-    secret = RESOURCES["Secret"]
+@pytest.mark.parametrize(
+    ("name", "condition"),
+    [("Secret", "CreateSecret"), ("SessionSecret", "CreateSessionSecret")],
+)
+def test_nothing_that_happens_to_the_stack_takes_a_secret_away(name: str, condition: str) -> None:
+    """A creation that fails leaves no empty secret behind, which would block the next one."""
+    secret = RESOURCES[name]
 
-    assert secret["DeletionPolicy"] == "Retain"
+    assert secret["DeletionPolicy"] == "RetainExceptOnCreate"
     assert secret["UpdateReplacePolicy"] == "Retain"
-    assert secret["Condition"] == "CreateSecret"
-    assert TEMPLATE["Conditions"]["CreateSecret"] == {"Fn::Equals": [{"Ref": "SecretArn"}, ""]}
+    assert secret["Condition"] == condition
 
 
-def test_the_stack_never_knows_the_secrets_value() -> None:
-    assert RESOURCES["Secret"]["Properties"].keys() == {"Name", "Description", "KmsKeyId"}
+def test_a_token_secret_is_created_unless_one_is_given() -> None:
+    assert holds({"Condition": "CreateSecret"}, DEFAULTS)
+    assert not holds({"Condition": "CreateSecret"}, DEFAULTS | {"SecretArn": SECRET_ARN})
 
 
-def test_the_secrets_arn_is_nowhere_taken_from_what_ref_returns() -> None:
-    assert {"Ref": "Secret"} not in list(dicts([TEMPLATE["Globals"], RESOURCES, OUTPUTS]))
+@pytest.mark.parametrize("name", ["Secret", "SessionSecret"])
+def test_the_stack_never_knows_a_secrets_value(name: str) -> None:
+    assert RESOURCES[name]["Properties"].keys() == {"Name", "Description", "KmsKeyId"}
+    assert RESOURCES[name]["Properties"]["KmsKeyId"] == {
+        "Fn::If": ["HasCustomerKey", THE_KEY, NOTHING]
+    }
+
+
+def test_a_secrets_arn_is_nowhere_taken_from_what_ref_returns() -> None:
+    references = list(dicts([TEMPLATE["Globals"], RESOURCES, OUTPUTS]))
+
+    assert {"Ref": "Secret"} not in references
+    assert {"Ref": "SessionSecret"} not in references
     assert OUTPUTS["SecretArn"]["Value"] == THE_SECRET
+    assert OUTPUTS["SessionSecretArn"]["Value"] == THE_SESSION
+
+
+def test_the_state_table_costs_nothing_idle_and_goes_with_the_stack() -> None:
+    table = RESOURCES["StateTable"]
+
+    assert table["DeletionPolicy"] == table["UpdateReplacePolicy"] == "Delete"
+    assert table["Properties"] == {
+        "BillingMode": "PAY_PER_REQUEST",
+        "AttributeDefinitions": [{"AttributeName": "secret_id", "AttributeType": "S"}],
+        "KeySchema": [{"AttributeName": "secret_id", "KeyType": "HASH"}],
+        "SSESpecification": {"SSEEnabled": True},
+        "TimeToLiveSpecification": {"AttributeName": "expires_at", "Enabled": True},
+    }
+    assert OUTPUTS["StateTableName"]["Value"] == {"Ref": "StateTable"}
 
 
 # ── The function ────────────────────────────────────────────────────────────────────────────────
@@ -454,16 +781,29 @@ def test_the_functions_environment_is_that_of_the_contract() -> None:
     environment = function_properties("RefreshFunction")["Environment"]["Variables"]
 
     assert environment == {
-        settings.SECRET_ID: THE_SECRET,
-        settings.API_BASE_URL: {"Ref": "ApiBaseUrl"},
-        settings.REFRESH_BEFORE_DAYS: {"Ref": "RefreshBeforeDays"},
-        settings.CRITICAL_DAYS: {"Ref": "CriticalDays"},
-        settings.ALERT_TOPIC_ARN: THE_TOPIC,
-        settings.EVENT_BUS_ARN: {"Fn::If": ["HasChangeEvents", THE_BUS, ""]},
+        "SECRET_ID": THE_SECRET,
+        "SESSION_SECRET_ID": THE_SESSION,
+        "STATE_TABLE": {"Ref": "StateTable"},
+        "API_BASE_URL": {"Ref": "ApiBaseUrl"},
+        "AUTH_BASE_URL": {"Ref": "AuthBaseUrl"},
+        "WEB_VERSION": {"Ref": "WebVersion"},
+        "USER_AGENT": {"Ref": "UserAgent"},
+        "REFRESH_BEFORE_DAYS": {"Ref": "RefreshBeforeDays"},
+        "CRITICAL_DAYS": {"Ref": "CriticalDays"},
+        "ALERT_AFTER_MINUTES": {"Ref": "AlertAfterMinutes"},
+        "ALERT_TOPIC_ARN": THE_TOPIC,
+        "EVENT_BUS_ARN": {"Fn::If": ["HasChangeEvents", THE_BUS, ""]},
         "POWERTOOLS_SERVICE_NAME": {"Ref": "AWS::StackName"},
         "POWERTOOLS_METRICS_NAMESPACE": "QwenTokenRefresh",
-        "POWERTOOLS_LOG_LEVEL": "INFO",
+        "POWERTOOLS_LOG_LEVEL": {"Ref": "LogLevel"},
     }
+
+
+def test_without_a_session_secret_its_variable_is_empty() -> None:
+    _, _, otherwise = THE_SESSION["Fn::If"]
+
+    assert otherwise == {"Ref": "SessionSecretArn"}
+    assert DEFAULTS["SessionSecretArn"] == ""
 
 
 def test_the_template_sets_what_the_code_reads_and_nothing_else() -> None:
@@ -472,7 +812,9 @@ def test_the_template_sets_what_the_code_reads_and_nothing_else() -> None:
     def not_reached(*_: object) -> Any:
         pytest.fail("a run without its environment must not reach the outside")
 
-    clients = Clients(environ, lambda: NOW, *[not_reached] * 6)
+    outside = ("secrets", "sns", "events", "sqs", "functions", "dynamodb", "qwen", "grant")
+    parts: dict[str, Any] = dict.fromkeys(outside, not_reached)
+    clients = Clients(environ, lambda: NOW, **parts)
     # With the decorator of the deployed handler, so that nothing counted is left for other tests.
     counting = handler.metrics.log_metrics(
         lambda event, context: handler.run(event, context, clients)
@@ -527,6 +869,49 @@ def test_the_schedule_asks_for_nothing_special_under_a_name_and_role_of_its_own(
     assert 0 <= timer["Properties"]["RetryPolicy"]["MaximumRetryAttempts"] <= 185
 
 
+def test_the_live_check_has_a_schedule_of_its_own_unless_it_is_switched_off() -> None:
+    timer = RESOURCES["CheckTimer"]
+    [own_retries] = [
+        each["Properties"]["RetryPolicy"]
+        for each in RESOURCES["RefreshFunction"]["Properties"]["Events"].values()
+    ]
+
+    assert timer["Type"] == "AWS::Scheduler::Schedule"
+    assert timer["Condition"] == "HasCheckSchedule"
+    assert holds({"Condition": "HasCheckSchedule"}, DEFAULTS)
+    assert not holds({"Condition": "HasCheckSchedule"}, DEFAULTS | {"CheckSchedule": ""})
+    assert timer["Properties"]["ScheduleExpression"] == {"Ref": "CheckSchedule"}
+    assert timer["Properties"]["FlexibleTimeWindow"] == {"Mode": "OFF"}
+    target = timer["Properties"]["Target"]
+    assert json.loads(target["Input"]) == {"check": True}
+    assert target["Arn"] == {"Fn::GetAtt": ["RefreshFunction", "Arn"]}
+    assert target["RoleArn"] == {"Fn::GetAtt": ["ScheduleRole", "Arn"]}
+    assert target["RetryPolicy"] == own_retries
+    # A name would be that of another stack's, and another group is none that the role trusts.
+    assert not timer["Properties"].keys() & {"Name", "GroupName"}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_runs_in_the_owners_vpc_when_one_is_given(name: str) -> None:
+    condition, within, otherwise = function_properties(name)["VpcConfig"]["Fn::If"]
+
+    assert holds({"Condition": condition}, DEFAULTS | SUBNETS | GROUPS)
+    assert not holds({"Condition": condition}, DEFAULTS)
+    assert within == {
+        "SubnetIds": {"Fn::Split": [",", {"Ref": "VpcSubnetIds"}]},
+        "SecurityGroupIds": {"Fn::Split": [",", {"Ref": "VpcSecurityGroupIds"}]},
+    }
+    assert otherwise == NOTHING
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_log_group_has_a_name_that_no_function_logs_to_by_default(name: str) -> None:
+    group = RESOURCES[f"{name}LogGroup"]["Properties"]["LogGroupName"]["Fn::Sub"]
+
+    # That of a function would be /aws/lambda/NAME, and no name has a slash.
+    assert group == f"/aws/lambda/${{AWS::StackName}}/{name.removesuffix('Function').lower()}"
+
+
 # ── Permissions ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -536,15 +921,9 @@ def test_the_schedule_asks_for_nothing_special_under_a_name_and_role_of_its_own(
         (
             "RefreshFunctionRole",
             [
-                (
-                    {
-                        "secretsmanager:DescribeSecret",
-                        "secretsmanager:GetSecretValue",
-                        "secretsmanager:PutSecretValue",
-                        "secretsmanager:UpdateSecretVersionStage",
-                    },
-                    THE_SECRET,
-                ),
+                (KEEP, THE_SECRET),
+                (KEEP, THE_SESSION),
+                ({"dynamodb:GetItem", "dynamodb:UpdateItem"}, THE_TABLE),
                 ({"sns:Publish"}, THE_TOPIC),
                 ({"events:PutEvents"}, THE_BUS),
                 (
@@ -561,7 +940,7 @@ def test_the_schedule_asks_for_nothing_special_under_a_name_and_role_of_its_own(
         (
             "ReaderPolicy",
             [
-                ({"secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"}, THE_SECRET),
+                (READ, THE_SECRET),
                 ({"kms:Decrypt"}, THE_KEY),
             ],
         ),
@@ -577,8 +956,31 @@ def test_a_policy_allows_what_the_code_does_and_nothing_else(
     assert [(actions(each), each["Resource"]) for each in statements] == allowed
 
 
+def test_what_reads_the_token_never_reads_the_login() -> None:
+    """Neither by name, nor by a pattern, nor by way of the key."""
+    for statement in policies("ReaderPolicy"):
+        assert not {name for name in named(statement) if name.startswith("SessionSecret")}
+        assert not [text for text in texts(statement) if "*" in text or "?" in text]
+        assert THE_SECRET in (
+            statement["Resource"],
+            statement.get("Condition", {})
+            .get("StringEquals", {})
+            .get("kms:EncryptionContext:SecretARN"),
+        )
+
+
 # What AWS grants for no resource, or for all of them.
-WITHOUT_RESOURCE = {"secretsmanager:BatchGetSecretValue", "secretsmanager:ListSecrets"}
+WITHOUT_RESOURCE = {
+    "secretsmanager:BatchGetSecretValue",
+    "secretsmanager:ListSecrets",
+    # For Lambda itself: see the test of the VPC.
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:CreateNetworkInterface",
+    "ec2:DeleteNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:UnassignPrivateIpAddresses",
+}
 
 
 def test_no_policy_names_more_than_it_means() -> None:
@@ -597,15 +999,27 @@ def test_no_policy_names_more_than_it_means() -> None:
         assert not statement.keys() & {"NotAction", "NotResource", "NotPrincipal"}, statement
 
 
-@pytest.mark.parametrize("logical_id", ["RefreshFunctionRole", "ReaderPolicy"])
-def test_a_customer_key_opens_this_secret_only_and_through_secrets_manager(logical_id: str) -> None:
+@pytest.mark.parametrize(
+    ("logical_id", "secrets"),
+    [
+        (
+            "RefreshFunctionRole",
+            [THE_SECRET, {"Fn::If": ["HasSessionSecret", THE_SESSION, NOTHING]}],
+        ),
+        ("ReaderPolicy", THE_SECRET),
+    ],
+)
+def test_a_customer_key_opens_the_stacks_secrets_only_and_through_secrets_manager(
+    logical_id: str, secrets: Json
+) -> None:
     with_key = [each for each in policies(logical_id) if each["Resource"] == THE_KEY]
 
     assert [each["Condition"] for each in with_key] == [
         {
             "StringEquals": {
-                "kms:ViaService": {"Fn::Sub": "secretsmanager.${AWS::Region}.${AWS::URLSuffix}"},
-                "kms:EncryptionContext:SecretARN": THE_SECRET,
+                # The service's name ends like this in every partition, in China, too.
+                "kms:ViaService": {"Fn::Sub": "secretsmanager.${AWS::Region}.amazonaws.com"},
+                "kms:EncryptionContext:SecretARN": secrets,
             }
         }
     ]
@@ -614,7 +1028,14 @@ def test_a_customer_key_opens_this_secret_only_and_through_secrets_manager(logic
 @pytest.mark.parametrize(
     ("logical_id", "conditions"),
     [
-        ("RefreshFunctionRole", {"HasCustomerKey": THE_KEY, "HasChangeEvents": THE_BUS}),
+        (
+            "RefreshFunctionRole",
+            {
+                "HasSessionSecret": THE_SESSION,
+                "HasChangeEvents": THE_BUS,
+                "HasCustomerKey": THE_KEY,
+            },
+        ),
         ("ReaderPolicy", {"HasCustomerKey": THE_KEY}),
     ],
 )
@@ -622,11 +1043,39 @@ def test_what_is_not_wanted_is_not_allowed(logical_id: str, conditions: dict[str
     optional = [
         each["Fn::If"]
         for each in dicts(RESOURCES[logical_id]["Properties"])
-        if "Fn::If" in each and each != THE_SECRET
+        if "Fn::If" in each and "Effect" in each["Fn::If"][1]
     ]
 
     assert {condition: then["Resource"] for condition, then, _ in optional} == conditions
     assert all(otherwise == NOTHING for _, _, otherwise in optional)
+
+
+def test_every_role_has_the_permissions_boundary_when_one_is_given() -> None:
+    roles = {name for name, each in RESOURCES.items() if each["Type"] == "AWS::IAM::Role"}
+
+    assert roles == set(ROLES)
+    for name in roles:
+        assert RESOURCES[name]["Properties"]["PermissionsBoundary"] == {
+            "Fn::If": ["HasPermissionsBoundary", {"Ref": "PermissionsBoundaryArn"}, NOTHING]
+        }
+    # SAM would make others, without it.
+    for name in FUNCTIONS:
+        assert function_properties(name)["Role"] == {"Fn::GetAtt": [f"{name}Role", "Arn"]}
+
+
+def test_network_interfaces_are_for_lambda_itself_and_only_with_a_vpc() -> None:
+    [statement] = policies("VpcPolicy")
+
+    assert RESOURCES["VpcPolicy"]["Condition"] == "HasVpc"
+    # Lambda puts this key into every request of a function's own code.
+    assert statement["Condition"] == {"Null": {"lambda:SourceFunctionArn": "true"}}
+    of_vpc = {"Fn::If": ["HasVpc", [{"Ref": "VpcPolicy"}], NOTHING]}
+    attached = {
+        name: each["Properties"]["ManagedPolicyArns"]
+        for name, each in RESOURCES.items()
+        if "ManagedPolicyArns" in each["Properties"]
+    }
+    assert attached == {f"{name}Role": of_vpc for name in FUNCTIONS}
 
 
 def test_only_schedules_of_this_account_region_and_group_may_take_the_schedules_role() -> None:
@@ -678,6 +1127,17 @@ def test_an_address_is_subscribed_only_when_given() -> None:
     assert subscription["Properties"]["Endpoint"] == {"Ref": "AlertEmail"}
 
 
+def test_an_address_gets_everything_but_notices() -> None:
+    """An alarm's message has no attributes: it is not left out."""
+    properties = RESOURCES["AlertEmailSubscription"]["Properties"]
+
+    assert properties["FilterPolicy"] == {
+        "severity": [{"exists": False}, {"anything-but": ["notice"]}]
+    }
+    # Without a scope, it is the attributes that count.
+    assert "FilterPolicyScope" not in properties
+
+
 def test_the_alarms_are_all_tested_here() -> None:
     assert {
         name for name, each in RESOURCES.items() if each["Type"] == "AWS::CloudWatch::Alarm"
@@ -702,15 +1162,36 @@ def test_an_alarms_description_is_no_longer_than_cloudwatch_takes(name: str) -> 
     assert len(re.sub(r"\$\{[^}]+\}", longest_name, description)) <= 1024
 
 
+@pytest.mark.parametrize("silent_after", PARAMETERS["SilentAfterMinutes"]["AllowedValues"])
 @pytest.mark.parametrize("name", [*ALARMS, *FLEET_ALARMS])
-def test_an_alarm_looks_back_no_longer_than_cloudwatch_can(name: str) -> None:
-    alarm = RESOURCES[name]["Properties"]
+def test_an_alarm_looks_back_no_longer_than_cloudwatch_can(name: str, silent_after: str) -> None:
+    alarm = decided(RESOURCES[name]["Properties"], DEFAULTS | {"SilentAfterMinutes": silent_after})
     day, hour = 86_400, 3600
     longest = 7 * day if alarm["Period"] >= hour else day
 
     assert alarm["Period"] % 60 == 0
     assert alarm["Period"] * alarm["EvaluationPeriods"] <= longest
     assert alarm.get("DatapointsToAlarm", 1) <= alarm["EvaluationPeriods"]
+
+
+@pytest.mark.parametrize(
+    ("names", "form"),
+    [
+        (ALARMS, "${AWS::StackName}-"),
+        # No stack's name has a dot: these are not the names of a stack that is called x-fleet.
+        (FLEET_ALARMS, "${AWS::StackName}.fleet-"),
+    ],
+)
+def test_an_alarms_name_cannot_be_that_of_another_stack(names: tuple[str, ...], form: str) -> None:
+    given_names = [RESOURCES[name]["Properties"]["AlarmName"]["Fn::Sub"] for name in names]
+
+    words = [re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower() for name in names]
+    assert given_names == [
+        form + each.removeprefix("fleet-").removesuffix("-alarm") for each in words
+    ]
+    # Two stacks' names would have to differ in what follows, and no end is the end of another.
+    ends = [each.removeprefix("${AWS::StackName}") for each in given_names]
+    assert not any(one != other and one.endswith(other) for one in ends for other in ends)
 
 
 @pytest.mark.parametrize(
@@ -723,14 +1204,20 @@ def test_an_alarm_looks_back_no_longer_than_cloudwatch_can(name: str) -> None:
             "ignore",
         ),
         (
-            "TokenExpiringAlarm",
-            ("QwenTokenRefresh", "TokenDaysRemaining", {"service": {"Ref": "AWS::StackName"}}),
+            "LoginEndingAlarm",
+            ("QwenTokenRefresh", "SessionDaysRemaining", {"service": {"Ref": "AWS::StackName"}}),
             ("Minimum", "LessThanThreshold", {"Ref": "CriticalDays"}),
             "ignore",
         ),
         (
+            "TokenExpiredAlarm",
+            ("QwenTokenRefresh", "TokenDaysRemaining", {"service": {"Ref": "AWS::StackName"}}),
+            ("Minimum", "LessThanOrEqualToThreshold", 0),
+            "ignore",
+        ),
+        (
             "KeeperSilentAlarm",
-            ("QwenTokenRefresh", "RunSucceeded", {"service": {"Ref": "AWS::StackName"}}),
+            ("QwenTokenRefresh", "RunCompleted", {"service": {"Ref": "AWS::StackName"}}),
             ("Sum", "LessThanThreshold", 1),
             "breaching",
         ),
@@ -741,9 +1228,15 @@ def test_an_alarm_looks_back_no_longer_than_cloudwatch_can(name: str) -> None:
             "ignore",
         ),
         (
-            "FleetTokenExpiringAlarm",
-            ("QwenTokenRefresh", "TokenDaysRemaining", {"service": THE_FLEET}),
+            "FleetLoginEndingAlarm",
+            ("QwenTokenRefresh", "SessionDaysRemaining", {"service": THE_FLEET}),
             ("Minimum", "LessThanThreshold", {"Ref": "CriticalDays"}),
+            "notBreaching",
+        ),
+        (
+            "FleetTokenExpiredAlarm",
+            ("QwenTokenRefresh", "TokenDaysRemaining", {"service": THE_FLEET}),
+            ("Minimum", "LessThanOrEqualToThreshold", 0),
             "notBreaching",
         ),
         (
@@ -785,15 +1278,38 @@ def test_an_alarm_watches_exactly_what_the_contract_says(
     assert alarm["TreatMissingData"] == missing
 
 
-@pytest.mark.parametrize("name", ["KeeperSilentAlarm", "FleetSilentAlarm"])
-def test_nothing_is_called_silent_before_a_day_is_over_and_not_on_the_first(name: str) -> None:
-    alarm = RESOURCES[name]["Properties"]
-    day = 86_400
+@pytest.mark.parametrize(
+    ("name", "silent_after", "window"),
+    [
+        *(
+            ("KeeperSilentAlarm", minutes, int(minutes))
+            for minutes in PARAMETERS["SilentAfterMinutes"]["AllowedValues"]
+        ),
+        ("FleetSilentAlarm", "30", 1440),
+    ],
+)
+def test_nothing_is_called_silent_before_its_window_is_over_and_not_in_the_first(
+    name: str, silent_after: str, window: int
+) -> None:
+    alarm = decided(RESOURCES[name]["Properties"], DEFAULTS | {"SilentAfterMinutes": silent_after})
 
-    assert alarm["Period"] * alarm["EvaluationPeriods"] == day
-    # CloudWatch looks back beyond the evaluated periods: a single one would find yesterday's.
+    assert alarm["Period"] * alarm["EvaluationPeriods"] == window * 60
+    # CloudWatch looks back beyond the evaluated periods: a single one would find the one before.
     assert alarm["DatapointsToAlarm"] == alarm["EvaluationPeriods"] > 1
-    assert alarm["WarmUpConfiguration"]["WarmUpPeriodDurationInMinutes"] * 60 == day
+    warm_up = alarm["WarmUpConfiguration"]
+    assert int(warm_up["WarmUpPeriodDurationInMinutes"]) == window
+    assert warm_up["OnlyStartEvaluatingAfterWarmUpPeriodEnds"] is True
+
+
+def test_every_window_that_may_be_chosen_has_its_periods() -> None:
+    assert set(TEMPLATE["Mappings"]["SilentWindow"]) == set(
+        PARAMETERS["SilentAfterMinutes"]["AllowedValues"]
+    )
+
+
+def test_the_default_window_is_long_enough_for_the_default_schedule() -> None:
+    assert DEFAULTS["Schedule"] == "rate(2 minutes)"
+    assert int(str(DEFAULTS["SilentAfterMinutes"])) >= 5 * 2
 
 
 # ── The dashboard ───────────────────────────────────────────────────────────────────────────────
@@ -812,17 +1328,41 @@ def test_a_dashboard_is_json_with_every_number_of_days(name: str, days: str) -> 
         for annotation in widget["properties"].get("annotations", {}).get("horizontal", [])
     ]
 
-    assert lines == [float(days), float(days)]
+    assert lines == [float(days), float(days), 0]
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_a_dashboard_shows_days_left_over_its_whole_width_with_both_limits(name: str) -> None:
-    widgets = dashboard(name)["widgets"]
-    (widget,) = [each for each in widgets if "TokenDaysRemaining" in texts(each)]
+@pytest.mark.parametrize(
+    ("metric", "limits"),
+    [("SessionDaysRemaining", [3, 1]), ("TokenDaysRemaining", [0])],
+    ids=["the login", "the token"],
+)
+def test_a_dashboard_shows_a_life_over_its_whole_width_with_its_limits(
+    name: str, metric: str, limits: list[int]
+) -> None:
+    (graph,) = [
+        each["properties"]
+        for each in dashboard(name)["widgets"]
+        if each["width"] == 24 and metric in texts(each)
+    ]
 
-    assert widget["width"] == 24
-    assert widget["properties"]["stat"] == "Minimum"
-    assert [each["value"] for each in widget["properties"]["annotations"]["horizontal"]] == [3, 1]
+    assert graph["stat"] == "Minimum"
+    assert [each["value"] for each in graph["annotations"]["horizontal"]] == limits
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_the_life_of_a_token_is_in_hours_because_it_may_be_minutes(name: str) -> None:
+    (graph,) = [
+        each["properties"]
+        for each in dashboard(name)["widgets"]
+        if each["width"] == 24 and "TokenDaysRemaining" in texts(each)
+    ]
+
+    expressions = [each for row in graph["metrics"] for each in row if isinstance(each, dict)]
+    assert [each["label"] for each in expressions if "expression" in each] == ["hours left"]
+    assert all("* 24" in each["expression"] for each in expressions if "expression" in each)
+    assert [each["visible"] for each in expressions if "expression" not in each] == [False]
+    assert graph["yAxis"]["left"]["label"] == "hours"
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
@@ -870,10 +1410,11 @@ def test_the_dashboard_shows_every_metric_there_is_under_its_one_dimension() -> 
 
 
 def test_the_fleets_dashboard_shows_every_metric_of_the_fleet_and_of_its_queues() -> None:
-    own = ("QwenTokenRefresh", "service", "<AWS::StackName>-fleet")
+    own = ("QwenTokenRefresh", "service", "<AWS::StackName>.fleet")
     dead_letters = ("AWS/SQS", "QueueName", "<FleetDeadLetterQueue.QueueName>")
     assert shown_metrics("FleetDashboard") == {
-        **dict.fromkeys({*METRICS, "SweepCompleted"}, own),
+        # No worker reports RunCompleted: the fleet's alarm waits for a sweep that came to its end.
+        **dict.fromkeys({*METRICS, "SweepCompleted"} - {"RunCompleted"}, own),
         # Shown of both queues; the last one counts here.
         "ApproximateNumberOfMessagesVisible": dead_letters,
         "ApproximateAgeOfOldestMessage": ("AWS/SQS", "QueueName", "<FleetQueue.QueueName>"),
@@ -886,10 +1427,14 @@ def test_every_graph_says_its_region_and_names_a_period_cloudwatch_has(name: str
 
     assert graphs
     assert all(each["region"] == "<AWS::Region>" for each in graphs)
-    assert all(each["period"] % 3600 == 0 for each in graphs)
+    # Beyond 63 days back, CloudWatch has hours only; within them, five minutes.
+    assert all(each["period"] % 300 == 0 for each in graphs)
 
 
-def test_a_dashboards_name_is_its_own_in_every_region() -> None:
+def test_a_dashboards_name_is_its_own_in_every_region_and_no_other_stacks() -> None:
     names = [RESOURCES[name]["Properties"]["DashboardName"]["Fn::Sub"] for name in DASHBOARDS]
 
-    assert names == ["${AWS::StackName}-${AWS::Region}", "${AWS::StackName}-fleet-${AWS::Region}"]
+    # No stack's name has an underscore, and a dashboard's may have no dot.
+    assert names == ["${AWS::StackName}_${AWS::Region}", "${AWS::StackName}_fleet_${AWS::Region}"]
+    filled = [re.sub(r"\$\{[^}]+\}", "x-1", name) for name in names]
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,255}", name) for name in filled)

@@ -38,17 +38,22 @@ def properties(name: str) -> Any:
 def test_without_the_fleet_there_is_what_keeps_one_token_and_not_one_resource_more() -> None:
     assert {name for name, each in RESOURCES.items() if each.get("Condition") != "HasFleet"} == {
         "Secret",
+        "SessionSecret",
+        "StateTable",
         "TokenLayer",
         "RuntimeLayer",
         "RefreshFunction",
         "RefreshFunctionLogGroup",
         "RefreshFunctionRole",
         "ScheduleRole",
+        "CheckTimer",
+        "VpcPolicy",
         "AlertTopic",
         "AlertTopicPolicy",
         "AlertEmailSubscription",
         "RefreshFailedAlarm",
-        "TokenExpiringAlarm",
+        "LoginEndingAlarm",
+        "TokenExpiredAlarm",
         "KeeperSilentAlarm",
         "ReaderPolicy",
         "Dashboard",
@@ -65,7 +70,7 @@ def test_the_environment_is_what_the_code_reads(name: str, environ: dict[str, st
     own = {key for key in variables if not key.startswith("POWERTOOLS_")}
 
     assert own == environ.keys()
-    assert variables["POWERTOOLS_SERVICE_NAME"] == {"Fn::Sub": "${AWS::StackName}-fleet"}
+    assert variables["POWERTOOLS_SERVICE_NAME"] == {"Fn::Sub": "${AWS::StackName}.fleet"}
     assert variables["POWERTOOLS_METRICS_NAMESPACE"] == "QwenTokenRefresh"
 
 
@@ -148,17 +153,22 @@ def test_secrets_are_open_to_the_fleet_by_their_tag_alone(role: str) -> None:
 @pytest.mark.parametrize("role", ["DispatchFunctionRole", "WorkerFunctionRole"])
 def test_a_customer_key_is_used_through_secrets_manager_only(role: str) -> None:
     [with_key] = [each for each in policies(role) if each["Resource"] == THE_KEY]
-    service = {"Fn::Sub": "secretsmanager.${AWS::Region}.${AWS::URLSuffix}"}
+    # The service's name ends like this in every partition.
+    service = {"Fn::Sub": "secretsmanager.${AWS::Region}.amazonaws.com"}
 
     assert with_key["Condition"] == {"StringEquals": {"kms:ViaService": service}}
 
 
-def test_the_fleets_schedule_is_that_of_the_keeper_under_a_role_of_its_own() -> None:
+def test_the_fleets_schedule_is_like_the_keepers_at_its_own_times_and_under_its_own_role() -> None:
     timer = properties("DispatchFunction")["Events"]["Timer"]["Properties"]
     keepers = properties("RefreshFunction")["Events"]["Timer"]["Properties"]
 
-    role = {"Fn::GetAtt": ["DispatchScheduleRole", "Arn"]}
-    assert {**timer, "Description": None} == {**keepers, "Description": None, "RoleArn": role}
+    own = {
+        "Description": timer["Description"],
+        "ScheduleExpression": {"Ref": "FleetSchedule"},
+        "RoleArn": {"Fn::GetAtt": ["DispatchScheduleRole", "Arn"]},
+    }
+    assert timer == keepers | own
     assert (
         properties("DispatchScheduleRole")["AssumeRolePolicyDocument"]
         == properties("ScheduleRole")["AssumeRolePolicyDocument"]
@@ -208,11 +218,12 @@ def test_the_largest_batch_fits_into_a_workers_time_at_the_slowest_pace() -> Non
     assert seconds <= properties("WorkerFunction")["Timeout"] / 2
 
 
-def test_a_token_that_expires_is_not_forgotten_for_what_is_said_of_others() -> None:
-    alarm = properties("FleetTokenExpiringAlarm")
+@pytest.mark.parametrize("name", ["FleetLoginEndingAlarm", "FleetTokenExpiredAlarm"])
+def test_what_ends_is_not_forgotten_for_what_is_said_of_others(name: str) -> None:
+    alarm = properties(name)
     hour = 3600
 
-    # Schedule allows for 12 hours; jobs are delayed, and wait for a worker.
+    # FleetSchedule allows for 12 hours; jobs are delayed, and wait for a worker.
     assert alarm["Period"] * alarm["EvaluationPeriods"] >= 13 * hour
     assert alarm["DatapointsToAlarm"] == 1
     assert alarm["Period"] == 300, "it goes off at once"

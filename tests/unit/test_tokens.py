@@ -41,6 +41,34 @@ def test_the_account_is_the_subject_where_there_is_no_id() -> None:
     assert decode_token(mint({"id": "bob", "sub": "alice", "exp": EXP})).account == "bob"
 
 
+def test_only_the_claim_type_makes_an_access_token() -> None:
+    claims = {"id": ACCOUNT, "exp": EXP}
+
+    assert decode_token(mint(claims | {"type": "access_token"})).is_access_token
+    assert not decode_token(mint(claims | {"type": "refresh_token"})).is_access_token
+    assert not decode_token(mint(claims | {"type": ["access_token"]})).is_access_token
+    assert not decode_token(mint(claims | {"typ": "access_token"})).is_access_token
+    assert not decode_token(mint(claims)).is_access_token
+
+
+@pytest.mark.parametrize("nobody", [{}, {"id": ""}, {"id": 7, "sub": None}])
+def test_only_an_access_token_may_name_no_account(nobody: dict[str, Any]) -> None:
+    access = decode_token(mint({"type": "access_token", "exp": EXP} | nobody))
+
+    assert access.account is None
+    assert access.is_access_token
+    assert repr(access).startswith("Token(raw=[redacted], account=None")
+    with pytest.raises(TokenMalformedError, match="no account"):
+        decode_token(mint({"exp": EXP} | nobody))
+
+
+def test_an_access_token_names_its_account_where_it_has_one() -> None:
+    claims = {"type": "access_token", "exp": EXP}
+
+    assert decode_token(mint(claims | {"id": ACCOUNT})).account == ACCOUNT
+    assert decode_token(mint(claims | {"sub": "alice"})).account == "alice"
+
+
 @pytest.mark.parametrize(
     "paste",
     [

@@ -49,7 +49,7 @@ def held_by(name: str, left: timedelta = 2 * DAY) -> Token:
 
 
 def renewed(asked: Token) -> Token:
-    return token(left=7 * DAY, account=asked.account)
+    return token(left=7 * DAY, account=str(asked.account))
 
 
 def message(name: str, **more: Any) -> dict[str, Any]:
@@ -112,6 +112,7 @@ def test_every_token_of_a_batch_is_refreshed(world: FleetUnderTest, run: Runner)
     assert done.again == []
     assert done.metrics == {
         "TokenDaysRemaining": [7],
+        "SessionDaysRemaining": [7],
         "RunSucceeded": [10],
         "TokenRefreshed": [10],
         "RefreshFailed": [0],
@@ -156,6 +157,7 @@ def test_one_accounts_failure_touches_no_other_and_is_told_once(
     assert told[2:] == [(arn("foreign"), "store_failed")]
     assert done.metrics == {
         "TokenDaysRemaining": [2],
+        "SessionDaysRemaining": [2],
         "RunSucceeded": [2],
         "TokenRefreshed": [2],
         "RefreshFailed": [3],
@@ -289,7 +291,7 @@ def test_accounts_in_trouble_stop_no_batch_while_the_api_answers_others_in_betwe
     monkeypatch.setattr(worker, "_THREADS", 1)
 
     def answers(asked: Token) -> Token | Exception:
-        limited = int(asked.account.removeprefix("s")) % 2
+        limited = int(str(asked.account).removeprefix("s")) % 2
         return RateLimitedError("slow down") if limited else renewed(asked)
 
     world.qwen.answers = answers
@@ -384,7 +386,7 @@ def test_an_answer_that_speaks_of_one_token_stops_no_other(
     world: FleetUnderTest, run: Runner
 ) -> None:
     def answers(asked: Token) -> Token | Exception:
-        if int(asked.account.removeprefix("s")) % 2:
+        if int(str(asked.account).removeprefix("s")) % 2:
             return UpstreamUnexpectedError("what is this")
         return renewed(asked)
 

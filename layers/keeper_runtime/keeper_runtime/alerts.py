@@ -1,16 +1,23 @@
-"""The alert: what a failed run tells its owner, and how that gets to the topic."""
+"""The alert: what a run tells its owner, and how that gets to the topic."""
 
 import json
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Self
 
 from qwen_token.errors import (
     QwenTokenError,
+    RunFacts,
+    SessionError,
+    SessionRejectedError,
+    SignInRefusedError,
     StoreError,
     TokenError,
+    TokenMalformedError,
+    TokenMissingError,
     TokenRejectedError,
     TokenShortLivedError,
     UpstreamError,
@@ -18,71 +25,154 @@ from qwen_token.errors import (
 from qwen_token.policy import Severity
 from qwen_token.tokens import in_days
 
+from .run_location import RunLocation
+
 if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
 
 SOURCE: Final = "qwen-token-refresh"
-_EVENT: Final = "refresh_failed"
+# The reason of an alert that the login ends, which is no failure of a run.
+SESSION_ENDING: Final = "session_ending"
 # SNS refuses a longer subject, and a message with its attributes that is larger than 256 KB.
 _SUBJECT_LIMIT: Final = 100
 _MESSAGE_LIMIT: Final = 256 * 1024 - 1024
 
+# What of these is said of a login's end does not count any more.
+_LOGIN_IS_DEAD: Final = frozenset({SessionRejectedError.reason, SignInRefusedError.reason})
+
 _ARN_OF_A_SECRET: Final = re.compile(r"arn:.*:secret:(?P<name>.+)-[A-Za-z0-9]{6}")
 
 
-@dataclass(frozen=True, slots=True)
-class RunLocation:
-    """Where a run happened: what a command has to name.
+class Event(StrEnum):
+    """What an alert is about."""
 
-    ``function`` is the name of the Lambda function that starts such runs; ``of_fleet`` says that it
-    does so for many secrets, so that a command has to name the one that is meant.
-    """
-
-    stack: str
-    function: str
-    region: str
-    of_fleet: bool = False
+    REFRESH_FAILED = "refresh_failed"
+    REFRESH_RECOVERED = "refresh_recovered"
+    SESSION_ENDING = "session_ending"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One secret's failure, in words. ``expires_at`` and ``remaining`` are None where unknown."""
+    """One secret's failure, in words. Times and what is left are None where they are unknown.
+
+    ``commands`` are what the owner may type: in a checkout of the project, and with the AWS CLI
+    alone, which then waits for ``to_paste``. ``remaining`` is what the token has left, and
+    ``login_ends_at`` when a person is needed at the latest.
+    """
 
     secret_id: str | None
     reason: str
     message: str
     advice: str
-    command: str
+    commands: tuple[str, ...] = ()
+    to_paste: str = ""
     expires_at: datetime | None = None
     remaining: timedelta | None = None
+    session_expires_at: datetime | None = None
+    login_ends_at: datetime | None = None
 
     @classmethod
     def of(
-        cls, error: QwenTokenError, *, secret_id: str | None, origin: RunLocation, now: datetime
+        cls, error: QwenTokenError, *, secret_id: str | None, location: RunLocation, now: datetime
     ) -> Self:
-        """Describe ``error``, which a run at ``origin`` met."""
+        """Describe ``error``, which a run at ``location`` met."""
+        facts = error.facts or RunFacts()
+        commands, to_paste = _commands(error, location, secret_id)
         return cls(
             secret_id=secret_id,
             reason=error.reason,
             message=str(error),
             advice=error.advice,
-            command=_command(error, origin, secret_id),
+            commands=commands,
+            to_paste=to_paste,
             expires_at=error.expires_at,
             remaining=None if error.expires_at is None else error.expires_at - now,
+            session_expires_at=facts.session_expires_at,
+            login_ends_at=facts.login_ends_at,
+        )
+
+    @classmethod
+    def awaiting(cls, *, secret_id: str, location: RunLocation) -> Self:
+        """Describe that the secret still waits for its first token."""
+        commands, to_paste = _put_commands(location, secret_id, location.session_secret_id)
+        return cls(
+            secret_id=secret_id,
+            reason=TokenMissingError.reason,
+            message="the secret has no token yet: nothing can be kept alive",
+            advice=TokenMissingError.advice,
+            commands=commands,
+            to_paste=to_paste,
+        )
+
+    @classmethod
+    def over(  # noqa: PLR0913 - what it was, and what there is now
+        cls,
+        reason: str,
+        message: str,
+        *,
+        secret_id: str,
+        expires_at: datetime | None,
+        session_expires_at: datetime | None,
+        now: datetime,
+    ) -> Self:
+        """Describe a failure that is over, beside what the token has left by now."""
+        return cls(
+            secret_id=secret_id,
+            reason=reason,
+            message=message,
+            advice="Nothing: it is over.",
+            expires_at=expires_at,
+            remaining=None if expires_at is None else expires_at - now,
+            session_expires_at=session_expires_at,
+            login_ends_at=session_expires_at,
+        )
+
+    @classmethod
+    def ending(
+        cls,
+        ends_at: datetime,
+        *,
+        secret_id: str,
+        location: RunLocation,
+        token_expires_at: datetime | None,
+        now: datetime,
+    ) -> Self:
+        """Describe that the login ends at ``ends_at``, and that only a person can extend it."""
+        is_over = ends_at <= now
+        when = "now" if is_over else f"before {_date(ends_at)}"
+        commands, to_paste = _put_commands(location, secret_id, location.session_secret_id)
+        return cls(
+            secret_id=secret_id,
+            reason=SESSION_ENDING,
+            message=f"the login ended on {_date(ends_at)}, by what the sign-in host said of it"
+            if is_over
+            else f"the login ends on {_date(ends_at)}: until then, the token is kept alive",
+            advice=(
+                f"Log in again {when}, in a private window, put the new session in, and close the "
+                "window without logging out."
+            ),
+            commands=commands,
+            to_paste=to_paste,
+            expires_at=token_expires_at,
+            remaining=None if token_expires_at is None else token_expires_at - now,
+            session_expires_at=ends_at,
+            login_ends_at=ends_at,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Everything that one failed run says, the gravest first.
+    """Everything that one run says, the gravest first.
 
-    ``omitted`` failures more did not fit into the message.
+    ``since`` is when the incident began. ``omitted`` failures more did not fit into the message.
     """
 
     severity: Severity
     request_id: str
     occurred_at: datetime
     failures: tuple[Failure, ...]
+    event: Event = Event.REFRESH_FAILED
+    since: datetime | None = None
     omitted: int = 0
 
     def subject(self) -> str:
@@ -93,10 +183,16 @@ class Alert:
             said = (
                 f"s: {count} failed ({', '.join(f'{many} {reason}' for reason, many in reasons)})"
             )
+        elif self.event is Event.REFRESH_RECOVERED:
+            said = f": recovered from {first.reason}"
+        elif self.event is Event.SESSION_ENDING and first.login_ends_at is not None:
+            is_over = first.login_ends_at <= self.occurred_at
+            when = "now" if is_over else f"before {_date(first.login_ends_at)}"
+            said = f": log in again {when}"
         else:
             left = "" if first.remaining is None else f", {_in_words(first)}"
             said = f": {first.reason}{left}"
-        return f"[{self.severity.upper()}] Qwen token{said}"[:_SUBJECT_LIMIT]
+        return f"[{self._kind()}] Qwen token{said}"[:_SUBJECT_LIMIT]
 
     def document(self) -> dict[str, object]:
         """Return the document for programs, as the contract fixes it.
@@ -105,10 +201,11 @@ class Alert:
         """
         document: dict[str, object] = {
             "source": SOURCE,
-            "event": _EVENT,
+            "event": self.event.value,
             "severity": self.severity.value,
             "request_id": self.request_id,
             "occurred_at": self.occurred_at.isoformat(),
+            "since": (self.since or self.occurred_at).isoformat(),
             "failures": [
                 {
                     "secret_id": failure.secret_id,
@@ -121,6 +218,9 @@ class Alert:
                     "days_remaining": None
                     if failure.remaining is None
                     else in_days(failure.remaining),
+                    "session_expires_at": None
+                    if failure.session_expires_at is None
+                    else failure.session_expires_at.isoformat(),
                 }
                 for failure in self.failures
             ],
@@ -129,30 +229,56 @@ class Alert:
 
     def text(self) -> str:
         """Return the text for people."""
-        sections = [
-            "\n".join(
-                (
-                    f"What happened:  {failure.message}",
-                    f"Reason:         {failure.reason}",
-                    f"Time left:      {_time_left(failure)}",
-                    f"What to do:     {failure.advice}",
-                    f"Command:        {failure.command}",
-                    f"Secret:         {failure.secret_id or 'unknown'}",
-                )
-            )
-            for failure in self.failures
-        ]
-        if (count := len(self.failures) + self.omitted) > 1:
-            happened = f"{count} Qwen tokens need a look"
-        elif self.failures[0].reason == TokenShortLivedError.reason:
-            happened = "the Qwen token was refreshed, but the new one does not live long enough"
-        else:
-            happened = "the Qwen token was not refreshed"
-        head = f"{self.severity.upper()}: {happened}."
+        sections = [self._section(failure) for failure in self.failures]
+        head = f"{self._kind()}: {self._happened()}."
         if self.omitted:
             sections.append(f"{self.omitted} more did not fit into this message: see the log.")
         tail = f"Run {self.request_id}, {_date(self.occurred_at)}."
         return "\n\n".join((head, *sections, tail)) + "\n"
+
+    def _kind(self) -> str:
+        # Nobody has to get up for what is over, however bad it was.
+        return "RECOVERED" if self.event is Event.REFRESH_RECOVERED else self.severity.upper()
+
+    def _happened(self) -> str:
+        if self.event is Event.REFRESH_RECOVERED:
+            return "the Qwen token is kept alive again, and what is below is over"
+        if self.event is Event.SESSION_ENDING:
+            return "the login that keeps the Qwen token alive ends soon"
+        if (count := len(self.failures) + self.omitted) > 1:
+            return f"{count} Qwen tokens need a look"
+        return self._happened_to_one()
+
+    def _happened_to_one(self) -> str:
+        match self.severity, self.failures[0].reason:
+            case _, TokenShortLivedError.reason:
+                return "the Qwen token was refreshed, but the new one does not live long enough"
+            case Severity.WARNING, TokenMissingError.reason:
+                return "the keeper waits for its first Qwen token"
+            case Severity.NOTICE, _:
+                return "the Qwen token was not refreshed yet, which may pass by itself"
+        return "the Qwen token was not refreshed"
+
+    def _section(self, failure: Failure) -> str:
+        lines = [f"What happened:  {failure.message}", f"Reason:         {failure.reason}"]
+        lines.append(f"Since:          {_date(self.since or self.occurred_at)}")
+        is_over = self.event is Event.REFRESH_RECOVERED
+        lines.append(f"Token:          {_time_left(failure, is_over=is_over)}")
+        if (ends_at := failure.login_ends_at) is not None and failure.reason not in _LOGIN_IS_DEAD:
+            verb = "ended" if ends_at <= self.occurred_at else "ends"
+            lines.append(f"Login:          {verb} on {_date(ends_at)}")
+        if not is_over:
+            lines.append(f"What to do:     {failure.advice}")
+            with_project, *with_aws = failure.commands
+            lines.append(f"Command:        {with_project}")
+            lines += [f"  AWS CLI only: {command}" for command in with_aws]
+            if with_aws and failure.to_paste:
+                lines.append(
+                    f"                It waits: paste {failure.to_paste}, and press Enter. "
+                    "Nothing is shown."
+                )
+        lines.append(f"Secret:         {failure.secret_id or 'unknown'}")
+        return "\n".join(lines)
 
     def fitted(self) -> Self:
         """Return the alert with as many of its failures as fit into one message, at least one."""
@@ -193,24 +319,63 @@ def name_of(secret_id: str) -> str:
     return arn["name"] if arn else secret_id
 
 
-def _command(error: QwenTokenError, origin: RunLocation, secret_id: str | None) -> str:
-    if isinstance(error, TokenError):
-        put = f"make put-token STACK={origin.stack} REGION={origin.region}"
-        if origin.of_fleet and secret_id is not None:
-            put += f" ARGS='--fleet --name {name_of(secret_id)}'"
-        return put
-    # These need no copy of the project.
-    function = f"--function-name {origin.function} --region {origin.region}"
+def _commands(
+    error: QwenTokenError, location: RunLocation, secret_id: str | None
+) -> tuple[tuple[str, ...], str]:
+    """Return the commands, and what the second of them waits for."""
+    if isinstance(error, TokenError | SessionError):
+        # What mends a token that cannot be read is a token; all else, a session, if there may be.
+        is_the_token_itself = isinstance(error, TokenMalformedError | TokenMissingError)
+        session_secret_id = "" if is_the_token_itself else location.session_secret_id
+        return _put_commands(location, secret_id, session_secret_id)
+    function = f"--function-name {location.function} --region {location.region}"
+    of_stack = f"STACK={location.stack} REGION={location.region}"
     if isinstance(error, UpstreamError | StoreError):
-        return f"aws lambda invoke {function} /dev/stdout"
-    return f"aws lambda get-function-configuration {function}"
+        again = "sweep" if location.of_fleet else "refresh"
+        return (f"make {again} {of_stack}", f"aws lambda invoke {function} /dev/stdout"), ""
+    return ("make deploy", f"aws lambda get-function-configuration {function}"), ""
 
 
-def _time_left(failure: Failure) -> str:
+def _put_commands(
+    location: RunLocation, secret_id: str | None, session_secret_id: str
+) -> tuple[tuple[str, ...], str]:
+    """Return what puts a login in, and has it used; and what the second command waits for.
+
+    The first one needs the project, the second one the AWS CLI alone, as in CloudShell.
+    """
+    put = f"make put-token STACK={location.stack} REGION={location.region}"
+    if location.of_fleet and secret_id is not None:
+        put += f" ARGS='--fleet --name {name_of(secret_id)}'"
+    target = session_secret_id or secret_id
+    if target is None:
+        return (put,), ""
+    # Nothing that is typed comes into the history, or into a list of processes.
+    with_aws = (
+        f'read -rs LOGIN; printf %s "$LOGIN" | aws secretsmanager put-secret-value --region '
+        f"{location.region} --secret-id {target} --secret-string file:///dev/stdin"
+    )
+    if not location.of_fleet:
+        # A token that is dead, but has not expired, is not due: the next run would not look.
+        with_aws += (
+            f" && aws lambda invoke --region {location.region} --function-name {location.function} "
+            "--cli-binary-format raw-in-base64-out --payload '{\"check\":true}' /dev/stdout"
+        )
+    to_paste = (
+        "the value of the cookie 'refresh_token' (or, on one line, an object with the keys 'email' "
+        "and 'password')"
+        if session_secret_id
+        else "the token"
+    )
+    return (put, with_aws), to_paste
+
+
+def _time_left(failure: Failure, *, is_over: bool) -> str:
     if failure.remaining is None or failure.expires_at is None:
-        return "unknown: no token could be read"
-    verb = "expires" if failure.remaining > timedelta(0) else "expired"
-    return f"{_in_words(failure)}; the token itself {verb} on {_date(failure.expires_at)}"
+        return "unknown: none could be read"
+    if failure.remaining <= timedelta(0):
+        return f"expired on {_date(failure.expires_at)}: services have no valid token"
+    left = _duration(failure.remaining) if is_over else _in_words(failure)
+    return f"{left}; it expires on {_date(failure.expires_at)}"
 
 
 def _in_words(failure: Failure) -> str:
@@ -218,8 +383,12 @@ def _in_words(failure: Failure) -> str:
     if failure.reason == TokenRejectedError.reason:
         # Whatever its expiry says: a token with days left would be taken for one that still works.
         return "dead already"
-    if remaining <= timedelta(0):
-        return "expired"
+    return "expired" if remaining <= timedelta(0) else _duration(remaining)
+
+
+def _duration(remaining: timedelta) -> str:
+    if remaining < timedelta(hours=2):
+        return f"{remaining / timedelta(minutes=1):.0f} minutes left"
     if remaining < timedelta(days=2):
         return f"{remaining / timedelta(hours=1):.1f} hours left"
     return f"{remaining / timedelta(days=1):.1f} days left"

@@ -2,8 +2,9 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Self
@@ -13,13 +14,21 @@ import boto3
 from qwen_token.secret_store import AWS_CONFIG
 
 if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
 
-    from qwen_token.keeper import Client
+    from qwen_token.grants import TokenSource
+    from qwen_token.grants.exchange import TokenApi
+    from qwen_token.ledger import UnsharedState
+    from qwen_token.qwen_api import QwenApi
+    from qwen_token.session import Grant
+    from qwen_token.session_store import SessionStore
+
+    from .settings import RefreshSettings
 
 # At DEBUG, botocore logs whole replies, and those of Secrets Manager hold tokens.
 logging.getLogger("botocore").setLevel(logging.INFO)
@@ -27,7 +36,11 @@ logging.getLogger("botocore").setLevel(logging.INFO)
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The outside world of one function; ``qwen`` is called with the API's base URL."""
+    """The outside world of one function.
+
+    ``qwen`` is called with the API's base URL and the user agent, ``grant`` with the grant and the
+    settings of the hosts.
+    """
 
     environ: Mapping[str, str]
     clock: Callable[[], datetime]
@@ -36,18 +49,41 @@ class Clients:
     events: Callable[[], "EventBridgeClient"]
     sqs: Callable[[], "SQSClient"]
     functions: Callable[[], "LambdaClient"]
-    qwen: Callable[[str], "Client"]
+    dynamodb: Callable[[], "DynamoDBClient"]
+    qwen: Callable[[str, str], "TokenApi"]
+    grant: Callable[["Grant", "RefreshSettings"], "TokenSource"]
+    # What this process remembers by itself, for where the state table cannot be reached.
+    in_process: Callable[[], "UnsharedState"] = field(default_factory=lambda: cache(_unshared))
+    # Lets so many seconds pass. Without it, nothing that another run holds is waited for.
+    wait: Callable[[float], object] | None = None
+
+    def sessions(self, secret_id: str) -> "SessionStore":
+        """Return a session secret."""
+        from qwen_token.session_store import SessionStore  # noqa: PLC0415 - as above
+
+        return SessionStore(self.secrets(), secret_id)
 
     @classmethod
     def real(cls) -> Self:
         """Return the real ones. Nothing is made yet, and each is made once."""
 
         @cache
-        def qwen(base_url: str) -> "Client":
+        def qwen(base_url: str, user_agent: str) -> "QwenApi":
             # Most runs meet a fresh token and ask nobody: they need not pay for importing requests.
             from qwen_token.qwen_api import QwenApi  # noqa: PLC0415
 
-            return QwenApi(base_url)
+            return QwenApi(base_url, user_agent=user_agent)
+
+        def grant(which: "Grant", settings: "RefreshSettings") -> "TokenSource":
+            from qwen_token.grants.hosts import Hosts  # noqa: PLC0415 - the same
+
+            hosts = Hosts(
+                api_base_url=settings.api_base_url,
+                auth_base_url=settings.auth_base_url,
+                web_version=settings.web_version,
+                user_agent=settings.user_agent,
+            )
+            return hosts.source(which)
 
         return cls(
             environ=os.environ,
@@ -57,5 +93,14 @@ class Clients:
             events=cache(lambda: boto3.client("events", config=AWS_CONFIG)),
             sqs=cache(lambda: boto3.client("sqs", config=AWS_CONFIG)),
             functions=cache(lambda: boto3.client("lambda", config=AWS_CONFIG)),
+            dynamodb=cache(lambda: boto3.client("dynamodb", config=AWS_CONFIG)),
             qwen=qwen,
+            grant=grant,
+            wait=time.sleep,
         )
+
+
+def _unshared() -> "UnsharedState":
+    from qwen_token.ledger import UnsharedState  # noqa: PLC0415 - most runs remember nothing
+
+    return UnsharedState()

@@ -1,38 +1,44 @@
-"""Reporting: what became of a run, for the log, the metrics, the alert topic and the event bus."""
+"""Reporting: what became of a run, for the log, the metrics and the caller.
+
+What its owner is told is in ``owner``.
+"""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aws_lambda_powertools.metrics import MetricUnit
 
-from qwen_token.errors import QwenTokenError, TokenMissingError, TokenShortLivedError
-from qwen_token.keeper import SUCCEEDED, Outcome, Report
-from qwen_token.policy import Severity, severity
+from qwen_token.errors import (
+    QwenTokenError,
+    RunFacts,
+    TokenShortLivedError,
+)
+from qwen_token.policy import AlertPolicy, Severity, login_ends_at
+from qwen_token.run_report import SUCCEEDED, Outcome, Report
+from qwen_token.session import Session
 from qwen_token.tokens import in_days
 
-from .alerts import Alert, Failure, RunLocation, publish
-from .change_events import REFRESH_FAILED, REFRESHED, ChangeEvent, announce
 from .clients import Clients
-from .settings import ALERT_TOPIC_ARN, EVENT_BUS_ARN
+from .run_location import RunLocation
+from .settings import RefreshSettings
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger, Metrics
-    from aws_lambda_powertools.utilities.typing import LambdaContext
 
+    from qwen_token.ledger import Ledger
 
-def location_of(
-    context: "LambdaContext", *, stack: str, function: str | None = None, of_fleet: bool = False
-) -> RunLocation:
-    """Return where a run happens; ``function`` starts such runs, where that is another one."""
-    return RunLocation(
-        stack=stack,
-        function=context.function_name if function is None else function,
-        region=context.invoked_function_arn.split(":")[3],
-        of_fleet=of_fleet,
-    )
+    from .owner import Owner
+
+# For invalid settings: their ConfigError is critical, however old it is.
+_AT_ONCE: Final = AlertPolicy(timedelta(), timedelta())
+
+# What SessionDaysRemaining says where no end of the login is known, or a sign-in has none.
+_NO_END_DAYS = 365.0
+# After these, an incident may be over, and whose session it is is known.
+_ENDS_AN_INCIDENT = frozenset({Outcome.REFRESHED, Outcome.SUPERSEDED, Outcome.CHECKED})
 
 
 def result_of(report: Report, *, secret_id: str, now: datetime) -> dict[str, object]:
@@ -42,26 +48,20 @@ def result_of(report: Report, *, secret_id: str, now: datetime) -> dict[str, obj
         "outcome": report.outcome.value,
         "secret_id": secret_id,
         "version_id": None if held is None else held.version_id,
-        "expires_at": None if expires_at is None else expires_at.isoformat(),
+        "expires_at": _iso(expires_at),
         "days_remaining": None if expires_at is None else in_days(expires_at - now),
+        "grant": None if report.grant is None else report.grant.value,
+        "session_expires_at": _iso(report.session_expires_at),
     }
 
 
-@dataclass(frozen=True, slots=True)
-class GradedFailure:
-    """A failure in words, and how bad it is."""
-
-    severity: Severity
-    failure: Failure
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
 
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Reports what became of the runs of one invocation.
-
-    The topic and the bus are read from the environment as it is: also an environment that is off
-    in other ways is reported. What fails to be reported is logged, and never hides anything else.
-    """
+    """Reports what became of the runs of one invocation."""
 
     logger: "Logger"
     metrics: "Metrics"
@@ -69,30 +69,93 @@ class Reporter:
     location: RunLocation
     request_id: str
 
-    def report_run(self, report: Report, *, secret_id: str, dry_run: bool) -> dict[str, object]:
+    def report_run(
+        self,
+        report: Report,
+        settings: RefreshSettings,
+        *,
+        dry_run: bool,
+        ledger: Callable[[], "Ledger"],
+    ) -> dict[str, object]:
         """Report an invocation's one run, which did not fail; return its result."""
-        if report.outcome is Outcome.AWAITING_TOKEN and not dry_run:
-            self.publish(self.alert([self.awaiting_token(secret_id)]))
+        secret_id = settings.secret_id
         counts = counts_of([report])
         if dry_run:
+            # It changed nothing, so it is no word on whether the token is kept alive.
             counts.pop("RunSucceeded", None)
-        self.count(counts, expiries=expiries_of([report]))
+        else:
+            self._tell_owner(report, settings, ledger)
+        self.count({"RunCompleted": 1, **counts}, expiries=expiries_of([report]))
+        self._count_login(_login_end(report), is_known=_is_login_known(report))
         self._name_secret(secret_id)
         done = self.log_run(report, secret_id=secret_id)
         if report.outcome is Outcome.REFRESHED:
-            self.announce_refreshed([done])
+            self.owner.announce_refreshed([done])
         return done
 
     def report_failure(
-        self, error: QwenTokenError, *, secret_id: str | None, critical_before: timedelta
-    ) -> None:
-        """Report that an invocation's one run failed."""
-        self.count(counts_of([error]), expiries=expiries_of([error]))
+        self,
+        error: QwenTokenError,
+        settings: RefreshSettings | None,
+        *,
+        secret_id: str | None,
+        ledger: Callable[[], "Ledger"],
+    ) -> dict[str, object] | None:
+        """Report that an invocation's one run failed; ``settings`` are None where they are invalid.
+
+        Return the result of one that may pass, and needs nobody; None where the failure is to be
+        raised.
+        """
+        self.count({"RunCompleted": 1, **counts_of([error])}, expiries=expiries_of([error]))
+        facts = error.facts or RunFacts(is_login_known=False)
+        self._count_login(facts.login_ends_at, is_known=facts.is_login_known)
         self._name_secret(secret_id)
-        failed = self.log_failure(error, secret_id=secret_id, critical_before=critical_before)
-        alert = self.alert([failed])
-        self.publish(alert)
-        self.announce_failed(alert)
+        severity = self.owner.hear_of_failure(
+            error,
+            secret_id=secret_id,
+            ledger=ledger(),
+            policy=_AT_ONCE if settings is None else settings.alert_policy(),
+        )
+        if facts.replaced is not None:
+            # What it failed with came after that: readers have another token.
+            self.owner.announce_refreshed([self._result_of(error, Outcome.REFRESHED, secret_id)])
+        return (
+            self._result_of(error, "retrying", secret_id) if severity is Severity.NOTICE else None
+        )
+
+    def _tell_owner(
+        self, report: Report, settings: RefreshSettings, ledger: Callable[[], "Ledger"]
+    ) -> None:
+        """Have the owner told what a run that did not fail gives to tell, as most give nothing."""
+        secret_id = settings.secret_id
+        if report.outcome is Outcome.AWAITING_TOKEN:
+            self.owner.hear_that_a_token_is_awaited(secret_id, ledger())
+        elif report.outcome in _ENDS_AN_INCIDENT:
+            self.owner.hear_of_success(report, secret_id, ledger(), settings.alert_policy())
+
+    @property
+    def owner(self) -> "Owner":
+        """What tells the owner: most runs do not, and need not pay for importing it."""
+        from .owner import Owner  # noqa: PLC0415
+
+        return Owner(self.logger, self.clients, self.location, self.request_id)
+
+    def _result_of(
+        self, error: QwenTokenError, outcome: str, secret_id: str | None
+    ) -> dict[str, object]:
+        facts = error.facts or RunFacts()
+        expires_at = error.expires_at
+        return {
+            "outcome": str(outcome),
+            "secret_id": secret_id,
+            "version_id": facts.version_id,
+            "expires_at": _iso(expires_at),
+            "days_remaining": None
+            if expires_at is None
+            else in_days(expires_at - self.clients.clock()),
+            "grant": None,
+            "session_expires_at": _iso(facts.session_expires_at),
+        }
 
     def log_run(self, report: Report, *, secret_id: str) -> dict[str, object]:
         """Log a run that did not fail; return its result."""
@@ -100,97 +163,33 @@ class Reporter:
         self.logger.info("run ended", extra=done)
         return done
 
-    def log_failure(
+    def count(
         self,
-        error: QwenTokenError,
+        counts: Mapping[str, int],
         *,
-        secret_id: str | None,
-        critical_before: timedelta,
-        message: str = "run failed",
-    ) -> GradedFailure:
-        """Log a failure; return it as an alert has it."""
-        level = severity(error, now=self.clients.clock(), critical_before=critical_before)
-        self.logger.error(
-            message,
-            secret_id=secret_id,
-            reason=error.reason,
-            severity=level.value,
-            detail=str(error),
-        )
-        return self._graded(level, error, secret_id)
+        expiries: Iterable[datetime] = (),
+        are_logins: bool = False,
+    ) -> None:
+        """Count; of the tokens that expire, the first one says how many days are left.
 
-    def awaiting_token(self, secret_id: str) -> GradedFailure:
-        """Return what an alert has of a secret that still waits for its first token."""
-        error = TokenMissingError("the secret has no token yet: nothing can be kept alive")
-        return self._graded(Severity.WARNING, error, secret_id)
-
-    def alert(self, failures: Sequence[GradedFailure]) -> Alert:
-        """Return the alert of at least one failure, the gravest first."""
-        gravest_first = sorted(failures, key=lambda each: each.severity is not Severity.CRITICAL)
-        return Alert(
-            gravest_first[0].severity,
-            self.request_id,
-            self.clients.clock(),
-            tuple(each.failure for each in gravest_first),
-        )
-
-    def publish(self, alert: Alert) -> bool:
-        """Publish an alert; return whether that worked, and log if it did not."""
-        topic_arn = self.clients.environ.get(ALERT_TOPIC_ARN)
-        if not topic_arn:
-            self.logger.error("no alert could be published: the environment names no topic")
-            return False
-        try:
-            publish(alert, client=self.clients.sns(), topic_arn=topic_arn)
-        except Exception:
-            # Whatever boto3 and what it calls raise: the failure that it reports matters more.
-            self.logger.exception("the alert could not be published", topic_arn=topic_arn)
-            return False
-        return True
-
-    def announce_refreshed(self, results: Iterable[Mapping[str, object]]) -> None:
-        """Put an event for each result of a run that refreshed on the bus, if there is a bus."""
-        self._announce(
-            [ChangeEvent(REFRESHED, each, (str(each["secret_id"]),)) for each in results]
-        )
-
-    def announce_failed(self, alert: Alert) -> None:
-        """Put what an alert says, as far as one message holds it, on the bus, if there is one."""
-        published = alert.fitted()
-        secret_ids = (failure.secret_id for failure in published.failures)
-        change = ChangeEvent(
-            REFRESH_FAILED,
-            published.document(),
-            tuple(secret_id for secret_id in secret_ids if secret_id is not None),
-        )
-        self._announce([change])
-
-    def count(self, counts: Mapping[str, int], *, expiries: Iterable[datetime] = ()) -> None:
-        """Count; of the tokens that expire, the first one says how many days are left."""
+        ``are_logins`` says that the tokens are logins of their own, which end with them.
+        """
         first = min(expiries, default=None)
         if first is not None:
             days = (first - self.clients.clock()) / timedelta(days=1)
             self.metrics.add_metric("TokenDaysRemaining", MetricUnit.NoUnit, days)
+            if are_logins:
+                self._count_login(first, is_known=True)
         for name, count in counts.items():
             self.metrics.add_metric(name, MetricUnit.Count, count)
 
-    def _announce(self, changes: Sequence[ChangeEvent]) -> None:
-        bus_arn = self.clients.environ.get(EVENT_BUS_ARN, "").strip()
-        if not bus_arn:
-            return
-        try:
-            announce(changes, client=self.clients.events(), bus_arn=bus_arn)
-        except Exception:
-            # As with an alert: the token is what it is, whoever heard of it.
-            self.logger.exception("the change events could not be sent", event_bus_arn=bus_arn)
-
-    def _graded(
-        self, level: Severity, error: QwenTokenError, secret_id: str | None
-    ) -> GradedFailure:
-        return GradedFailure(
-            level,
-            Failure.of(error, secret_id=secret_id, origin=self.location, now=self.clients.clock()),
-        )
+    def _count_login(self, ends_at: datetime | None, *, is_known: bool) -> None:
+        """Say for how many days the keeper can go on without a person."""
+        if is_known:
+            days = _NO_END_DAYS
+            if ends_at is not None:
+                days = (ends_at - self.clients.clock()) / timedelta(days=1)
+            self.metrics.add_metric("SessionDaysRemaining", MetricUnit.NoUnit, days)
 
     def _name_secret(self, secret_id: str | None) -> None:
         # A dimension would make one more metric to pay for of each secret.
@@ -202,14 +201,27 @@ def expiries_of(ended: Iterable[Report | QwenTokenError]) -> list[datetime]:
     return [each.expires_at for each in ended if each.expires_at is not None]
 
 
+def _is_login_known(report: Report) -> bool:
+    """Return whether a run knew what keeps the token alive: a fresh one only sees the token."""
+    if report.session is not None:
+        return True
+    return report.held is not None and not report.held.token.is_access_token
+
+
+def _login_end(report: Report) -> datetime | None:
+    token = None if report.held is None else report.held.token
+    return login_ends_at(token, report.session or Session())
+
+
 def counts_of(ended: Iterable[Report | QwenTokenError]) -> dict[str, int]:
     """Return what is counted of runs. What did not happen is left out, but for failures."""
     counts: Counter[str] = Counter()
     for each in ended:
         if isinstance(each, QwenTokenError):
             counts["RefreshFailed"] += 1
-            # A short-lived token was stored all the same: it is the best there is.
-            counts["TokenRefreshed"] += isinstance(each, TokenShortLivedError)
+            # What a run failed with may have come after the token was stored.
+            replaced = each.facts is not None and each.facts.replaced is not None
+            counts["TokenRefreshed"] += replaced or isinstance(each, TokenShortLivedError)
         else:
             counts["RunSucceeded"] += each.outcome in SUCCEEDED
             counts["TokenRefreshed"] += each.outcome is Outcome.REFRESHED

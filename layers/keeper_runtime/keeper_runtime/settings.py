@@ -7,29 +7,34 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from qwen_token.errors import ConfigError
-from qwen_token.origin import SAFE_URL, is_safe_url
+from qwen_token.origin import AUTH_BASE_URL as QWENS_AUTH_BASE_URL
+from qwen_token.origin import SAFE_URL, is_loopback, is_safe_url
+from qwen_token.policy import AlertPolicy
 
 SECRET_ID: Final = "SECRET_ID"  # noqa: S105 - no password
 API_BASE_URL: Final = "API_BASE_URL"
 REFRESH_BEFORE_DAYS: Final = "REFRESH_BEFORE_DAYS"
 CRITICAL_DAYS: Final = "CRITICAL_DAYS"
 ALERT_TOPIC_ARN: Final = "ALERT_TOPIC_ARN"
-# The one that may be empty: no change events then.
+STATE_TABLE: Final = "STATE_TABLE"
+ALERT_AFTER_MINUTES: Final = "ALERT_AFTER_MINUTES"
+WEB_VERSION: Final = "WEB_VERSION"
+USER_AGENT: Final = "USER_AGENT"
+# Those that may be empty: no session secret, an API that signs in itself, no change events then.
+SESSION_SECRET_ID: Final = "SESSION_SECRET_ID"  # noqa: S105 - no password
+AUTH_BASE_URL: Final = "AUTH_BASE_URL"
 EVENT_BUS_ARN: Final = "EVENT_BUS_ARN"
-# The fleet's own.
-STACK_NAME: Final = "STACK_NAME"
-FLEET_TAG: Final = "FLEET_TAG"
-QUEUE_URL: Final = "QUEUE_URL"
-DISPATCH_FUNCTION: Final = "DISPATCH_FUNCTION"
-MAXIMUM_CONCURRENCY: Final = "MAXIMUM_CONCURRENCY"
 
 # Far beyond any token's life, and small enough to calculate with.
 _MOST_DAYS: Final = 36_500
 # A key that is none of these may be a value pasted into the wrong place: it is not repeated.
 _NAME_SHAPE: Final = re.compile(r"\w{1,40}", re.ASCII)
-_COUNT_SHAPE: Final = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
+_MINUTES_SHAPE: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
+# What may be a header's value: no line may be broken, and no other header begun.
+_HEADER_SHAPE: Final = re.compile(r"[ -~]{1,256}")
 # The key in a field's metadata.
 _VARIABLE: Final = "variable"
 
@@ -43,22 +48,22 @@ class _Variable:
     parse: Callable[[str], object | None]
 
 
-def _read(name: str, should_be: str, parse: Callable[[str], object | None]) -> dict[str, object]:
+def read_from(
+    name: str, should_be: str, parse: Callable[[str], object | None]
+) -> dict[str, object]:
     """Return a field's metadata: which variable it is read from."""
     return {_VARIABLE: _Variable(name, should_be, parse)}
 
 
-def _text(text: str, *, start: str = "") -> str | None:
-    return text if text and text.startswith(start) else None
+def text(value: str, *, start: str = "") -> str | None:
+    """Return a text that is not empty, and begins as it should."""
+    return value if value and value.startswith(start) else None
 
 
-def _url(text: str) -> str | None:
-    url = text.rstrip("/")
-    return url if is_safe_url(url) else None
-
-
-def _count(text: str) -> int | None:
-    return int(text) if _COUNT_SHAPE.fullmatch(text) else None
+def url(value: str) -> str | None:
+    """Return a URL that a token may be sent to, without a slash at its end."""
+    given = value.rstrip("/")
+    return given if is_safe_url(given) else None
 
 
 def _days(text: str) -> timedelta | None:
@@ -72,6 +77,32 @@ def _days(text: str) -> timedelta | None:
     return timedelta(days=days) or None
 
 
+def _minutes(text: str) -> timedelta | None:
+    return timedelta(minutes=int(text)) if _MINUTES_SHAPE.fullmatch(text) else None
+
+
+def _is_qwens(url: str) -> bool:
+    """Return whether a safe URL is of a host of Qwen, or of this machine, as in tests."""
+    host = _host(url)
+    return host == "qwen.ai" or host.endswith(".qwen.ai") or is_loopback(host)
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def _optional(text: str) -> str | None:
+    return text
+
+
+def _optional_url(text: str) -> str | None:
+    return text and url(text)
+
+
+def _header(text: str) -> str | None:
+    return text if _HEADER_SHAPE.fullmatch(text) else None
+
+
 _DAYS: Final = f"a number of days greater than 0, at most {_MOST_DAYS}"
 
 
@@ -79,10 +110,11 @@ _DAYS: Final = f"a number of days greater than 0, at most {_MOST_DAYS}"
 class Settings:
     """What the environment of every function says, validated. Each field names its variable."""
 
-    refresh_before: timedelta = field(metadata=_read(REFRESH_BEFORE_DAYS, _DAYS, _days))
-    critical_before: timedelta = field(metadata=_read(CRITICAL_DAYS, _DAYS, _days))
+    refresh_before: timedelta = field(metadata=read_from(REFRESH_BEFORE_DAYS, _DAYS, _days))
+    critical_before: timedelta = field(metadata=read_from(CRITICAL_DAYS, _DAYS, _days))
+    # Checked here, and read by ``Reporter``, which also reports an environment that is off.
     alert_topic_arn: str = field(
-        metadata=_read(ALERT_TOPIC_ARN, "the ARN of an SNS topic", partial(_text, start="arn:"))
+        metadata=read_from(ALERT_TOPIC_ARN, "the ARN of an SNS topic", partial(text, start="arn:"))
     )
 
     @classmethod
@@ -100,49 +132,60 @@ class Settings:
             if value is None:
                 problems.append(f"{variable.name} should be {variable.should_be}")
             values[each.name] = value
-        refresh_before, critical_before = values["refresh_before"], values["critical_before"]
-        if refresh_before and critical_before and critical_before > refresh_before:
-            problems.append(f"{CRITICAL_DAYS} should not be more than {REFRESH_BEFORE_DAYS}")
+        problems += cls._contradictions(values)
         if problems:
             raise ConfigError(f"the environment is off: {'; '.join(problems)}")
         return cls(**values)
+
+    @classmethod
+    def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
+        """Return what is wrong with values that are right by themselves (None: not even that)."""
+        refresh_before, critical_before = values["refresh_before"], values["critical_before"]
+        if refresh_before and critical_before and critical_before > refresh_before:
+            return [f"{CRITICAL_DAYS} should not be more than {REFRESH_BEFORE_DAYS}"]
+        return []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshSettings(Settings):
     """The refresh function's environment."""
 
-    secret_id: str = field(metadata=_read(SECRET_ID, "the secret's ARN or name", _text))
-    api_base_url: str = field(metadata=_read(API_BASE_URL, SAFE_URL, _url))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetSettings(Settings):
-    """What the environments of both functions of the fleet say."""
-
-    stack: str = field(metadata=_read(STACK_NAME, "the stack's name", _text))
-    queue_url: str = field(
-        metadata=_read(QUEUE_URL, "the URL of an SQS queue", partial(_text, start="http"))
+    secret_id: str = field(metadata=read_from(SECRET_ID, "the secret's ARN or name", text))
+    session_secret_id: str = field(
+        metadata=read_from(
+            SESSION_SECRET_ID, "the session secret's ARN or name, or empty", _optional
+        )
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchSettings(FleetSettings):
-    """The environment of the fleet's dispatch function."""
-
-    tag: str = field(metadata=_read(FLEET_TAG, "the key of a tag", _text))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings(FleetSettings):
-    """The environment of the fleet's worker function."""
-
-    dispatch_function: str = field(metadata=_read(DISPATCH_FUNCTION, "a function's name", _text))
-    # How many workers there may be at once, and share what AWS lets an account write.
-    workers: int = field(
-        metadata=_read(MAXIMUM_CONCURRENCY, "a whole number from 1 to 9999", _count)
+    api_base_url: str = field(metadata=read_from(API_BASE_URL, SAFE_URL, url))
+    auth_base_url: str = field(
+        metadata=read_from(AUTH_BASE_URL, f"{SAFE_URL}, or empty", _optional_url)
     )
-    api_base_url: str = field(metadata=_read(API_BASE_URL, SAFE_URL, _url))
+    web_version: str = field(
+        metadata=read_from(WEB_VERSION, "the version that the sign-in host asks for", _header)
+    )
+    user_agent: str = field(metadata=read_from(USER_AGENT, "a header's value", _header))
+    alert_after: timedelta = field(
+        metadata=read_from(ALERT_AFTER_MINUTES, "a whole number of minutes, or 0", _minutes)
+    )
+    state_table: str = field(metadata=read_from(STATE_TABLE, "the name of a DynamoDB table", text))
+
+    @classmethod
+    def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
+        # super() without arguments does not work in a dataclass with slots.
+        problems = super(RefreshSettings, cls)._contradictions(values)
+        api, sign_in = values["api_base_url"], values["auth_base_url"]
+        goes_to_qwen = sign_in and _host(sign_in) == _host(QWENS_AUTH_BASE_URL)
+        if api and goes_to_qwen and not _is_qwens(api):
+            # Nobody at Qwen may get to see the password of an Open WebUI server.
+            problems.append(
+                f"{AUTH_BASE_URL} should be empty, because {API_BASE_URL} is not Qwen's: an Open "
+                "WebUI server signs in itself"
+            )
+        return problems
+
+    def alert_policy(self) -> AlertPolicy:
+        """Return when trouble becomes graver."""
+        return AlertPolicy(self.alert_after, self.critical_before, self.refresh_before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +194,11 @@ class RunOptions:
 
     force: bool = False
     dry_run: bool = False
+    check: bool = False
 
     @classmethod
     def from_event(cls, event: object) -> Self:
-        """Read the event: an object with none, one or both of the keys, each true or false.
+        """Read the event: an object with any of the keys, each true or false.
 
         Raises:
             ConfigError: names every key that is unknown or has a value of a wrong type.

@@ -13,6 +13,10 @@ from .errors import (
     FileStoreError,
     QwenTokenError,
     RateLimitedError,
+    SessionError,
+    SessionMalformedError,
+    SessionRejectedError,
+    SignInRefusedError,
     StoreError,
     TokenError,
     TokenMalformedError,
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from .manager.token_manager import TokenManager
     from .qwen_api import AccountInfo
     from .requests_auth import QwenAuth
+    from .session import Session
     from .shared_token import SharedToken
     from .tokens import Token, TokenInfo, decode_token
 
@@ -43,6 +48,7 @@ _MODULES: Final = {
     "MemoryStore": ".manager.local_store",
     "QwenAuth": ".requests_auth",
     "QwenClient": ".client",
+    "Session": ".session",
     "SharedToken": ".shared_token",
     "Token": ".tokens",
     "TokenInfo": ".tokens",
@@ -61,7 +67,12 @@ __all__ = [
     "QwenClient",
     "QwenTokenError",
     "RateLimitedError",
+    "Session",
+    "SessionError",
+    "SessionMalformedError",
+    "SessionRejectedError",
     "SharedToken",
+    "SignInRefusedError",
     "StoreError",
     "Token",
     "TokenError",

@@ -1,15 +1,22 @@
 """The client for programs that hold a token themselves, and have no stack to keep it alive."""
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from .errors import UpstreamUnexpectedError
-from .keeper import verify_new
-from .origin import BASE_URL, Origin
+from .errors import ConfigError, UpstreamUnexpectedError, WrongAccountError
+from .grant_chain import GrantChain, Obtained, Refused
+from .host_options import HostOptions
+from .ledger import Ledger, UnsharedState
+from .origin import BASE_URL, USER_AGENT, WEB_VERSION, Origin
 from .policy import require_better
-from .qwen_api import AccountInfo, QwenApi
-from .tokens import TokenInfo, decode_token
+from .qwen_api import AccountInfo
+from .renewal import verify_new
+from .session import Session
+from .stored_session import StoredSession
+from .stored_token import StoredToken
+from .tokens import Token, TokenInfo, decode_token
 
 _USER_STATUS_PATH: Final = "/api/v2/users/status"
 _CHATS_PATH: Final = "/api/v2/chats/?page={page}"
@@ -28,30 +35,68 @@ class QwenClient:
 
     Nothing is written anywhere: the caller keeps the token that a refresh returns. Any number of
     threads may share one client; those that refresh at the same time get the token of one refresh.
+
+    ``session`` is a login that gives tokens. A refresh may change its credential, and the old one
+    may be dead from then on, so the caller keeps ``client.session`` too, also after an error::
+
+        client = QwenClient(session=Session(refresh_token=load()))
+        try:
+            token = client.refresh_token()
+        finally:
+            save(client.session.refresh_token)
+
+    No other program, and no browser, may use the same session: ``TokenManager`` shares one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is an option of its own, by name
         self,
-        auth_token: str,
+        auth_token: str | None = None,
         *,
+        session: Session | None = None,
         base_url: str = BASE_URL,
+        auth_base_url: str | None = None,
+        web_version: str = WEB_VERSION,
+        user_agent: str = USER_AGENT,
         timeout: timedelta = timedelta(seconds=20),
     ) -> None:
-        """Take a token, in any form that ``decode_token`` reads; each call may last ``timeout``.
+        """Take a token, in any form that ``decode_token`` reads, a session, or both.
+
+        With a session alone, the first use gets a token. ``auth_base_url`` is the host that
+        ``session`` signs in at: by default Qwen's, and empty where ``base_url`` is an Open WebUI
+        server. ``web_version`` and ``user_agent`` are what the hosts are told of who asks. Each
+        call may last ``timeout``.
 
         Raises:
             TokenMalformedError: ``auth_token`` is not a JWT with an account and an expiry.
-            ConfigError: a token may not be sent to ``base_url``.
+            ConfigError: names the invalid argument, and what it should be.
         """
-        self._token = decode_token(auth_token)
+        if auth_token is None and (session is None or session == Session()):
+            raise ConfigError("auth_token or session should be given")
+        self._held = None if auth_token is None else decode_token(auth_token)
         self._origin = Origin(base_url)
-        self._api = QwenApi(base_url)
+        hosts = HostOptions.of(
+            base_url=base_url,
+            auth_base_url=auth_base_url,
+            web_version=web_version,
+            user_agent=user_agent,
+            session=session,
+        )
+        self._api = hosts.api()
+        self._login = None if session is None else _Login(session, hosts, timeout)
         self._timeout = timeout
         self._refreshing = threading.Lock()
 
+    @property
+    def session(self) -> Session | None:
+        """The session as it is now, for the caller to keep; None where none was given."""
+        return None if self._login is None else self._login.stored.session
+
     def decode_token(self) -> TokenInfo:
-        """Return what the token says of itself. No call is made, and no signature verified."""
-        return TokenInfo.of(self._token, now=datetime.now(UTC))
+        """Return what the token says of itself. No signature is verified.
+
+        No call is made, but by a client with a session alone, which has to get its first token.
+        """
+        return TokenInfo.of(self._token, now=_now())
 
     def get_token_info(self) -> AccountInfo:
         """Ask the API whose the token is.
@@ -64,28 +109,52 @@ class QwenClient:
         return self._api.session(self._token, within=self._timeout)
 
     def refresh_token(self) -> str:
-        """Trade the token for a new one, check that one, use it from now on, and return it.
+        """Get a new token, check it, use it from now on, and return it.
 
-        After any error the client goes on with the token that it had.
+        Without a session the token is traded for it. With one, the refresh credential is used, else
+        the token, else the e-mail and password: those at most once in 24 hours. What the API has
+        refused is not shown to it again for an hour. After any error the client goes on with the
+        token that it had; ``session`` may have changed all the same.
 
         Raises:
             TokenNotExtendedError: the new token expires no later than the old one.
             TokenRejectedError: the API says that the old token is dead.
+            SessionRejectedError: the sign-in host says that the refresh credential is dead.
+            SignInRefusedError: the password was refused, or a challenge came.
             WrongAccountError: the API answered for another account, or for a guest.
             UpstreamUnexpectedError: the API refuses the token that it has just issued.
             UpstreamError: one of its kinds; whether the old token is alive is unknown.
         """
-        held = self._token
+        held = self._held
         with self._refreshing:
-            if self._token is not held:
+            if self._held is not None and self._held is not held:
                 # Another thread refreshed while this one waited. A second refresh could fail: a
                 # token issued in the same second does not expire later.
-                return self._token.raw
+                return self._held.raw
+            return self._refreshed(held).raw
+
+    @property
+    def _token(self) -> Token:
+        """The token, the first one from the session where there was none."""
+        if self._held is None:
+            with self._refreshing:
+                if self._held is None:
+                    return self._refreshed(None)
+        return self._held
+
+    def _refreshed(self, held: Token | None) -> Token:
+        """Replace the token; the lock is held."""
+        if self._login is None:
+            assert held is not None  # noqa: S101 - the constructor asked
             successor = self._api.refresh(held, within=self._timeout)
             require_better(successor, than=held)
-            verify_new(successor, by=self._api, within=self._timeout)
-            self._token = successor
-            return successor.raw
+        else:
+            successor = self._login.obtain(held)
+        account = verify_new(successor, by=self._api, within=self._timeout)
+        if self._login is not None:
+            self._login.require(account)
+        self._held = successor
+        return successor
 
     def get_user_status(self) -> object:
         """Return the user's status as the API has it: true where all is well.
@@ -135,5 +204,67 @@ class QwenClient:
         return f"QwenClient({self._origin}, token=[redacted])"
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 def _is_chat(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("id"), str)
+
+
+class _Login:
+    """The session of a client, in memory; the ``Sessions`` of its grants."""
+
+    def __init__(self, session: Session, hosts: HostOptions, timeout: timedelta) -> None:
+        self.stored = StoredSession(session, "1", "")
+        self._hosts = hosts
+        self._timeout = timeout
+        # What was refused, and when a sign-in was tried.
+        self._state = UnsharedState()
+        # The token that was spent last; its number is its version.
+        self._spent: Token | None = None
+        self._number = 0
+
+    def obtain(self, held: Token | None) -> Token:
+        """Return the next token, which is not yet to be trusted.
+
+        Raises:
+            QwenTokenError: no grant gave one.
+        """
+        ledger = Ledger(lambda: self._state, clock=_now, time_left=lambda: timedelta.max)
+        ledger.open()
+        try:
+            chain = GrantChain(self, self._hosts.source, ledger, lambda _calls: self._timeout)
+            stored = chain.session()
+            if held is not self._spent:
+                self._spent, self._number = held, self._number + 1
+            current = None if held is None else StoredToken(held, str(self._number), "")
+            outcome = chain.without_sign_in(current, stored)
+            if isinstance(outcome, Refused):
+                outcome = chain.sign_in(current, stored, after=outcome)
+        finally:
+            ledger.close()
+        if not isinstance(outcome, Obtained):
+            raise outcome.error
+        self.stored = outcome.stored
+        return outcome.token
+
+    def require(self, account: str) -> None:
+        """Note whose the session is; raise WrongAccountError where it is another account's."""
+        session = self.stored.session
+        if session.account not in {None, account}:
+            raise WrongAccountError(
+                "the API sees another account behind the new token than the session belongs to"
+            )
+        self.stored = replace(self.stored, session=replace(session, account=account))
+
+    def read(self) -> StoredSession:
+        return self.stored
+
+    def keep(self, session: Session, *, over: StoredSession) -> StoredSession:
+        version_id = str(int(over.version_id) + 1)
+        self.stored = StoredSession(session, version_id, "", by_keeper=True)
+        return self.stored
+
+    def left_behind(self, *, over: StoredSession) -> None:
+        """Return None: nothing is staged in memory."""

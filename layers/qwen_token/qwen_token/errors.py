@@ -10,6 +10,10 @@
     │   ├── TokenNotExtendedError   token_not_extended
     │   ├── TokenShortLivedError    token_short_lived
     │   └── WrongAccountError       wrong_account
+    ├── SessionError                the login that the keeper gets tokens with
+    │   ├── SessionMalformedError   session_malformed
+    │   ├── SessionRejectedError    session_rejected
+    │   └── SignInRefusedError      sign_in_refused
     ├── UpstreamError               the API, which says nothing about the token
     │   ├── RateLimitedError        rate_limited
     │   ├── UpstreamBlockedError    upstream_blocked
@@ -19,23 +23,50 @@
     │   └── FileStoreError          store_failed, of a token file
     └── ConfigError                 config_invalid
 
-A message never quotes a token, nor text that came from upstream: such text may hold one.
+A message never quotes a token, a credential or a password, nor text that came from upstream: such
+text may hold one.
 """
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar, Final, Self
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a run that failed knew of the login that it keeps.
+
+    ``version_id`` is the token secret's version that was current (None where none could be read).
+    ``replaced`` is the one that the run itself replaced before it failed.
+    ``login_ends_at`` is when a person is needed at the latest (None: no end is known), and
+    ``session_expires_at`` when the refresh credential expires. ``is_exchanged`` says that the token
+    itself is the login, and ``is_login_known`` is false where the session could not be read, which
+    may go on for longer than the token. ``next_sign_in_at`` is when a sign-in is allowed again,
+    where that is all that the failure waits for.
+    """
+
+    version_id: str | None = None
+    replaced: str | None = None
+    login_ends_at: datetime | None = None
+    session_expires_at: datetime | None = None
+    is_exchanged: bool = False
+    is_login_known: bool = True
+    next_sign_in_at: datetime | None = None
 
 
 class QwenTokenError(Exception):
     """The root: catch this one to catch them all.
 
     ``reason`` is a stable identifier, ``advice`` tells the owner what to do. ``expires_at`` is the
-    expiry of the token that was current when the run failed, or None where none could be read.
+    expiry of the token that was current when the run failed, or None where none could be read;
+    ``facts`` is what a run of the keeper knew besides (None outside of one).
     """
 
     reason: ClassVar[str]
     advice: ClassVar[str]
+    facts: RunFacts | None = None
 
     def __init__(self, message: str, *, expires_at: datetime | None = None) -> None:
         super().__init__(message)
@@ -55,6 +86,12 @@ class QwenTokenError(Exception):
         """Return the same failure, cause and traceback included, with another ``expires_at``."""
         twin = self.again().with_traceback(self.__traceback__)
         vars(twin)["expires_at"] = expires_at
+        return twin
+
+    def of_run(self, facts: RunFacts, *, expires_at: datetime | None) -> Self:
+        """Return the same failure, as of a run that knew ``facts``."""
+        twin = self.with_expiry(expires_at)
+        vars(twin)["facts"] = facts
         return twin
 
 
@@ -94,19 +131,16 @@ class TokenNotExtendedError(TokenError):
 
     reason = "token_not_extended"
     advice = (
-        "This server does not renew tokens this way. Until that changes, log in again and store a "
-        "new token before this one expires."
+        "This server does not renew tokens this way. Add a sign-in (make put-token "
+        "ARGS=--sign-in), or log in again and store a new token before this one expires."
     )
 
 
 class TokenShortLivedError(TokenError):
-    """The new token is better than the old one and stored, but expires before the next run."""
+    """The new token is better than the old one and stored, but lives less than ten minutes."""
 
     reason = "token_short_lived"
-    advice = (
-        "This kind of token dies between two runs: store a token of another kind of session, or "
-        "run more often (parameter Schedule)."
-    )
+    advice = "Use another kind of login: a token this short may expire before the next one is got."
 
 
 class WrongAccountError(TokenError):
@@ -114,6 +148,41 @@ class WrongAccountError(TokenError):
 
     reason = "wrong_account"
     advice = "Log in to chat.qwen.ai with the right account and store its token."
+
+
+class SessionError(QwenTokenError):
+    """Something is wrong with the login that the keeper gets tokens with."""
+
+
+class SessionMalformedError(SessionError):
+    """The value holds no login that can be read."""
+
+    reason = "session_malformed"
+    advice = (
+        "Put a session or a sign-in in. Accepted are: a JSON object with 'refresh_token', or with "
+        "'email' and 'password'; the value of the cookie 'refresh_token' alone; a Cookie header; "
+        'the browser\'s "Copy as cURL" of a request to qwen.ai; a JSON list of cookies.'
+    )
+
+
+class SessionRejectedError(SessionError):
+    """The sign-in host itself says that the refresh credential is dead."""
+
+    reason = "session_rejected"
+    advice = (
+        "Put a session or a sign-in in: log in again in a private window, copy the cookie "
+        "'refresh_token', store it, and close the window without logging out."
+    )
+
+
+class SignInRefusedError(SessionError):
+    """The password was refused, or a challenge came: it is not tried again by itself."""
+
+    reason = "sign_in_refused"
+    advice = (
+        "Put a session or a sign-in in: the right e-mail and password, or the cookie "
+        "'refresh_token' of a new login. Until then no further sign-in is attempted."
+    )
 
 
 class UpstreamError(QwenTokenError):
@@ -202,3 +271,18 @@ class ConfigError(QwenTokenError):
     advice = (
         "Fix what the message names, and try again (the refresh function: run it once by hand)."
     )
+
+
+def error_of(reason: str, message: str) -> QwenTokenError:
+    """Return the failure that was remembered as ``reason`` and ``message``.
+
+    A reason that only another release knows becomes an unexpected answer.
+    """
+    return _BY_REASON.get(reason, UpstreamUnexpectedError)(message)
+
+
+_BY_REASON: Final[Mapping[str, type[QwenTokenError]]] = {
+    kind.reason: kind
+    for kind in tuple(vars().values())
+    if isinstance(kind, type) and issubclass(kind, QwenTokenError) and "reason" in vars(kind)
+}

@@ -1,4 +1,4 @@
-"""Where a token may go: the origin that it is for, and the header that it goes in."""
+"""Where a token may go: the hosts, the origin that a token is for, the header that it goes in."""
 
 import ipaddress
 from typing import Final
@@ -7,6 +7,10 @@ from urllib.parse import urlsplit
 from .errors import ConfigError
 
 BASE_URL: Final = "https://chat.qwen.ai"
+AUTH_BASE_URL: Final = "https://auth.qwen.ai"
+# The version of Qwen's web client that the sign-in host is told; its own, not the chat's.
+WEB_VERSION: Final = "0.3.12"
+USER_AGENT: Final = "Mozilla/5.0 (compatible; qwen-token-refresh/1.0)"
 SAFE_URL: Final = (
     "an https:// URL without user, query or fragment (http:// on a loopback address only)"
 )
@@ -50,7 +54,7 @@ def is_safe_url(url: str) -> bool:
         return False
     if not host or parts.username or parts.password or parts.query or parts.fragment:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
 
 
 def authorization(raw: str) -> str:
@@ -63,7 +67,8 @@ def token_in(authorization: str) -> str | None:
     return authorization.removeprefix(_SCHEME) if authorization.startswith(_SCHEME) else None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
     if host == "localhost":
         return True
     try:

@@ -1,5 +1,6 @@
 """The pure decisions: where a token is on its timeline, which is better, how bad a failure is."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 from typing import Final
@@ -8,17 +9,27 @@ from .errors import (
     ConfigError,
     QwenTokenError,
     RateLimitedError,
+    SessionError,
     TokenError,
     TokenNotExtendedError,
     TokenShortLivedError,
     WrongAccountError,
 )
+from .session import Grant, Session
+from .stored_token import StoredToken
 from .tokens import Token
+
+# A token that lives for less may expire before the next one is there. In the long run, a secret
+# bears one new version in so long: AWS advises that, and ends what is faster.
+SHORTEST_LIFE: Final = timedelta(minutes=10)
+BRAKE: Final = SHORTEST_LIFE
 
 _FIRST_PAUSE: Final = timedelta(minutes=1)
 _LONGEST_PAUSE: Final = timedelta(hours=1)
 # After an answer that asks for fewer calls, and does not say for how long.
 _RATE_LIMITED_PAUSE: Final = timedelta(minutes=15)
+# A run that comes a little early must not leave the token to the next one.
+_SCHEDULING_MARGIN: Final = timedelta(seconds=30)
 
 
 class TokenState(Enum):
@@ -30,35 +41,97 @@ class TokenState(Enum):
 
 
 class Severity(StrEnum):
-    """Who has to act: nobody yet, or a person now."""
+    """Who has to act: nobody (it may pass), somebody soon, or a person now."""
 
+    NOTICE = "notice"
     WARNING = "warning"
     CRITICAL = "critical"
 
+    @property
+    def grade(self) -> int:
+        """Its place among the three: the gravest has the highest."""
+        return list(Severity).index(self)
 
-def assess(token: Token, *, now: datetime, refresh_before: timedelta) -> TokenState:
-    """Place ``token`` on its timeline.
 
-    With exactly ``refresh_before`` left it is STALE, at its expiry EXPIRED.
+@dataclass(frozen=True, slots=True)
+class AlertPolicy:
+    """When trouble becomes graver: by the incident's age, and by the time that a login has left.
+
+    ``refresh_before`` is how long before its end it is announced that a login ends.
+    """
+
+    alert_after: timedelta
+    critical_before: timedelta
+    refresh_before: timedelta = timedelta()
+
+
+def assess(
+    token: Token,
+    *,
+    now: datetime,
+    refresh_before: timedelta,
+    written_at: datetime | None = None,
+) -> TokenState:
+    """Place ``token`` on its timeline; ``written_at`` is when the keeper stored it.
+
+    With exactly ``due_before`` left it is STALE, at its expiry EXPIRED.
     """
     remaining = token.remaining(now)
     if remaining <= timedelta(0):
         return TokenState.EXPIRED
-    return TokenState.STALE if remaining <= refresh_before else TokenState.FRESH
+    due = due_before(token, refresh_before=refresh_before, written_at=written_at)
+    return TokenState.STALE if remaining <= due else TokenState.FRESH
 
 
-def require_better(successor: Token, *, than: Token) -> Token:
+def due_before(
+    token: Token, *, refresh_before: timedelta, written_at: datetime | None
+) -> timedelta:
+    """Return how long before its expiry ``token`` is due.
+
+    That is ``refresh_before``, or, for a token whose whole lifetime is known and no longer than
+    that, a third of the lifetime plus half a minute. The lifetime begins when the token was issued,
+    or where the token does not say, when the keeper stored it (``written_at``).
+    """
+    begins_at = token.issued_at or written_at
+    if begins_at is None:
+        return refresh_before
+    lifetime = token.expires_at - begins_at
+    # A lifetime of nothing or less comes of a wrong clock, and says nothing.
+    if timedelta(0) < lifetime <= refresh_before:
+        return lifetime / 3 + _SCHEDULING_MARGIN
+    return refresh_before
+
+
+def state_of(held: StoredToken, *, now: datetime, refresh_before: timedelta) -> TokenState:
+    """Place a stored token on its timeline, as ``assess`` does."""
+    return assess(held.token, now=now, refresh_before=refresh_before, written_at=held.written_at)
+
+
+def is_braked(held: StoredToken, *, now: datetime) -> bool:
+    """Return whether the keeper wrote this version so lately that no other one may follow.
+
+    A forced run only checks it then, and one that the API refused at once is not followed by
+    another.
+    """
+    return held.written_at is not None and now - held.written_at < BRAKE
+
+
+def require_better(successor: Token, *, than: Token, is_dead: bool = False) -> Token:
     """Return ``successor`` if it may replace the token ``than``.
+
+    It has to expire strictly later, unless ``than`` is dead, or is a token of the first kind and
+    ``successor`` one of a session: that is the owner's newer word.
 
     Raises:
         WrongAccountError: it belongs to another account.
         TokenNotExtendedError: it does not expire strictly later.
     """
-    if successor.account != than.account:
+    if not same_account(successor, than):
         raise WrongAccountError("the API answered with a token of another account")
     if successor.raw == than.raw:
         raise TokenNotExtendedError("the API echoed the token that it was shown, unchanged")
-    if successor.expires_at <= than.expires_at:
+    is_newer_word = successor.is_access_token and not than.is_access_token
+    if successor.expires_at <= than.expires_at and not (is_dead or is_newer_word):
         raise TokenNotExtendedError(
             f"the API's token expires at {successor.expires_at.isoformat()}, no later than "
             f"the old one ({than.expires_at.isoformat()})"
@@ -66,36 +139,84 @@ def require_better(successor: Token, *, than: Token) -> Token:
     return successor
 
 
+def same_account(token: Token, other: Token) -> bool:
+    """Return whether both may belong to one account: an access token may not say whose it is."""
+    return None in {token.account, other.account} or token.account == other.account
+
+
 def expires_later(token: Token, *, than: Token) -> bool:
     """Return whether ``token`` belongs to the same account and expires strictly later."""
-    return token.account == than.account and token.expires_at > than.expires_at
+    return same_account(token, than) and token.expires_at > than.expires_at
 
 
-def require_long_lived(token: Token, *, now: datetime, critical_before: timedelta) -> None:
-    """Check that a token just stored has ``critical_before`` left; exactly that is enough.
+def require_long_lived(token: Token, *, now: datetime) -> None:
+    """Check that a token just stored lives for ten minutes; exactly that is enough.
 
     Raises:
-        TokenShortLivedError: it has less left, so the next run may come too late.
+        TokenShortLivedError: it does not, so the next one may come too late.
     """
-    if token.remaining(now) < critical_before:
+    if token.remaining(now) < SHORTEST_LIFE:
         raise TokenShortLivedError(
             f"the new token was stored, but it expires at {token.expires_at.isoformat()} already: "
-            f"less than {critical_before} from now",
+            f"less than {SHORTEST_LIFE} from now",
             expires_at=token.expires_at,
         )
 
 
-def severity(error: QwenTokenError, *, now: datetime, critical_before: timedelta) -> Severity:
-    """Return how bad a failure is.
+def grants_for(token: Token | None, session: Session) -> tuple[Grant, ...]:
+    """Return the grants that a login has, in the order in which they are tried.
 
-    CRITICAL when only a person can help, or when the token has less than ``critical_before`` left;
-    a WARNING when it has exactly that left, or an unknown time.
+    A later one is for where the earlier one is missing, dead, or cannot extend the token. An access
+    token is never exchanged.
     """
-    if isinstance(error, TokenError | ConfigError):
+    grants = []
+    if session.refresh_token is not None:
+        grants.append(Grant.REFRESH_TOKEN)
+    if token is not None and not token.is_access_token:
+        grants.append(Grant.EXCHANGE)
+    if session.email is not None:
+        grants.append(Grant.PASSWORD)
+    return tuple(grants)
+
+
+def login_ends_at(token: Token | None, session: Session) -> datetime | None:
+    """Return when a person is needed at the latest; None where no end is known.
+
+    That is the refresh credential's end, or else, where the token is its own login, the token's.
+    """
+    if session.email is not None:
+        return None
+    if session.refresh_token is not None:
+        return session.expires_at
+    return None if token is None else token.expires_at
+
+
+def severity(
+    error: QwenTokenError, *, now: datetime, since: datetime, policy: AlertPolicy
+) -> Severity:
+    """Return how bad a failure of an incident that began at ``since`` is.
+
+    CRITICAL when only a person can help, when the token has expired, or when a token that is
+    exchanged has less than ``critical_before`` left. Else, it may pass: a NOTICE before the
+    incident is ``alert_after`` old, a WARNING from then on. What waits for a sign-in that is
+    allowed again before the token expires may pass, too. An unknown time left counts as enough, and
+    an incident that begins in the future, by a clock that was set back, as one of this moment.
+    """
+    needs_a_person = isinstance(error, TokenError | SessionError | ConfigError)
+    if needs_a_person and not _signs_in_in_time(error):
         return Severity.CRITICAL
-    if error.expires_at is not None and error.expires_at - now < critical_before:
-        return Severity.CRITICAL
-    return Severity.WARNING
+    if error.expires_at is not None:
+        left = error.expires_at - now
+        is_exchanged = error.facts is not None and error.facts.is_exchanged
+        if left <= timedelta(0) or (is_exchanged and left < policy.critical_before):
+            return Severity.CRITICAL
+    age = max(now - since, timedelta(0))
+    return Severity.NOTICE if age < policy.alert_after else Severity.WARNING
+
+
+def _signs_in_in_time(error: QwenTokenError) -> bool:
+    at = None if error.facts is None else error.facts.next_sign_in_at
+    return at is not None and error.expires_at is not None and at < error.expires_at
 
 
 def pause_after(error: Exception, *, failures: int, remaining: timedelta) -> timedelta:
@@ -109,7 +230,7 @@ def pause_after(error: Exception, *, failures: int, remaining: timedelta) -> tim
     pause = min(_FIRST_PAUSE * 2.0 ** min(failures - 1, 12), _LONGEST_PAUSE)
     if isinstance(error, RateLimitedError):
         return max(pause, error.retry_after or _RATE_LIMITED_PAUSE)
-    if isinstance(error, TokenError | ConfigError):
+    if isinstance(error, TokenError | SessionError | ConfigError):
         pause = _LONGEST_PAUSE
     if remaining > timedelta(0):
         pause = min(pause, max(remaining / 2, _FIRST_PAUSE))

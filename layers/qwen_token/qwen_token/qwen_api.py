@@ -4,12 +4,21 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final, Required, TypedDict, cast
 
-from .errors import TokenMalformedError, UpstreamUnexpectedError, WrongAccountError
-from .origin import authorization
-from .replies import read_answer
+from .errors import (
+    SignInRefusedError,
+    TokenMalformedError,
+    UpstreamUnexpectedError,
+    WrongAccountError,
+)
+from .origin import USER_AGENT, authorization
+from .replies import read_answer, require_member
 from .tokens import Token, decode_token
 from .transport import Request, send
 
+# Open WebUI's own sign-in. Qwen's is on a host of its own: see ``grants.password``.
+_SIGN_IN_PATH: Final = "/api/v1/auths/signin"
+# What a session's document has beside ``id``: a verification must not need its token.
+_SESSION_KEYS: Final = ("token", "email", "role")
 # With the trailing slash: without it the site answers 200 with the web app's page.
 _AUTHS_PATH: Final = "/api/v1/auths/"
 
@@ -37,8 +46,9 @@ class QwenApi:
     Each call ends within the time that it is given, whatever the other side does.
     """
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, *, user_agent: str = USER_AGENT) -> None:
         self._base_url = base_url.rstrip("/")
+        self._user_agent = user_agent
 
     def refresh(self, token: Token, *, within: timedelta) -> Token:
         """Trade ``token`` for its successor, which is not yet to be trusted.
@@ -48,20 +58,36 @@ class QwenApi:
             WrongAccountError: the API answered for another account, or for a guest.
             UpstreamError: one of its kinds; whether ``token`` is alive is unknown.
         """
-        try:
-            return decode_token(self._session(token, within)[1])
-        except TokenMalformedError as error:
-            raise UpstreamUnexpectedError(f"the token in the API's answer: {error}") from error
+        return _issued(self._session(token, within))
 
-    def verify(self, token: Token, *, within: timedelta) -> None:
-        """Check that the API knows ``token`` as its own account's.
+    def sign_in(self, email: str, password: str, *, within: timedelta) -> Token:
+        """Sign in at an Open WebUI server, and return the token of the new session.
+
+        Raises:
+            SignInRefusedError: the password was refused, or a challenge came.
+            WrongAccountError: the answer is for a guest.
+            UpstreamError: one of its kinds; nothing is known of the password.
+        """
+        request = Request(
+            self._base_url + _SIGN_IN_PATH,
+            method="POST",
+            headers=self._headers(),
+            json={"email": email, "password": password},
+            repeatable=False,
+        )
+        answer = read_answer(send(request, within=within), refusal=SignInRefusedError)
+        require_member(answer)
+        return _issued(answer)
+
+    def verify(self, token: Token, *, within: timedelta) -> str:
+        """Check that the API knows ``token`` as its own account's, and return that account.
 
         Raises:
             TokenRejectedError: the API says that ``token`` is dead.
             WrongAccountError: the API answered for another account, or for a guest.
             UpstreamError: one of its kinds; whether ``token`` is alive is unknown.
         """
-        self._session(token, within)
+        return str(self._session(token, within)["id"])
 
     def session(self, token: Token, *, within: timedelta) -> AccountInfo:
         """Return what the API says of the account behind ``token``, without the new token.
@@ -71,7 +97,7 @@ class QwenApi:
             WrongAccountError: the API answered for another account, or for a guest.
             UpstreamError: one of its kinds; whether ``token`` is alive is unknown.
         """
-        answer, _ = self._session(token, within)
+        answer = self._session(token, within)
         return cast("AccountInfo", {name: each for name, each in answer.items() if name != "token"})
 
     def data(self, path: str, token: Token, *, within: timedelta) -> object:
@@ -88,24 +114,35 @@ class QwenApi:
             )
         return answer["data"]
 
-    def _session(self, token: Token, within: timedelta) -> tuple[Mapping[str, object], str]:
-        """Return what the API says of the account behind ``token``, and the token it issues."""
+    def _session(self, token: Token, within: timedelta) -> Mapping[str, object]:
+        """Return what the API says of the account behind ``token``."""
         answer = self._answer(_AUTHS_PATH, token, within)
-        email = answer.get("email")
-        if answer.get("role") == "guest" or (
-            isinstance(email, str) and email.endswith("@guest.com")
-        ):
-            raise WrongAccountError("the API sees a guest behind this token: it is not signed in")
-        account, raw = answer.get("id"), answer.get("token")
-        if not (isinstance(account, str) and account and isinstance(raw, str)):
+        require_member(answer)
+        account = answer.get("id")
+        is_session = any(isinstance(answer.get(key), str) for key in _SESSION_KEYS)
+        if not (isinstance(account, str) and account and is_session):
             # Other things have an id, too: only a session says whose the token is.
             raise UpstreamUnexpectedError(
-                "the API's answer is no session: it has no 'id' or no 'token'"
+                "the API's answer is no session: it has no 'id', or neither 'email' nor 'role'"
             )
-        if account != token.account:
+        if token.account not in {None, account}:
             raise WrongAccountError("the API sees another account behind this token")
-        return answer, raw
+        return answer
 
     def _answer(self, path: str, token: Token, within: timedelta) -> Mapping[str, object]:
-        headers = {"Accept": "application/json", "Authorization": authorization(token.raw)}
+        headers = {**self._headers(), "Authorization": authorization(token.raw)}
         return read_answer(send(Request(self._base_url + path, headers=headers), within=within))
+
+    def _headers(self) -> dict[str, str]:
+        return {"Accept": "application/json", "source": "web", "User-Agent": self._user_agent}
+
+
+def _issued(answer: Mapping[str, object]) -> Token:
+    """Return the token that a session's document has."""
+    raw = answer.get("token")
+    if not isinstance(raw, str):
+        raise UpstreamUnexpectedError("the API's answer is no session: it has no 'token'")
+    try:
+        return decode_token(raw)
+    except TokenMalformedError as error:
+        raise UpstreamUnexpectedError(f"the token in the API's answer: {error}") from error

@@ -6,7 +6,7 @@ answer, or one that did not come from the API).
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,14 +15,19 @@ from http import HTTPStatus
 from typing import Final
 
 from .errors import (
+    ConfigError,
+    QwenTokenError,
     RateLimitedError,
+    SessionRejectedError,
+    SignInRefusedError,
     TokenRejectedError,
     UpstreamBlockedError,
     UpstreamUnavailableError,
     UpstreamUnexpectedError,
+    WrongAccountError,
 )
 
-# Statuses that may be others at the next attempt.
+# Statuses that are worth another attempt within the same call.
 PASSING_STATUSES: Final = (429, 500, 502, 503, 504)
 # A failure envelope has a few hundred bytes: a longer body is not one, and is not read to find out.
 ENVELOPE_LIMIT: Final = 64 * 1024
@@ -35,9 +40,12 @@ _SECONDS: Final = re.compile(r"\s*[0-9]+\s*")
 _STATUS_HEADER: Final = "x-actual-status-code"
 _STATUS_SHAPE: Final = re.compile(r"[1-5][0-9][0-9]", re.ASCII)
 
-# Codes of the API's failure envelope.
+# Codes of the API's failure envelope, as ``_folded`` has them: it writes them in several ways.
 _UNAUTHORIZED: Final = "unauthorized"
-_RATE_LIMITED: Final = "RateLimited"
+_RATE_LIMITED: Final = "ratelimited"
+_CREDENTIAL_REFUSED: Final = frozenset({_UNAUTHORIZED, "forbidden", "invalidtoken", "tokeninvalid"})
+# What the sign-in host says, in words only, where a header that it wants is missing or outdated.
+_HEADER_REFUSED: Final = "invalid request header"
 
 # What these mean depends on who says them: the API itself, or something in front of it.
 _REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -50,7 +58,7 @@ _PROBLEM: Final = "application/problem+json"
 _PROBLEM_KEYS: Final = frozenset({"type", "title", "status"})
 
 # Alibaba Cloud's firewall, by its pages (and where they redirect to) and by its JSON answers.
-_CHALLENGE_PAGE_MARKS: Final = ("aliyun_waf_aa", "_____tmd_____")
+_CHALLENGE_PAGE_MARKS: Final = ("aliyun_waf", "_____tmd_____", "x5secdata")
 _CHALLENGE_CODES: Final = ("FAIL_SYS_USER_VALIDATE", "RGV587_ERROR")
 
 
@@ -73,32 +81,42 @@ class Reply:
         return tuple(value for key, value in self.headers if key.lower() == wanted)
 
 
-def read_answer(reply: Reply) -> Mapping[str, object]:
+def read_answer(
+    reply: Reply, *, refusal: type[QwenTokenError] = TokenRejectedError
+) -> Mapping[str, object]:
     """Return the document of the API's answer. What is not recognisably the API's own is unknown.
 
+    ``refusal`` says what was sent, and what is raised where the API refuses it:
+    TokenRejectedError, SessionRejectedError or SignInRefusedError.
+
     Raises:
-        TokenRejectedError: the API says that the token is dead.
-        UpstreamError: one of its kinds; whether the token is alive is unknown.
+        refusal: the API says that what was sent is dead, or (for a sign-in) wrong.
+        UpstreamError: one of its kinds; nothing is known of what was sent.
+        ConfigError: the sign-in host refuses the request's headers.
     """
     status = actual_status(reply.status, reply.header(_STATUS_HEADER))
     document = json_object(reply.body)
     seen = f"HTTP {status} with {_describe(reply.body, document)}"
     if _is_challenge(reply, document):
+        if refusal is SignInRefusedError:
+            # Another attempt would only make it worse, and only a person can pass it.
+            raise SignInRefusedError(f"the sign-in was answered with a challenge page: {seen}")
         raise UpstreamBlockedError(f"a firewall's challenge came in place of the API: {seen}")
     code = failure_code(document)
     has_detail = _has_detail(reply, document)
-    if code == _RATE_LIMITED or status == HTTPStatus.TOO_MANY_REQUESTS:
+    if _folded(code) == _RATE_LIMITED or status == HTTPStatus.TOO_MANY_REQUESTS:
         raise RateLimitedError(
             f"the API asks to be called less often: {seen}",
             retry_after=_asked_pause(reply, document),
         )
-    # A 403 with a code is about what the code says; with a mere text it is about the token.
-    if (
-        code == _UNAUTHORIZED
-        or (code is not None and status == HTTPStatus.UNAUTHORIZED)
-        or (has_detail and status in _REFUSED)
-    ):
-        raise TokenRejectedError(f"the API refused the token: {seen}")
+    if _refuses_headers(document):
+        raise ConfigError(
+            "the sign-in host refuses the request's headers: it probably wants another Version "
+            "(parameter WebVersion, which a browser's requests to the host show)"
+        )
+    what, refuses = _REFUSALS[refusal]
+    if refuses(code, status, has_detail):
+        raise refusal(f"the API refused {what}: {seen}")
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise UpstreamUnavailableError(f"the API failed: {seen}")
     if status in _TURNED_AWAY and code is None and not has_detail:
@@ -106,6 +124,49 @@ def read_answer(reply: Reply) -> Mapping[str, object]:
     if status != HTTPStatus.OK or code is not None or not document:
         raise UpstreamUnexpectedError(f"not an answer of the API as it is known: {seen}")
     return document
+
+
+def require_member(document: Mapping[str, object]) -> None:
+    """Check that the API does not describe a guest.
+
+    Raises:
+        WrongAccountError: it does: nobody is signed in.
+    """
+    email = document.get("email")
+    if document.get("role") == "guest" or (
+        isinstance(email, str) and email.casefold().endswith("@guest.com")
+    ):
+        raise WrongAccountError("the API sees a guest behind this login: it is not signed in")
+
+
+def _refuses_token(code: str | None, status: int, has_detail: bool) -> bool:  # noqa: FBT001 - a table's
+    # A 403 with a code is about what the code says; with a mere text it is about the token.
+    return (
+        _folded(code) == _UNAUTHORIZED
+        or (code is not None and status == HTTPStatus.UNAUTHORIZED)
+        or (has_detail and status in _REFUSED)
+    )
+
+
+def _refuses_credential(code: str | None, status: int, has_detail: bool) -> bool:  # noqa: FBT001 - a table's
+    return _folded(code) in _CREDENTIAL_REFUSED or _refuses_token(code, status, has_detail)
+
+
+def _refuses_sign_in(code: str | None, status: int, has_detail: bool) -> bool:  # noqa: FBT001 - a table's
+    # How a wrong password is answered is not known: so is any failure that the API itself states.
+    return status < HTTPStatus.INTERNAL_SERVER_ERROR and (
+        code is not None or (has_detail and status in {HTTPStatus.BAD_REQUEST, *_REFUSED})
+    )
+
+
+_Refuses = Callable[[str | None, int, bool], bool]
+
+# What was sent, by the error that says it is refused, and what refuses it.
+_REFUSALS: Final[Mapping[type[QwenTokenError], tuple[str, _Refuses]]] = {
+    TokenRejectedError: ("the token", _refuses_token),
+    SessionRejectedError: ("the refresh credential", _refuses_credential),
+    SignInRefusedError: ("the sign-in", _refuses_sign_in),
+}
 
 
 def head_refuses(status: int, headers: Mapping[str, str]) -> bool | None:
@@ -127,8 +188,8 @@ def body_refuses(body: bytes) -> bool:
     # Hardly any body is, and most are not worth parsing twice.
     return (
         len(body) <= ENVELOPE_LIMIT
-        and _UNAUTHORIZED.encode() in body
-        and failure_code(json_object(body)) == _UNAUTHORIZED
+        and _UNAUTHORIZED.encode() in body.lower()
+        and _folded(failure_code(json_object(body))) == _UNAUTHORIZED
     )
 
 
@@ -191,6 +252,21 @@ def failure_code(document: Mapping[str, object]) -> str | None:
     return code if isinstance(code, str) else ""
 
 
+def _folded(code: str | None) -> str | None:
+    """Return a code without its case and its separators."""
+    return None if code is None else re.sub(r"[\s_-]", "", code).casefold()
+
+
+def _refuses_headers(document: Mapping[str, object]) -> bool:
+    data = document.get("data")
+    details = data.get("details") if isinstance(data, dict) else None
+    return (
+        document.get("success") is False
+        and isinstance(details, str)
+        and _HEADER_REFUSED in details.casefold()
+    )
+
+
 def _has_detail(reply: Reply, document: Mapping[str, object]) -> bool:
     """Return whether the API fails in its older way; gateways have a standard one like it."""
     return (
@@ -205,9 +281,11 @@ def _is_challenge(reply: Reply, document: Mapping[str, object]) -> bool:
     if any(mark in location for mark in _CHALLENGE_PAGE_MARKS):
         return True
     if document:
-        codes = document.get("ret")
-        return isinstance(codes, list) and any(
-            isinstance(code, str) and code.startswith(_CHALLENGE_CODES) for code in codes
+        # Where the API's own documents may hold such words, too, only these places count.
+        codes, url = document.get("ret"), document.get("url")
+        return (isinstance(url, str) and any(mark in url for mark in _CHALLENGE_PAGE_MARKS)) or (
+            isinstance(codes, list)
+            and any(isinstance(code, str) and code.startswith(_CHALLENGE_CODES) for code in codes)
         )
     return any(mark.encode() in reply.body for mark in _CHALLENGE_PAGE_MARKS)
 

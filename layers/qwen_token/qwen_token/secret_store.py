@@ -1,7 +1,9 @@
 """The secret in Secrets Manager: read it, stage a successor, promote it as compare-and-swap."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -16,12 +18,16 @@ from botocore.exceptions import (
 )
 
 from .errors import ConfigError, StoreError, TokenMalformedError, TokenMissingError
+from .policy import same_account
 from .stored_token import StoredToken, parse, rendered
 from .tokens import Token
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
-    from mypy_boto3_secretsmanager.type_defs import GetSecretValueResponseTypeDef
+    from mypy_boto3_secretsmanager.type_defs import (
+        GetSecretValueResponseTypeDef,
+        PutSecretValueResponseTypeDef,
+    )
 
 CURRENT: Final = "AWSCURRENT"
 PREVIOUS: Final = "AWSPREVIOUS"
@@ -44,15 +50,26 @@ _PASSING: Final = (HTTPClientError, ConnectionError, CredentialRetrievalError)
 _PASSING_CODES: Final = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsException"})
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 class SecretStore:
     """One secret, bare token or JSON object; the shape found is the shape kept.
 
-    ``client`` is boto3's for Secrets Manager, made with ``AWS_CONFIG``. Every method raises
-    StoreError where Secrets Manager refuses or fails.
+    ``client`` is boto3's for Secrets Manager, made with ``AWS_CONFIG``; ``clock`` returns the aware
+    time. Every method raises StoreError where Secrets Manager refuses or fails.
     """
 
-    def __init__(self, client: "SecretsManagerClient", secret_id: str) -> None:
+    def __init__(
+        self,
+        client: "SecretsManagerClient",
+        secret_id: str,
+        *,
+        clock: Callable[[], datetime] = _now,
+    ) -> None:
         self._client = client
+        self._clock = clock
         self.secret_id = secret_id
 
     @classmethod
@@ -79,15 +96,24 @@ class SecretStore:
                 if self._never_had_a_value():
                     return None
                 raise TokenMissingError("the secret has no current value") from None
-            is_empty = not (response.get("SecretString") or response.get("SecretBinary"))
-            if is_empty and self._never_had_a_value():
+            if _is_empty(response) and self._never_had_a_value():
                 return None
         return held_in(response)
 
+    def read_version(self, version_id: str) -> StoredToken | None:
+        """Return a version, or None where it is gone or holds no token."""
+        with translated("read a version of the secret"):
+            return self._read_version(version_id)
+
     def stage(self, successor: Token, *, over: StoredToken) -> StoredToken:
-        """Write ``successor`` as a new version under QWEN_PENDING; readers do not see it yet."""
+        """Write ``successor`` as a new version under QWEN_PENDING; readers do not see it yet.
+
+        Raises:
+            TokenMalformedError: with ``successor``, the value would be too long to be stored.
+        """
+        text = rendered(successor, over=over.text)
         with translated("stage the new token"):
-            return self._write(successor, over=over.text, label=PENDING)
+            return self._staged(successor, self._write(text, label=PENDING), text)
 
     def adopt(self, candidate: StoredToken, *, over: StoredToken) -> StoredToken:
         """Return ``candidate`` if its value is what staging its token would write; else stage that.
@@ -102,13 +128,45 @@ class SecretStore:
         """Make ``token`` current, whatever is there now: for people, who know what they do.
 
         The shape and the other keys are kept even where the old token cannot be read.
+
+        Raises:
+            TokenMalformedError: the other keys cannot be kept: the value there is half a JSON
+                object, or it would become too long to be stored.
         """
         with translated("put the token in"):
             try:
-                text = _text(self._get_current())
+                over = _text(self._get_current())
             except self._client.exceptions.ResourceNotFoundException:
-                text = ""
-            return self._write(token, over=text, label=CURRENT)
+                over = ""
+            text = rendered(token, over=over)
+            return StoredToken(token, self._write(text, label=CURRENT)["VersionId"], text)
+
+    def put_first(self, token: Token) -> StoredToken:
+        """Store the keeper's own first token, bare, and return what is current then.
+
+        The secret has never had a value. If another writer was faster, its version is kept and
+        returned.
+
+        Raises:
+            TokenMissingError: what another writer put in holds no token.
+            TokenMalformedError: what another writer put in is not a token.
+        """
+        with translated("store the first token"):
+            try:
+                current = self._get_current()
+            except self._client.exceptions.ResourceNotFoundException:
+                empty_version = None
+            else:
+                if not _is_empty(current):
+                    return held_in(current)
+                # An emulator gives a new secret such a version.
+                empty_version = current["VersionId"]
+            written = self._write(token.raw, label=PENDING)
+        staged = self._staged(token, written, token.raw)
+        # AWS makes a secret's first version current, whatever label it is put under.
+        if CURRENT in written.get("VersionStages", ()):
+            return staged
+        return self._make_current(staged, over=empty_version, step="make the first token current")
 
     def promote(self, staged: StoredToken, *, over: StoredToken) -> StoredToken:
         """Move AWSCURRENT from ``over`` to ``staged``, and return what is current then.
@@ -116,19 +174,7 @@ class SecretStore:
         That is ``staged``, unless another writer was faster: its version is kept and returned.
         A call that failed may still have been carried out, so it is the label that decides.
         """
-        try:
-            self._client.update_secret_version_stage(
-                SecretId=self.secret_id,
-                VersionStage=CURRENT,
-                MoveToVersionId=staged.version_id,
-                RemoveFromVersionId=over.version_id,
-            )
-        except (BotoCoreError, ClientError) as error:
-            current = self.read()
-            if current is None or current.version_id == over.version_id:
-                raise _store_error("promote the new token", error) from error
-            return current
-        return staged
+        return self._make_current(staged, over=over.version_id, step="promote the new token")
 
     def alternatives(self, *, to: StoredToken) -> list[StoredToken]:
         """Return the staged and the previous tokens of the same account, latest expiry first.
@@ -144,32 +190,66 @@ class SecretStore:
                 for version_id, stages in labels.items()
                 if version_id != to.version_id and {PENDING, PREVIOUS} & set(stages)
                 if (held := self._read_version(version_id)) is not None
-                if held.token.account == to.token.account
+                if same_account(held.token, to.token)
             ]
         return sorted(found, key=lambda held: held.token.expires_at, reverse=True)
 
     def _get_current(self) -> "GetSecretValueResponseTypeDef":
         return self._client.get_secret_value(SecretId=self.secret_id, VersionStage=CURRENT)
 
-    def _write(self, token: Token, *, over: str, label: str) -> StoredToken:
-        text = rendered(token, over=over)
+    def _write(self, text: str, *, label: str) -> "PutSecretValueResponseTypeDef":
         # botocore names a ClientRequestToken, the same in each attempt: a retry adds no version.
-        response = self._client.put_secret_value(
+        return self._client.put_secret_value(
             SecretId=self.secret_id, SecretString=text, VersionStages=[label]
         )
-        return StoredToken(token, response["VersionId"], text)
+
+    def _staged(
+        self, token: Token, written: "PutSecretValueResponseTypeDef", text: str
+    ) -> StoredToken:
+        now = self._clock()
+        return StoredToken(token, written["VersionId"], text, written_at=now, created_at=now)
+
+    def _make_current(self, staged: StoredToken, *, over: str | None, step: str) -> StoredToken:
+        """Move AWSCURRENT to ``staged`` from the version ``over``, or from no version at all."""
+        holder: Any = {} if over is None else {"RemoveFromVersionId": over}
+        try:
+            self._client.update_secret_version_stage(
+                SecretId=self.secret_id,
+                VersionStage=CURRENT,
+                MoveToVersionId=staged.version_id,
+                **holder,
+            )
+        except (BotoCoreError, ClientError) as error:
+            current = self.read()
+            if current is None or current.version_id == over:
+                raise _store_error(step, error) from error
+            return current
+        return staged
 
     def _read_version(self, version_id: str) -> StoredToken | None:
-        response = self._client.get_secret_value(SecretId=self.secret_id, VersionId=version_id)
         try:
-            return held_in(response)
-        except (TokenMissingError, TokenMalformedError):
+            return held_in(
+                self._client.get_secret_value(SecretId=self.secret_id, VersionId=version_id)
+            )
+        except (
+            self._client.exceptions.ResourceNotFoundException,
+            TokenMissingError,
+            TokenMalformedError,
+        ):
             return None
 
     def _never_had_a_value(self) -> bool:
-        """Say whether this is a new secret: AWS gives it no version, an emulator an empty one."""
+        """Return whether this is a new secret: AWS gives it no version, an emulator an empty one.
+
+        A version that is only staged was never the secret's value.
+        """
         described = self._client.describe_secret(SecretId=self.secret_id)
-        return len(described.get("VersionIdsToStages", {})) <= 1
+        labels = described.get("VersionIdsToStages", {}).values()
+        return sum(set(stages) != {PENDING} for stages in labels) <= 1
+
+
+def _is_empty(answer: Mapping[str, Any]) -> bool:
+    return not (answer.get("SecretString") or answer.get("SecretBinary"))
 
 
 def _text(answer: Mapping[str, Any]) -> str:
@@ -189,7 +269,19 @@ def held_in(answer: Mapping[str, Any]) -> StoredToken:
     """
     if "SecretBinary" in answer:
         raise TokenMalformedError("the secret's value is binary: store it as a string")
-    return parse(_text(answer), answer["VersionId"])
+    held = parse(_text(answer), answer["VersionId"], written_at=_written_by_keeper_at(answer))
+    return replace(held, created_at=answer.get("CreatedDate"))
+
+
+def _written_by_keeper_at(answer: Mapping[str, Any]) -> datetime | None:
+    """Return when the keeper wrote a version: it keeps the label that it was staged under.
+
+    None for a person's version, and once the label moved on to the next one.
+    """
+    created_at: datetime | None = answer.get("CreatedDate")
+    if created_at is None or PENDING not in answer.get("VersionStages", ()):
+        return None
+    return created_at.astimezone(UTC)
 
 
 def new_client(
@@ -220,15 +312,17 @@ def new_client(
 
 
 @contextmanager
-def translated(step: str) -> Iterator[None]:
-    """Raise what boto3 raises inside as a StoreError of this step."""
+def translated(step: str, *, by: str = "Secrets Manager") -> Iterator[None]:
+    """Raise what boto3 raises inside as a StoreError of this step; ``by`` is the service."""
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        raise _store_error(step, error) from error
+        raise _store_error(step, error, by=by) from error
 
 
-def _store_error(step: str, error: BotoCoreError | ClientError) -> StoreError:
+def _store_error(
+    step: str, error: BotoCoreError | ClientError, *, by: str = "Secrets Manager"
+) -> StoreError:
     """Name the step and AWS's code; AWS's message stays in the cause."""
     if isinstance(error, ClientError):
         # botocore's own say both; those that a service's tests make up may not.
@@ -238,4 +332,4 @@ def _store_error(step: str, error: BotoCoreError | ClientError) -> StoreError:
     else:
         code = type(error).__name__
         may_pass = isinstance(error, _PASSING)
-    return StoreError(f"Secrets Manager could not {step}: {code}", may_pass=may_pass)
+    return StoreError(f"{by} could not {step}: {code}", may_pass=may_pass)

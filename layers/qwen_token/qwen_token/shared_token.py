@@ -26,6 +26,13 @@ MAX_STALE: Final = 3600.0
 # A copy is used for up to a tenth less than max_age, so that processes that began together do not
 # go on reading together.
 _JITTER: Final = 0.1
+# Read again this long before the token expires, however young the copy: requests take time on
+# their way, and clocks differ. (A token of 15 minutes is replaced five minutes before its expiry.)
+_EARLY: Final = 60.0
+# In that last minute, while the secret still holds the same token: the first pause between two
+# reads, and the longest.
+_FIRST_PAUSE: Final = 5.0
+_LONGEST_PAUSE: Final = 15.0
 # After a read that failed, or that found the refused token again: until the next one, everybody
 # gets the same answer.
 _PAUSE: Final = 5.0
@@ -44,12 +51,14 @@ class _CachedToken:
     """The token as it was read. Instants are in seconds since 1970."""
 
     raw: str = field(repr=False)
-    # Fresh from the first on, up to and without the second.
+    # Fresh from the first on, up to and without the second, which is never after the expiry.
     fresh_from: float
     fresh_until: float
     # How long it may bridge an outage of Secrets Manager.
     usable_until: float
     expires_at: float
+    # The pause before the next read, if the token is in its last minute; otherwise 0.
+    pause: float = 0.0
 
 
 _NOT_READ: Final = _CachedToken("", 0.0, 0.0, 0.0, 0.0)
@@ -86,13 +95,16 @@ class SourceOptions(TypedDict, total=False):
 class SharedToken:
     """The token of one secret, for all threads of this process.
 
-    A copy is used for ``max_age`` seconds (less a jitter of up to a tenth), and never past the
-    token's own expiry. Then the first thread that needs it reads the secret, and the others wait
-    for that one read. Where Secrets Manager is unavailable (no answer, throttled, a server error),
-    the copy bridges up to ``max_stale`` seconds more, while the token lives; a read is tried again
-    every 5 s then, by one thread, and nobody waits for it. A refusal (no permission, no secret, no
-    token in it) is never bridged. A read that fails takes at most 15 s, and for 5 s everybody
-    gets its error.
+    A copy is used for ``max_age`` seconds (less a jitter of up to a tenth), and until a minute
+    before its token expires. Then the first thread that needs it reads the secret, and the others
+    wait for that one read. If the secret still holds the same token, it is used up to its expiry,
+    and the secret is read again after 5 s, 10 s, and then every 15 s. No expired token is returned.
+
+    Where Secrets Manager is unavailable (no answer, throttled, a server error), the copy bridges up
+    to ``max_stale`` seconds more, while the token lives; a read is tried again every 5 s then, by
+    one thread, and nobody waits for it. A refusal (no permission, no secret, no token in it) is
+    never bridged. A read that fails, or finds an expired token, takes at most 15 s, and for 5 s
+    everybody gets its error.
 
     ``client`` is boto3's for Secrets Manager; without one it is made by the first read, in the
     region that ``secret_id`` names if it is an ARN. ``refresh_function`` is the name or ARN of the
@@ -200,8 +212,8 @@ class SharedToken:
             if held.raw == rejected and self._refresh_function is not None:
                 more = f"; {self._refresh(self._refresh_function)}"
                 held = self._reread()
-            if held.raw != rejected:
-                return self._living(held).raw
+            if held.raw != rejected or self._clock() >= held.expires_at:
+                return self._living(held, more).raw
             error = TokenRejectedError(
                 f"the API refused the token that the secret {self._secret_id} holds{more}",
                 expires_at=datetime.fromtimestamp(held.expires_at, UTC),
@@ -269,23 +281,36 @@ class SharedToken:
         now = self._clock()
         expires_at = found.token.expires_at.timestamp()
         age = self._max_age * (1 - _JITTER * random.random())  # noqa: S311 - no secret
+        fresh_until, pause = min(now + age, expires_at - _EARLY), 0.0
+        if now >= expires_at - _EARLY:
+            pause = self._next_pause(found.token.raw)
+            fresh_until = min(now + age, now + pause, expires_at)
         self._failure = None
         self._copy = _CachedToken(
             raw=found.token.raw,
             fresh_from=now,
-            fresh_until=min(now + age, expires_at),
+            fresh_until=fresh_until,
             usable_until=now + self._max_age + self._max_stale,
             expires_at=expires_at,
+            pause=pause,
         )
         return self._copy
 
-    def _living(self, held: _CachedToken) -> _CachedToken:
+    def _next_pause(self, raw: str) -> float:
+        """Return how long to wait for the successor of a token in its last minute."""
+        held = self._copy
+        if held.raw != raw or not held.pause:
+            return _FIRST_PAUSE
+        return min(2 * held.pause, _LONGEST_PAUSE)
+
+    def _living(self, held: _CachedToken, more: str = "") -> _CachedToken:
+        """Return the copy unless its token has expired; ``more`` ends the error's message."""
         if self._clock() < held.expires_at:
             return held
         expired_at = datetime.fromtimestamp(held.expires_at, UTC)
         error = TokenRejectedError(
             f"the token in the secret {self._secret_id} expired at {expired_at.isoformat()}: "
-            "nothing refreshed it in time",
+            f"nothing refreshed it in time, and the keeper's alerts say why{more}",
             expires_at=expired_at,
         )
         self._failure = self._failed(error)

@@ -1,56 +1,91 @@
 """A stored value: the bare token, or a JSON object around it; the shape found is the shape kept."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
 
+from .document import begins_like_object, json_object, replace_members
 from .errors import TokenMalformedError, TokenMissingError
 from .tokens import Token, decode_token
+
+# Secrets Manager's limit of a value.
+_MOST_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
-    """A version of what is stored: its token, and the value that it was read from."""
+    """A version of what is stored: its token, and the value that it was read from.
+
+    ``written_at`` (aware, UTC) is when the keeper wrote this version; it is None where somebody
+    else did, or where that is not known. ``created_at`` is when anybody wrote it, where that is
+    known. Neither makes another version of it, so they are not compared.
+    """
 
     token: Token
     version_id: str
     text: str = field(repr=False)
+    written_at: datetime | None = field(default=None, compare=False)
+    created_at: datetime | None = field(default=None, compare=False)
+
+    def is_newer(self, *, than: "StoredToken") -> bool:
+        """Return whether it was written after another version, as far as that is known."""
+        if self.created_at is None or than.created_at is None:
+            return True
+        return self.created_at > than.created_at
 
 
-def parse(text: str, version_id: str) -> StoredToken:
+def parse(text: str, version_id: str, *, written_at: datetime | None = None) -> StoredToken:
     """Read a value: a JSON object with the token under ``token``, or the bare token.
 
     Raises:
         TokenMissingError: it is empty, or an object without a token.
-        TokenMalformedError: what it holds is none.
+        TokenMalformedError: what it holds is not a token, or is only half an object.
     """
-    document = _json_object(text)
+    if not text.strip():
+        raise TokenMissingError("the stored value is empty")
+    if not begins_like_object(text):
+        return StoredToken(decode_token(text), version_id, text, written_at)
+    document = json_object(text)
     if document is None:
-        if not text.strip():
-            raise TokenMissingError("the stored value is empty")
-        return StoredToken(decode_token(text), version_id, text)
+        raise TokenMalformedError(
+            "the stored value begins like a JSON object, but cannot be read as one: correct it, or "
+            "store the bare token in its place"
+        )
     token = document.get("token")
     if token is not None and not isinstance(token, str):
         raise TokenMalformedError("the key 'token' of the stored JSON object is no string")
     if not token or not token.strip():
         raise TokenMissingError("the stored JSON object has no key 'token', or an empty one")
-    return StoredToken(decode_token(token), version_id, text)
+    return StoredToken(decode_token(token), version_id, text, written_at)
 
 
 def rendered(token: Token, *, over: str) -> str:
-    """Return the value that puts ``token`` in the place of the value ``over``, in its shape."""
-    document = _json_object(over)
-    if document is None:
+    """Return the value that puts ``token`` in the place of the value ``over``, in its shape.
+
+    Of a JSON object, every other key stays as it was written.
+
+    Raises:
+        TokenMalformedError: ``over`` begins like a JSON object, but is not one, or the new value
+            would be longer than Secrets Manager stores. Nothing may be dropped silently.
+    """
+    text = _around(token, over)
+    # Half a surrogate pair counts as well: such a text cannot be encoded otherwise.
+    size = len(text.encode(errors="surrogatepass"))
+    if size > _MOST_BYTES:
+        raise TokenMalformedError(
+            f"with the new token, the stored value would be {size} bytes long, more than the "
+            f"{_MOST_BYTES} that Secrets Manager stores: move other keys of it to another secret"
+        )
+    return text
+
+
+def _around(token: Token, over: str) -> str:
+    if not begins_like_object(over):
         return token.raw
+    if json_object(over) is None:
+        raise TokenMalformedError(
+            "the stored value begins like a JSON object, but cannot be read as one, so its other "
+            "keys cannot be kept: correct it first, or replace it by a value without a brace"
+        )
     expires_at = int(token.expires_at.timestamp())
-    return json.dumps(
-        {**document, "token": token.raw, "expires_at": expires_at}, ensure_ascii=False
-    )
-
-
-def _json_object(text: str) -> Mapping[str, object] | None:
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
+    return replace_members(over, {"token": token.raw, "expires_at": expires_at})

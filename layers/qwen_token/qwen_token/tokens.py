@@ -19,7 +19,7 @@ _PREFIX: Final = re.compile(
 )
 # What surrounds a copied value; the last are typographic quotes, a byte order mark and a
 # zero-width space.
-_SURROUNDINGS: Final = " \t\r\n\"'`,;\u201c\u201d\u2018\u2019\ufeff\u200b"
+SURROUNDINGS: Final = " \t\r\n\"'`,;\u201c\u201d\u2018\u2019\ufeff\u200b"
 
 _DAY: Final = timedelta(days=1)
 # An expiry outside these years is a unit mix-up (milliseconds) or garbage, not a date to act on.
@@ -31,14 +31,16 @@ _LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 class Token:
     """A JWT and the claims acted on. Its signature is *not* verified: no key is held here.
 
-    ``account`` is the claim ``id``, or ``sub`` where there is none; ``expires_at`` and
-    ``issued_at`` (None where the token does not say) are aware, UTC, whole seconds.
+    ``account`` is the claim ``id``, or ``sub`` where there is none; only an access token (claim
+    ``type``) may name no account: None. ``expires_at`` and ``issued_at`` (None where the token
+    does not say) are aware, UTC, whole seconds.
     """
 
     raw: str = field(repr=False)
-    account: str
+    account: str | None
     expires_at: datetime
     issued_at: datetime | None = None
+    is_access_token: bool = False
 
     def remaining(self, now: datetime) -> timedelta:
         """Return the time left at ``now``: negative once the token has expired."""
@@ -55,11 +57,12 @@ class Token:
 class TokenInfo:
     """What a token says of itself: whose it is, and its life.
 
-    ``issued_at`` (None where the token does not say) and ``expires_at`` are aware, UTC;
-    ``days_remaining`` is a fraction, and negative once the token has expired.
+    ``user_id`` is None where an access token does not say; ``issued_at`` (None where the token
+    does not say) and ``expires_at`` are aware, UTC; ``days_remaining`` is a fraction, and negative
+    once the token has expired.
     """
 
-    user_id: str
+    user_id: str | None
     issued_at: datetime | None
     expires_at: datetime
     days_remaining: float
@@ -81,10 +84,11 @@ def decode_token(text: str) -> Token:
     Accepts surrounding white space and quotes, a leading ``Bearer ``, and a ``token=…`` cookie.
 
     Raises:
-        TokenMalformedError: no JWT, or one without an account or a believable expiry.
+        TokenMalformedError: no JWT, or one without a believable expiry, or without an account
+            (which an access token may lack).
     """
-    raw = _unwrap(text)
-    claims = _unverified_claims(raw)
+    raw = unwrapped(text)
+    claims = unverified_claims(raw)
     expires_at = instant(claims.get("exp"))
     if expires_at is None:
         found = "no" if claims.get("exp") is None else "an unusable"
@@ -92,22 +96,32 @@ def decode_token(text: str) -> Token:
             f"the token has {found} expiry: the claim 'exp' must be a number of seconds since "
             "1970, in the years 2000 to 9999"
         )
+    account = account_of(claims)
+    if account is None and not is_access_token(claims):
+        raise TokenMalformedError("the token names no account: neither the claim 'id' nor 'sub'")
     return Token(
         raw=raw,
-        account=_account(claims),
+        account=account,
         expires_at=expires_at,
         issued_at=instant(claims.get("iat")),
+        is_access_token=is_access_token(claims),
     )
 
 
-def _unwrap(text: str) -> str:
-    value = _PREFIX.sub("", text.strip(_SURROUNDINGS))
+def unwrapped(text: str) -> str:
+    """Return the value alone, without what people paste around it."""
+    value = _PREFIX.sub("", text.strip(SURROUNDINGS))
     if cookie := _COOKIE.search(value):
         value = cookie[1]
-    return value.strip(_SURROUNDINGS)
+    return value.strip(SURROUNDINGS)
 
 
-def _unverified_claims(raw: str) -> Mapping[str, object]:
+def unverified_claims(raw: str) -> Mapping[str, object]:
+    """Return the claims of a JWT.
+
+    Raises:
+        TokenMalformedError: not a JWT.
+    """
     problem = None
     if not _JWT_SHAPE.fullmatch(raw):
         parts = raw.count(".") + 1
@@ -123,12 +137,18 @@ def _unverified_claims(raw: str) -> Mapping[str, object]:
     return claims
 
 
-def _account(claims: Mapping[str, object]) -> str:
+def is_access_token(claims: Mapping[str, object]) -> bool:
+    """Return whether they are those of a session's access token, which lives for minutes."""
+    return claims.get("type") == "access_token"
+
+
+def account_of(claims: Mapping[str, object]) -> str | None:
+    """Return the account that a token's claims name, or None."""
     for claim in ("id", "sub"):
         account = claims.get(claim)
         if isinstance(account, str) and account:
             return account
-    raise TokenMalformedError("the token names no account: neither the claim 'id' nor 'sub'")
+    return None
 
 
 def instant(seconds: object) -> datetime | None:

@@ -41,6 +41,7 @@ _CUT_OFF_TIME: Final = 0.5
 _RETRIES: Final = 3
 _BACKOFF_FACTOR: Final = 0.5
 _BACKOFF_JITTER: Final = 0.5
+# Between two attempts of one call, even where a ``Retry-After`` asks for more.
 _LONGEST_WAIT: Final = timedelta(seconds=10)
 
 
@@ -49,13 +50,15 @@ class Request:
     """A request to send. Its headers and its body may hold secrets; its URL is shown, so may not.
 
     ``json`` is sent as the body, unless it is None. A cookie goes into ``headers``, as ``Cookie``:
-    nothing is kept from one request to the next.
+    nothing is kept from one request to the next. ``repeatable`` is false where the request spends
+    something that may be good for one use only.
     """
 
     url: str
     method: str = "GET"
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     json: object = field(default=None, repr=False)
+    repeatable: bool = True
 
 
 def send(request: Request, *, within: timedelta) -> Reply:
@@ -63,7 +66,8 @@ def send(request: Request, *, within: timedelta) -> Reply:
 
     No redirect is followed, no proxy is used for plain http, and no more than 1 MiB of a body is
     read. A GET is repeated after a broken connection or a status that may pass (see ``replies``); a
-    POST only where no connection was made: the server may have acted on it.
+    POST, and what is not ``repeatable``, only where no connection was made: the server may have
+    acted on it.
 
     Raises:
         UpstreamUnavailableError: no complete reply came in time.
@@ -111,7 +115,11 @@ def send(request: Request, *, within: timedelta) -> Reply:
 def _send(request: Request, deadline: float, lifeline: "_Lifeline") -> Reply:
     retry = _RetryUntil(
         total=_RETRIES,
-        status_forcelist=PASSING_STATUSES,
+        read=None if request.repeatable else False,
+        other=None if request.repeatable else False,
+        status_forcelist=PASSING_STATUSES if request.repeatable else (),
+        # Otherwise a ``Retry-After`` alone would make urllib3 repeat a GET.
+        respect_retry_after_header=request.repeatable,
         backoff_factor=_BACKOFF_FACTOR,
         backoff_jitter=_BACKOFF_JITTER,
         # The last reply is returned like any other.

@@ -40,8 +40,9 @@ def main() -> int:
     console.print(
         f"[green]{Verdict.WELL.value}[/] ended well all the same   "
         f"[green]{Verdict.TOLD.value}[/] failed, and told its owner   "
-        f"[green]{Verdict.MENDED.value}[/] was killed   (each mended by the next run)\n"
-        f"[yellow]{Verdict.BEYOND.value}[/] only the API knows the token that lives: "
+        f"[green]{Verdict.MENDED.value}[/] was killed   (each mended by the runs after it)\n"
+        f"[green]{Verdict.SIGNED_IN.value}[/] lost what the host gave: a sign-in made up for it\n"
+        f"[yellow]{Verdict.BEYOND.value}[/] only the host knows what lives: "
         f"the next run calls a person   [red]{Verdict.BROKEN.value}[/] broken\n"
     )
     for result in results:

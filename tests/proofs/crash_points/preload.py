@@ -4,8 +4,9 @@ import boto3
 
 # What a run would import late is here before the fork.
 import handler  # noqa: F401
+import qwen_token.grants.hosts
 import qwen_token.qwen_api  # noqa: F401
 
 # Reading and parsing the models costs a new process half a second. botocore keeps them.
-for _service in ("secretsmanager", "sns"):
+for _service in ("secretsmanager", "dynamodb", "sns"):
     boto3.client(_service)

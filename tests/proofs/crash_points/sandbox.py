@@ -8,17 +8,22 @@ import queue
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
 
 from botocore.config import Config
 
 from localcloud.aws import REGION, ROOT, Cloud
 from localcloud.qwen import QwenStandIn, Reply, Request, Scenario
-from localcloud.recording_proxy import RecordingProxy
+from localcloud.recording_proxy import Answer, Call, RecordingProxy
+from localcloud.sign_in_host import SessionPolicy, SignInHost
 from localcloud.stack import CURRENT, Version, versions_of
+from qwen_token import Session
 from qwen_token.secret_store import AWS_CONFIG, SecretStore
+from qwen_token.session_store import SessionStore
+from qwen_token.stored_session import parse_session
 from qwen_token.tokens import decode_token
 
 from .worker import End, Worker, start_fork_server
@@ -33,6 +38,8 @@ NOTES: Final = {"service": "chat", "owner": "a person"}
 LINE: Final = "line"
 PERSON: Final = "a person's"
 WEEK: Final = 7 * DAY
+# The sign-in that a person may have put in, with whatever else there is.
+SIGN_IN: Final = {"email": "owner@example.com", "password": "correct horse battery staple"}
 # A token with more than this left is as good as new.
 YOUNG: Final = 6 * DAY
 
@@ -44,9 +51,14 @@ def _renew(qwen: QwenStandIn, request: Request) -> Reply:
 
 
 def _rotate(qwen: QwenStandIn, request: Request) -> Reply:
-    """Give a token that is due a successor and retire it; give a young one back."""
-    if request.raw is not None and decode_token(request.raw).remaining(datetime.now(UTC)) > YOUNG:
-        return qwen.recognise(request)
+    """Give a token that is due a successor and retire it; give a young one back.
+
+    An access token is no such token: it is neither renewed nor retired.
+    """
+    if request.raw is not None:
+        token = decode_token(request.raw)
+        if token.is_access_token or token.remaining(qwen.clock()) > YOUNG:
+            return qwen.recognise(request)
     reply = _renew(qwen, request)
     if reply.status == 200 and request.raw is not None:
         qwen.retire(request.raw)
@@ -59,21 +71,43 @@ ROTATES: Final = Scenario(
 )
 
 
+class Clock:
+    """The clock of a sandbox's function and hosts, which may be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        """Return the time."""
+        return datetime.now(UTC) + self.ahead
+
+    def advance(self, by: timedelta) -> None:
+        """Let so much time pass at once."""
+        self.ahead += by
+
+
 @dataclass(frozen=True)
 class Sandbox:
-    """One secret and all that surrounds it."""
+    """One token secret, the session secret beside it, and all that surrounds them."""
 
     secret_arn: str
+    session_secret_arn: str
     qwen: QwenStandIn
+    host: SignInHost
     relay: RecordingProxy
     worker: Worker
     # Straight to MiniStack, past the relay: a person's own.
     client: "SecretsManagerClient" = field(repr=False)
     _environ: Mapping[str, str] = field(repr=False)
+    clock: Clock = field(default_factory=Clock, repr=False)
+    # The API signs people in itself.
+    is_open_webui: bool = False
+    # When versions were written, by a clock that was put forward: AWS's was not.
+    _written_at: dict[str, datetime] = field(default_factory=dict, repr=False)
 
     def run(self, event: Mapping[str, object] | None = None) -> End:
         """Run the function once, to its end or to its process's."""
-        return self.worker.run(self.environ, event)
+        return self.worker.run(self.environ, event, ahead=self.clock.ahead)
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -82,7 +116,9 @@ class Sandbox:
             **self._environ,
             "AWS_ENDPOINT_URL": self.relay.url,
             "SECRET_ID": self.secret_arn,
+            "SESSION_SECRET_ID": self.session_secret_arn,
             "API_BASE_URL": self.qwen.base_url,
+            "AUTH_BASE_URL": "" if self.is_open_webui else self.host.base_url,
         }
 
     def mint(self, *, left: timedelta, line: str | None = None) -> str:
@@ -100,22 +136,64 @@ class Sandbox:
         """Put a token in as a person does, with ``make put-token``; return the version's id."""
         return SecretStore(self.client, self.secret_arn).put(decode_token(raw)).version_id
 
+    def put_session(self, credential: str) -> str:
+        """Put a session in as a person does; return the version's id."""
+        store = SessionStore(self.client, self.session_secret_arn)
+        return store.put(Session(refresh_token=credential)).version_id
+
+    def put_login(self, **members: str) -> None:
+        """Make this, with the notes, the session secret's value, as a person does in the console.
+
+        Both hosts know the sign-in from then on.
+        """
+        self.qwen.set_password(*SIGN_IN.values())
+        self.host.set_password(*SIGN_IN.values())
+        self.client.put_secret_value(
+            SecretId=self.session_secret_arn, SecretString=json.dumps({**NOTES, **members})
+        )
+
+    def session_versions(self) -> list[Version]:
+        """Return all versions of the session secret that have a value, the oldest first."""
+        found = versions_of(self.session_secret_arn, self.client)
+        return [version for version in found if version.text]
+
+    def credential(self) -> str | None:
+        """Return the refresh credential that is current."""
+        held = self.client.get_secret_value(SecretId=self.session_secret_arn, VersionStage=CURRENT)
+        return parse_session(held["SecretString"], held["VersionId"]).session.refresh_token
+
     def versions(self) -> list[Version]:
-        """Return all versions of the secret, the oldest first."""
-        return versions_of(self.secret_arn, self.client)
+        """Return all versions of the token secret that have a value, the oldest first."""
+        found = versions_of(self.secret_arn, self.client)
+        return [version for version in found if version.text]
 
     def current(self) -> str:
-        """Return what readers get."""
+        """Return what readers get, an empty text where that is nothing."""
         held = self.client.get_secret_value(SecretId=self.secret_arn, VersionStage=CURRENT)
-        return held["SecretString"]
+        return held.get("SecretString", "")
 
     def serves_a_live_token(self) -> bool:
         """Say whether the API accepts what readers get."""
-        return self.qwen.accepts(token_in(self.current()))
+        current = self.current()
+        return bool(current) and self.qwen.accepts(token_in(current))
 
     def line(self) -> str | None:
         """Return the line of the token that readers get."""
         return self.qwen.read(token_in(self.current())).get(LINE)
+
+    def dated(self, call: Call, answer: Answer) -> Answer:
+        """Let Secrets Manager's answer date a version by the sandbox's clock."""
+        operation = call.operation.partition(":")[2]
+        if answer.status != HTTPStatus.OK or operation not in {"PutSecretValue", "GetSecretValue"}:
+            return answer
+        document = json.loads(answer.body)
+        version_id = document["VersionId"]
+        if operation == "PutSecretValue" and self.clock.ahead:
+            self._written_at.setdefault(version_id, self.clock())
+        elif version_id in self._written_at:
+            document["CreatedDate"] = self._written_at[version_id].timestamp()
+            return replace(answer, body=json.dumps(document).encode())
+        return answer
 
     @property
     def alerts(self) -> int:
@@ -130,8 +208,8 @@ def labelled(label: str, versions: list[Version]) -> Version:
 
 
 def token_in(text: str) -> str:
-    """Return the token in what a version holds."""
-    raw: str = json.loads(text)["token"]
+    """Return the token in what a version holds: in the object, or bare."""
+    raw: str = json.loads(text)["token"] if text.startswith("{") else text
     return raw
 
 
@@ -147,6 +225,13 @@ class Sandboxes:
         """Make sandboxes in ``cloud``."""
         self._cloud = cloud
         self._topic = cloud.sns.create_topic(Name="trust")["TopicArn"]
+        table = f"trust-{secrets.token_hex(8)}"
+        cloud.session.client("dynamodb", endpoint_url=cloud.endpoint).create_table(
+            TableName=table,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "secret_id", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "secret_id", "KeyType": "HASH"}],
+        )
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         self._workers: list[Worker] = []
         self._client = cloud.session.client(
@@ -165,24 +250,66 @@ class Sandboxes:
             "POWERTOOLS_METRICS_NAMESPACE": "QwenTokenRefresh",
             "REFRESH_BEFORE_DAYS": "3",
             "CRITICAL_DAYS": "1",
+            "ALERT_AFTER_MINUTES": "60",
+            "WEB_VERSION": SessionPolicy().web_version,
+            "USER_AGENT": "Mozilla/5.0 (compatible; proofs)",
+            "STATE_TABLE": table,
             "ALERT_TOPIC_ARN": self._topic,
             "EVENT_BUS_ARN": f"arn:aws:events:{REGION}:000000000000:event-bus/default",
         }
 
     @contextmanager
-    def sandbox(self, *, left: timedelta) -> Iterator[Sandbox]:
-        """Make a sandbox whose secret holds a token with this much time left, and notes beside."""
+    def sandbox(
+        self,
+        *,
+        left: timedelta,
+        session: SessionPolicy | None = None,
+        is_new: bool = False,
+        is_open_webui: bool = False,
+    ) -> Iterator[Sandbox]:
+        """Make a sandbox whose secret holds a token with this much time left, and notes beside.
+
+        With a ``session``, that is an access token of it, and its credential is in the session
+        secret; nobody knows how long the token lived, so that it is due. Without one, the session
+        secret has no value. The token secret has none if it ``is_new``.
+        """
         relay = RecordingProxy()
         with ExitStack() as held:
             held.enter_context(relay.to(self._cloud.port))
             qwen = held.enter_context(QwenStandIn())
             qwen.answer_with(RENEWS)
-            arn = self._client.create_secret(
-                Name=f"trust-{secrets.token_hex(8)}",
-                SecretString=json.dumps({**NOTES, "token": qwen.mint(lifetime=left, jti="first")}),
-            )["ARN"]
+            host = held.enter_context(SignInHost(qwen, session))
+            clock = qwen.clock = host.clock = Clock()
+            login = token = None
+            if session is not None:
+                login = json.dumps({**NOTES, "refresh_token": host.log_in()})
+            if not is_new:
+                raw = (
+                    qwen.mint(lifetime=left, jti="first")
+                    if session is None
+                    else qwen.issue_access_token(lifetime=left, has_iat=False)
+                )
+                token = json.dumps({**NOTES, "token": raw})
+            name = f"trust-{secrets.token_hex(8)}"
+            session_arn = self._create(f"{name}/session", login)
+            arn = self._create(name, token)
             worker = held.enter_context(self.worker())
-            yield Sandbox(arn, qwen, relay, worker, self._client, self.environ)
+            yield Sandbox(
+                arn,
+                session_arn,
+                qwen,
+                host,
+                relay,
+                worker,
+                self._client,
+                self.environ,
+                clock,
+                is_open_webui,
+            )
+
+    def _create(self, name: str, text: str | None) -> str:
+        value: Any = {} if text is None else {"SecretString": text}
+        return self._client.create_secret(Name=name, **value)["ARN"]
 
     @contextmanager
     def worker(self) -> Iterator[Worker]:

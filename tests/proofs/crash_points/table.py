@@ -9,7 +9,7 @@ from rich.table import Table
 
 from localcloud.aws import ROOT
 
-from .faults import SURVIVED, Fault, Result, Verdict
+from .faults import SURVIVED, Case, Fault, Result, Verdict
 
 DOCUMENT: Final[Path] = ROOT / "docs/trust.md"
 _BEGINS: Final = "<!-- make crash-points writes from here … -->\n"
@@ -19,6 +19,7 @@ _STYLES: Final = {
     Verdict.WELL: "green",
     Verdict.TOLD: "green",
     Verdict.MENDED: "green",
+    Verdict.SIGNED_IN: "green",
     Verdict.BEYOND: "yellow",
     Verdict.BROKEN: "bold red",
 }
@@ -75,6 +76,27 @@ def documented() -> str:
     return rest.partition(_ENDS)[0]
 
 
+def documented_signs() -> dict[tuple[str, str, Fault], str]:
+    """Return what docs/trust.md says, by the kind of run, the numbered call and the fault."""
+    signs: dict[tuple[str, str, Fault], str] = {}
+    title = ""
+    for line in documented().splitlines():
+        if line.startswith("### "):
+            title = line.removeprefix("### ")
+        elif line.startswith("| ") and title:
+            call, *verdicts = (cell.strip() for cell in line.strip("|").split("|"))
+            signs |= {
+                (title, call, fault): verdict
+                for fault, verdict in zip(Fault, verdicts, strict=True)
+            }
+    return signs
+
+
+def numbered(case: Case) -> str:
+    """Return a case's call as the table names it."""
+    return f"{case.point + 1}. {case.call}"
+
+
 def document(results: Sequence[Result]) -> None:
     """Write the results into docs/trust.md."""
     head, _, rest = DOCUMENT.read_text().partition(_BEGINS)
@@ -84,14 +106,11 @@ def document(results: Sequence[Result]) -> None:
 
 def _by_kind(results: Sequence[Result]) -> Iterator[tuple[str, list[Row]]]:
     for title in dict.fromkeys(result.case.kind.title for result in results):
-        verdicts: dict[tuple[int, str], dict[Fault, Verdict]] = {}
+        verdicts: dict[str, dict[Fault, Verdict]] = {}
         for case, verdict in ((each.case, each.verdict) for each in results):
             if case.kind.title == title:
-                verdicts.setdefault((case.point, case.call), {})[case.fault] = verdict
+                verdicts.setdefault(numbered(case), {})[case.fault] = verdict
         yield (
             title,
-            [
-                (f"{point + 1}. {call}", [found[fault] for fault in Fault])
-                for (point, call), found in sorted(verdicts.items())
-            ],
+            [(call, [found[fault] for fault in Fault]) for call, found in verdicts.items()],
         )

@@ -1,54 +1,117 @@
-"""Whatever fails at whatever call of a run: no token is lost, no person's work, no alert."""
+"""Whatever fails at whatever call of a run: no token is lost, no login, no person's work, no alert.
+
+For each change, the pairs of a kind of run and a fault are tried that everything else is a variety
+of; each night all of them are.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from localcloud.qwen import RETIRES_OLD
 from tests.proofs.crash_points import table
-from tests.proofs.crash_points.faults import KINDS, Fault, Kind, Result, Verdict, cases, try_all
+from tests.proofs.crash_points.faults import (
+    FIRST,
+    KINDS,
+    LOSING,
+    OPEN_WEBUI,
+    PASSWORD,
+    REFRESH,
+    RETIRED,
+    REUSE_ENDS_LOGIN,
+    REUSE_ENDS_LOGIN_BESIDE_SIGN_IN,
+    Fault,
+    Kind,
+    Result,
+    Verdict,
+    cases,
+    try_all,
+)
 from tests.proofs.crash_points.sandbox import DAY, NOTES, WEEK, Sandboxes
 
+IN_SHORT = {
+    REFRESH: (Fault.DIES_AFTER, Fault.FAILS_ALWAYS),
+    RETIRED: (Fault.DIES_AFTER, Fault.LOST_ALWAYS),
+    REUSE_ENDS_LOGIN: (Fault.DIES_BEFORE, Fault.DIES_AFTER, Fault.LOST_ALWAYS, Fault.PUT_BEFORE),
+    REUSE_ENDS_LOGIN_BESIDE_SIGN_IN: (Fault.DIES_AFTER, Fault.FAILS_ALWAYS),
+    FIRST: (Fault.DIES_AFTER,),
+    PASSWORD: (Fault.DIES_AFTER, Fault.LOST_ALWAYS),
+    OPEN_WEBUI: (Fault.DIES_BEFORE, Fault.LOST_ALWAYS),
+}
 
-@pytest.fixture(scope="session", name="results")
-def _results(sandboxes: Sandboxes) -> Sequence[Result]:
+
+@pytest.fixture(scope="session", name="in_short")
+def _in_short(sandboxes: Sandboxes) -> Sequence[Result]:
+    tried = [case for kind, faults in IN_SHORT.items() for case in cases(sandboxes, [kind], faults)]
+    return try_all(sandboxes, tried, on_result=lambda _result: None)
+
+
+@pytest.fixture(scope="session", name="at_length")
+def _at_length(sandboxes: Sandboxes) -> Sequence[Result]:
     return try_all(sandboxes, cases(sandboxes), on_result=lambda _result: None)
 
 
-@pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.value)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.title)
+def _pairs() -> Iterator[object]:
+    for kind in KINDS:
+        for fault in Fault:
+            name = f"{kind.title}: {fault.value}"
+            if fault in IN_SHORT.get(kind, ()):
+                yield pytest.param("in_short", kind, fault, id=name)
+            yield pytest.param(
+                "at_length", kind, fault, id=f"{name}, at length", marks=pytest.mark.nightly
+            )
+
+
+@pytest.mark.parametrize(("how", "kind", "fault"), list(_pairs()))
 def test_a_run_survives_it_at_every_call(
-    results: Sequence[Result], kind: Kind, fault: Fault
+    request: pytest.FixtureRequest, how: str, kind: Kind, fault: Fault
 ) -> None:
+    results: Sequence[Result] = request.getfixturevalue(how)
     mine = [result for result in results if (result.case.kind, result.case.fault) == (kind, fault)]
     assert mine
     broken = [(each.case.point, each.case.call, *each.problems) for each in mine if each.problems]
     assert broken == []
 
 
-def test_only_a_token_that_never_reached_the_secret_is_beyond_reach(
-    results: Sequence[Result],
-) -> None:
-    # The API has retired the old token by then, and nobody but the API has seen the new one.
-    beyond = {
+@pytest.mark.nightly
+def test_only_what_never_reached_the_secret_is_beyond_reach(at_length: Sequence[Result]) -> None:
+    # The host has ended what was spent by then, and nobody but the host has seen what it gave.
+    lost = {
         (each.case.kind.title, each.case.call, each.case.fault)
-        for each in results
+        for each in at_length
         if each.verdict is Verdict.BEYOND
     }
-    rotation = "Refresh, where the API retires the old token"
-    ask, stage = "GET auths/ (current)", "PutSecretValue"
-    assert beyond == {
-        *((rotation, ask, each) for each in (Fault.DIES_AFTER, Fault.LOST_ONCE, Fault.LOST_ALWAYS)),
-        *(
-            (rotation, stage, each)
-            for each in (Fault.DIES_BEFORE, Fault.FAILS_ALWAYS, Fault.THROTTLED)
-        ),
+    answer = (Fault.DIES_AFTER, Fault.LOST_ONCE, Fault.LOST_ALWAYS)
+    write = (Fault.DIES_BEFORE, Fault.FAILS_ALWAYS, Fault.THROTTLED)
+    assert lost == {
+        *((kind.title, asks, fault) for kind, (asks, _) in LOSING.items() for fault in answer),
+        *((kind.title, keeps, fault) for kind, (_, keeps) in LOSING.items() for fault in write),
     }
 
 
-def test_the_documented_table_is_what_was_found(results: Sequence[Result]) -> None:
-    assert table.documented() == table.markdown(results), "run make crash-points"
+@pytest.mark.nightly
+def test_beside_a_sign_in_nothing_is_beyond_reach(at_length: Sequence[Result]) -> None:
+    beside = [each for each in at_length if each.case.kind.has_sign_in]
+
+    assert beside
+    assert not [each for each in beside if each.verdict is Verdict.BEYOND]
+    assert [each for each in beside if each.verdict is Verdict.SIGNED_IN]
+
+
+@pytest.mark.nightly
+def test_the_documented_table_is_what_was_found(at_length: Sequence[Result]) -> None:
+    assert table.documented() == table.markdown(at_length), "run make crash-points"
+
+
+@pytest.mark.nightly  # The table is made by the long run: `make crash-points`.
+def test_the_documented_table_has_what_was_found_in_short(in_short: Sequence[Result]) -> None:
+    documented = table.documented_signs()
+    found = {
+        (each.case.kind.title, table.numbered(each.case), each.case.fault): each.verdict.value
+        for each in in_short
+    }
+    assert {cell: documented.get(cell) for cell in found} == found, "run make crash-points"
 
 
 def test_a_recovery_keeps_what_a_person_wrote_beside_the_token_since(sandboxes: Sandboxes) -> None:

@@ -11,12 +11,13 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.forkserver import ensure_running
 from typing import TYPE_CHECKING, Any, Final
 
+from keeper_runtime.clients import Clients
 from qwen_token.errors import QwenTokenError
 from tests.fake_lambda_context import FakeLambdaContext
 
@@ -64,15 +65,24 @@ class Worker:
         self._process: ForkServerProcess | None = None
         self._line: Connection | None = None
 
-    def run(self, environ: Mapping[str, str], event: Mapping[str, object] | None = None) -> End:
-        """Run the handler in this environment, to its end or to that of the process."""
+    def run(
+        self,
+        environ: Mapping[str, str],
+        event: Mapping[str, object] | None = None,
+        *,
+        ahead: timedelta = timedelta(),
+    ) -> End:
+        """Run the handler in this environment, to its end or to that of the process.
+
+        The handler's clock is ``ahead`` of this machine's.
+        """
         if self._process is None or self._line is None:
             self._line, other_end = _FORKS.Pipe()
             self._process = _FORKS.Process(target=_serve, args=(other_end,), daemon=True)
             with _CARE:
                 self._process.start()
             other_end.close()
-        self._line.send((dict(environ), dict(event or {})))
+        self._line.send((dict(environ), dict(event or {}), ahead))
         wait([self._line, self._process.sentinel])
         try:
             end: End = self._line.recv()
@@ -125,6 +135,19 @@ class _ContextOnTheClock(FakeLambdaContext):
         return int((self._deadline - time.monotonic()) * 1000)
 
 
+class _Clock:
+    """The handler's clock, which may be ahead of this machine's."""
+
+    def __init__(self) -> None:
+        self.ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+_CLOCK: Final = _Clock()
+
+
 def _serve(line: Connection) -> None:
     """Run whatever comes down the line, until it is closed."""
     # The function's log: not of interest here, and what it may hold has tests of its own.
@@ -133,7 +156,7 @@ def _serve(line: Connection) -> None:
     os.dup2(null, 2)
     while True:
         try:
-            environ, event = line.recv()
+            environ, event, _CLOCK.ahead = line.recv()
         except EOFError:
             return
         line.send(_run(environ, event))
@@ -141,12 +164,13 @@ def _serve(line: Connection) -> None:
 
 def _run(environ: Mapping[str, str], event: Mapping[str, object]) -> End:
     # Powertools reads the environment when the handler is imported: see preload.
-    handler = importlib.import_module("handler")
+    handler: Any = importlib.import_module("handler")
     if dict(os.environ) != environ:
         os.environ.clear()
         os.environ.update(environ)
         # Another environment names another endpoint: the clients are made anew.
-        handler._clients.cache_clear()
+        clients = replace(Clients.real(), clock=_CLOCK)
+        handler._clients = lambda: clients
     try:
         return End(result=handler.handler(event, _ContextOnTheClock()))
     except QwenTokenError as error:

@@ -1,9 +1,10 @@
-"""The command line, for the people who own a token: put it in, look at it, have it refreshed.
+"""The command line, for the people who own a login: put it in, look at it, have it refreshed.
 
 Each command is a module that adds its options and runs; this one puts them together. Commands do
 not import each other. What they share: ``deployed`` (the stack), ``membership`` (its fleet),
-``token_input`` (what people give to a command), ``output`` (what people see) and ``failures`` (what
-people read when a command fails).
+``token_input`` and ``hidden_prompt`` (what people give to a command), ``readings`` (what AWS says),
+``output`` and ``outcomes`` (what people see) and ``failures`` (what people read when a command
+fails).
 """
 
 import argparse
@@ -21,12 +22,16 @@ from .output import FAILED, INTERRUPTED, complain
 
 _EXIT_CODES: Final = """\
 exit codes:
-  0    done, and all is well
+  0    done, and all is well (put, refresh: also where the function had no need to use
+       the login now, or another run was at work; the outcome says so)
   1    failed: the message says what is wrong, with what, and what to do
-       (status: something could not be read)
+       (put: the login may be stored all the same, and the message says so; status:
+       something could not be read, or the API gave --check no answer; refresh: also a
+       failure that may pass, with the outcome retrying)
   2    the command line is off
-  3    something needs a person (status: no usable token, an alarm is on, or the
-       schedule is off; refresh: the secret has no token yet; smoke: it has none)
+  3    something needs a person (status: no usable token, the login is ending, an
+       incident is open, an alarm is on, or the schedule is off; refresh, smoke: the
+       secret has no token yet)
   130  interrupted
 """
 
@@ -110,7 +115,7 @@ class _Parser(argparse.ArgumentParser):
         harmless = _HARMLESS.match(message)
         self.refuse(
             f"{harmless[0] if harmless else 'not understood'}\n"
-            "A token is never an argument: put asks for it, or reads it from standard input."
+            "A login is never an argument: put asks for it, or reads it from standard input."
         )
 
     def refuse(self, said: str) -> NoReturn:
@@ -123,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     common = _common_options()
     parser = _Parser(
         prog="python -m qwen_token",
-        description="Keep a chat.qwen.ai token alive on AWS: the commands for people.",
+        description="Keep a chat.qwen.ai login alive on AWS: the commands for people.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -11,7 +11,7 @@ from qwen_token.errors import ConfigError, QwenTokenError, StoreError
 # What to do, by the class of the error or one of its bases: the nearest one counts.
 Advice = Mapping[type[QwenTokenError], str]
 
-# The classes' own is for those who run the function, not for those who type commands.
+# In place of the classes' own advice, which is for those who run the function.
 _ADVICE: Final[Advice] = {
     ConfigError: "Fix what the message names, and try again.",
     StoreError: "Check that the secret is in this region, and that you may use it.",

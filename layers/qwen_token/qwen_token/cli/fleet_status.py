@@ -83,7 +83,12 @@ def _read(fleet: Fleet, now: datetime, refresh_before: timedelta) -> Iterator[_R
     for page in fleet.pages():
         for member, found in fleet.read(page.members):
             if isinstance(found, StoredToken):
-                state = assess(found.token, now=now, refresh_before=refresh_before)
+                state = assess(
+                    found.token,
+                    now=now,
+                    refresh_before=refresh_before,
+                    written_at=found.written_at,
+                )
                 yield _Row(member.name, member.secret_id, found.token, state, None, unread=False)
             else:
                 unread = member.obstacle is None and isinstance(found, StoreError)

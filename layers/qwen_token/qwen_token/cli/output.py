@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from qwen_token.errors import ConfigError
-from qwen_token.policy import TokenState, assess
 from qwen_token.tokens import Token, in_days
 
 if TYPE_CHECKING:
@@ -21,8 +20,11 @@ FAILED: Final = 1
 ATTENTION: Final = 3
 INTERRUPTED: Final = 130
 
-# What a token of an unknown age is drawn against.
-_USUAL_LIFE: Final = timedelta(days=7)
+# What a token of an unknown age is drawn against, of the first kind or of a session.
+_USUAL_TOKEN: Final = timedelta(days=7)
+_USUAL_ACCESS_TOKEN: Final = timedelta(minutes=15)
+_MINUTE: Final = timedelta(minutes=1)
+_IN_MINUTES: Final = timedelta(hours=1)
 _BAR_WIDTH: Final = 24
 _MOST_EMPTY_DAYS: Final = 7
 
@@ -71,21 +73,32 @@ def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
-def bar(
-    token: Token, now: datetime, *, refresh_before: timedelta, critical_before: timedelta
-) -> Markup:
-    """Draw the time left against the token's whole life."""
-    left = max(token.remaining(now), timedelta(0))
-    life = max(token.expires_at - token.issued_at if token.issued_at else _USUAL_LIFE, left)
+def bar(left: timedelta, life: timedelta, *, colour: str) -> Markup:
+    """Draw the time left against a whole life: in minutes, where that is an hour at most."""
+    left = max(left, timedelta(0))
+    life = max(life, left)
     filled = round(_BAR_WIDTH * (left / life))
-    colour = "green"
-    if assess(token, now=now, refresh_before=refresh_before) is not TokenState.FRESH:
-        colour = "yellow"
-    if left < critical_before or not left:
-        colour = "red"
-    days = f"{in_days(left):.2f} of {in_days(life):.2f} days"
+    if life <= _IN_MINUTES:
+        amount = f"{left / _MINUTE:.1f} of {life / _MINUTE:.1f} minutes"
+    else:
+        amount = f"{in_days(left):.2f} of {in_days(life):.2f} days"
     full, empty = ("█", "░") if _draws() else ("#", "-")
-    return Markup(f"[{colour}]{full * filled}[/{colour}]{empty * (_BAR_WIDTH - filled)} {days}")
+    return Markup(f"[{colour}]{full * filled}[/{colour}]{empty * (_BAR_WIDTH - filled)} {amount}")
+
+
+def token_bar(
+    token: Token, now: datetime, *, colour: str, written_at: datetime | None = None
+) -> Markup:
+    """Draw a token's time left; ``written_at`` is when the keeper stored it, if it did."""
+    begins_at = token.issued_at or written_at
+    usual = _USUAL_ACCESS_TOKEN if token.is_access_token else _USUAL_TOKEN
+    life = token.expires_at - begins_at if begins_at else usual
+    return bar(token.remaining(now), life, colour=colour)
+
+
+def refused_bar() -> Markup:
+    """Draw a token that the API has refused, however long it was to live."""
+    return Markup(f"[red]{('░' if _draws() else '-') * _BAR_WIDTH} refused by the API[/red]")
 
 
 def histogram(days: Sequence[float]) -> Iterator[str]:

@@ -1,24 +1,46 @@
-"""``put``: check a token, and make it the secret's current value."""
+"""``put``: recognise the login that a person gives, and store it where it belongs."""
 
 import argparse
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import boto3
 
-from qwen_token.errors import TokenRejectedError, UpstreamError
+from qwen_token.errors import ConfigError, TokenRejectedError, UpstreamError
 from qwen_token.origin import BASE_URL
 from qwen_token.secret_store import SecretStore
-from qwen_token.tokens import decode_token, in_days
+from qwen_token.stored_session import recognise
+from qwen_token.tokens import Token, in_days
 
+from . import put_session
 from .deployed import Stack, secrets_manager, session_for
 from .failures import Advice
 from .membership import find_fleet, join
-from .output import OK, bar, console_for, date, print_rows
-from .token_input import ask_for_token, safe_url
+from .output import OK, console_for, date, print_rows, token_bar
+from .readings import read_session
+from .token_input import ask_for_login, ask_for_sign_in, safe_url
 
-SUMMARY: Final = "put a token in: at a hidden prompt, or on standard input (never an argument)"
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SUMMARY: Final = "put a login in: at a hidden prompt, or on standard input (never an argument)"
+
+_DESCRIPTION: Final = """\
+Put a login in: at a hidden prompt, or on standard input (never an argument).
+
+Whatever you can copy is recognised:
+  a session   what chat.qwen.ai gives today: the value of the cookie refresh_token, a
+              Cookie header, "Copy as cURL" of any request to auth.qwen.ai, a JSON list
+              of cookies, or a JSON object with refresh_token, or email and password
+  a token     of the older kind, which lives for days: alone, or as its cookie
+  a sign-in   with --sign-in: the e-mail and the password; on standard input, two lines
+
+A session or a sign-in goes into the stack's session secret, and replaces all of the
+login that was there. It is not used from here: the deployed function does that at
+once, as only one may ever spend it. A token is checked with the API, and goes into the
+token secret.
+"""
 
 _ADVICE: Final[Advice] = {
     UpstreamError: (
@@ -31,18 +53,28 @@ _CHECK_TIME: Final = timedelta(seconds=30)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = _DESCRIPTION
     parser.set_defaults(check=_check, advice=_ADVICE)
-    parser.add_argument("--secret-id", metavar="ARN", help="this secret; no stack is needed then")
+    parser.add_argument(
+        "--sign-in", action="store_true", help="ask for an e-mail and its password (hidden)"
+    )
+    parser.add_argument(
+        "--secret-id", metavar="ARN", help="a token into this secret; no stack is needed then"
+    )
     parser.add_argument(
         "--api-base-url",
         metavar="URL",
-        help=f"the API to ask (default: the stack's ApiBaseUrl, or {BASE_URL})",
+        help=f"the API to ask about a token (default: the stack's ApiBaseUrl, or {BASE_URL})",
     )
     parser.add_argument(
-        "--no-check", action="store_true", help="do not ask the API about the token"
+        "--no-check",
+        action="store_true",
+        help="store only: do not ask the API about a token, nor run the function for a session",
     )
     parser.add_argument(
-        "--fleet", action="store_true", help="into a secret of the fleet, made if there is none"
+        "--fleet",
+        action="store_true",
+        help="a token into a secret of the fleet, made if there is none",
     )
     parser.add_argument("--name", metavar="NAME", help="the secret's name, with --fleet")
 
@@ -56,12 +88,30 @@ def _check(options: argparse.Namespace) -> str | None:
     if options.fleet and options.name.startswith("arn:"):
         # Secrets Manager would create a secret with the ARN as its name.
         return "--name is a secret's name, not its ARN"
+    if options.sign_in and (options.fleet or options.secret_id is not None):
+        return "--sign-in goes into the stack's session secret: not with --secret-id or --fleet"
     return None
 
 
 def run(options: argparse.Namespace) -> int:
     console = console_for(options)
-    token = decode_token(ask_for_token())
+    login = ask_for_sign_in() if options.sign_in else recognise(ask_for_login())
+    if isinstance(login, Token):
+        return _put_token(login, options, console)
+    if options.fleet:
+        raise ConfigError(
+            "a member of the fleet takes a token, not a session: put this session into a stack of "
+            "its own, without --fleet"
+        )
+    if options.secret_id is not None:
+        raise ConfigError(
+            "--secret-id names a secret that services read, and they must not get a session: "
+            "without --secret-id it goes into the stack's session secret"
+        )
+    return put_session.run(login, options, console)
+
+
+def _put_token(token: Token, options: argparse.Namespace, console: "Console | None") -> int:
     now = datetime.now(UTC)
     if token.remaining(now) <= timedelta(0):
         raise TokenRejectedError(f"this token expired on {date(token.expires_at)} already")
@@ -75,11 +125,12 @@ def run(options: argparse.Namespace) -> int:
 
         QwenApi(api_base_url).verify(token, within=_CHECK_TIME)
 
-    if stack is None:
-        held = SecretStore(client, secret_id).put(token)
-    else:
+    if options.fleet and stack is not None:
         held = join(secret_id, token, stack, client)
+    else:
+        held = SecretStore(client, secret_id).put(token)
     document = {
+        "kind": "token",
         "secret_id": secret_id,
         "version_id": held.version_id,
         "account": token.account,
@@ -90,6 +141,7 @@ def run(options: argparse.Namespace) -> int:
     if console is None:
         print(json.dumps(document))
         return OK
+    beside = None if stack is None or options.fleet else _session_beside(session, stack)
     print_rows(
         console,
         "Token stored",
@@ -98,19 +150,30 @@ def run(options: argparse.Namespace) -> int:
             "Version": held.version_id,
             "Account": token.account,
             "Expires": date(token.expires_at),
-            "Time left": bar(token, now, refresh_before=timedelta(), critical_before=timedelta()),
+            "Time left": token_bar(token, now, colour="green"),
             "Checked": "not asked" if options.no_check else "the API accepts it",
+            "Next": beside or "the function replaces it before it expires (make status)",
         },
     )
     return OK
 
 
 def _target(options: argparse.Namespace, session: boto3.Session) -> tuple[str, str, Stack | None]:
-    """Return the secret, the API to ask, and the stack whose fleet the secret is to join."""
+    """Return the secret, the API to ask, and the stack, if one is needed."""
     if options.secret_id is not None:
         return options.secret_id, BASE_URL, None
-    if not options.fleet:
-        stack = Stack.find(session, options.stack)
-        return stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"], None
-    stack = find_fleet(session, options.stack)
-    return options.name, stack.parameters["ApiBaseUrl"], stack
+    if options.fleet:
+        stack = find_fleet(session, options.stack)
+        return options.name, stack.parameters["ApiBaseUrl"], stack
+    stack = Stack.find(session, options.stack)
+    return stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"], stack
+
+
+def _session_beside(session: boto3.Session, stack: Stack) -> str | None:
+    """Say what a session that is stored as well does with the token; None: there is none."""
+    if read_session(session, stack).stored is None:
+        return None
+    return (
+        "the session secret holds a login too, which gets the next token: it has to be of this "
+        "account, or the run that needs it ends as wrong_account"
+    )

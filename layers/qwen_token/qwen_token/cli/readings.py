@@ -1,22 +1,27 @@
-"""What AWS says about the deployed stack: its secret, its schedule and its alarms.
+"""What AWS says about the deployed stack: its secrets, runs, schedule and alarms.
 
 What cannot be read does not keep the rest from being read: it is said in place of the value.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from qwen_token.errors import StoreError, TokenError
-from qwen_token.secret_store import SecretStore
+from qwen_token.errors import SessionMalformedError, StoreError, TokenError
+from qwen_token.run_memory import RunMemory
+from qwen_token.secret_store import AWS_CONFIG, CURRENT, SecretStore, held_in, translated
+from qwen_token.session_store import SessionStore
+from qwen_token.stored_session import StoredSession
+from qwen_token.stored_token import StoredToken
 from qwen_token.tokens import Token
 
-from .deployed import Stack, client_for, resources_of
+from .deployed import Stack, client_for, resources_of, secrets_manager
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -35,12 +40,40 @@ _RATE: Final = re.compile(r"rate\((\d+) (minute|hour|day)s?\)")
 class SecretReading:
     """The secret's token and when its version was written, or why they are missing."""
 
-    token: Token | None = None
-    version_id: str | None = None
+    held: StoredToken | None = None
     written_at: datetime | None = None
     problem: str | None = None
     # The secret could not be read, which says nothing about the token.
     unread: bool = False
+    # It never had a value.
+    awaits_first: bool = False
+
+    @property
+    def token(self) -> Token | None:
+        """The token, if there is one."""
+        return None if self.held is None else self.held.token
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReading:
+    """The session secret's login, or why it is missing. Nothing of this is to be shown as it is.
+
+    ``problem`` without ``unread`` is one that a person has to mend.
+    """
+
+    stored: StoredSession | None = None
+    problem: str | None = None
+    unread: bool = False
+    # Not being allowed to read it is how it should be for most people.
+    forbidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """What the runs remember, or why it could not be read."""
+
+    memory: RunMemory = field(default_factory=RunMemory)
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +86,55 @@ class ScheduleReading:
 
 
 def read_secret(client: "SecretsManagerClient", secret_id: str) -> SecretReading:
+    answer: Mapping[str, Any] = {}
     try:
-        held = SecretStore(client, secret_id).read()
+        # Without a value, or a secret at all: the store finds out which.
+        not_found = client.exceptions.ResourceNotFoundException
+        with translated(f"read the secret {secret_id}"), suppress(not_found):
+            answer = client.get_secret_value(SecretId=secret_id, VersionStage=CURRENT)
+        if answer.get("SecretString") or answer.get("SecretBinary"):
+            held: StoredToken | None = held_in(answer)
+        else:
+            held = SecretStore(client, secret_id).read()
     except TokenError as error:
         return SecretReading(problem=f"{error} ({error.reason})")
     except StoreError as error:
         return SecretReading(problem=f"{error} ({error.reason})", unread=True)
     if held is None:
-        return SecretReading(problem="no token yet: put the first one in (make put-token)")
+        return SecretReading(problem="no token yet", awaits_first=True)
+    written_at: datetime | None = answer.get("CreatedDate")
+    return SecretReading(held, written_at and written_at.astimezone(UTC))
+
+
+def read_session(session: boto3.Session, stack: Stack) -> SessionReading:
+    """Return the login in the stack's session secret; none where the stack has no such secret."""
+    secret_id = stack.outputs.get("SessionSecretArn")
+    if secret_id is None:
+        return SessionReading()
     try:
-        version = client.get_secret_value(SecretId=secret_id, VersionId=held.version_id)
+        return SessionReading(SessionStore(secrets_manager(session, secret_id), secret_id).read())
+    except SessionMalformedError as error:
+        return SessionReading(problem=f"{error} ({error.reason})")
+    except StoreError as error:
+        forbidden = error.__cause__ is not None and "AccessDenied" in _code(error.__cause__)
+        return SessionReading(problem=str(error), unread=True, forbidden=forbidden)
+
+
+def read_memory(session: boto3.Session, stack: Stack) -> MemoryReading:
+    """Return what the runs for the stack's secret remember."""
+    table = stack.outputs.get("StateTableName")
+    if table is None:
+        return MemoryReading(problem=f"{_UNKNOWN} (the stack has no state table: deploy it anew)")
+    key = {"secret_id": {"S": stack.outputs["SecretArn"]}}
+    client = client_for(session, "dynamodb", config=AWS_CONFIG)
+    try:
+        answer = client.get_item(TableName=table, Key=key, ConsistentRead=True)
+        text = answer.get("Item", {}).get("memory", {}).get("S")
+        return MemoryReading() if text is None else MemoryReading(RunMemory.from_json(text))
     except (BotoCoreError, ClientError) as error:
-        problem = f"the version's age is {_unknown(error)}"
-        return SecretReading(held.token, problem=problem, unread=True)
-    return SecretReading(
-        held.token, version["VersionId"], written_at=version["CreatedDate"].astimezone(UTC)
-    )
+        return MemoryReading(problem=_unknown(error))
+    except ValueError:
+        return MemoryReading(problem=f"{_UNKNOWN} (another release wrote it)")
 
 
 def read_schedule_and_alarms(
@@ -125,11 +191,11 @@ def _read_alarms(session: boto3.Session, alarms: Mapping[str, str]) -> dict[str,
     return {logical_id: states.get(name, NONE) for name, logical_id in alarms.items()}
 
 
-def _unknown(error: Exception) -> str:
+def _unknown(error: BaseException) -> str:
     return f"{_UNKNOWN} ({_code(error)})"
 
 
-def _code(error: Exception) -> str:
+def _code(error: BaseException) -> str:
     if isinstance(error, ClientError):
         return error.response.get("Error", {}).get("Code", "no code")
     return type(error).__name__

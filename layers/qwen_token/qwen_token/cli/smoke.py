@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from qwen_token.errors import (
     StoreError,
     TokenMissingError,
+    TokenNotExtendedError,
     UpstreamBlockedError,
     UpstreamError,
+    UpstreamUnavailableError,
     UpstreamUnexpectedError,
 )
 from qwen_token.origin import BASE_URL
+from qwen_token.run_report import Outcome
 from qwen_token.secret_store import SecretStore
 from qwen_token.stored_token import StoredToken
-from qwen_token.tokens import TokenInfo, instant
+from qwen_token.tokens import TokenInfo, decode_token, instant
 
 from .deployed import Stack, run_function, secrets_manager, session_for
 from .failures import FAILURES, Advice, CommandFailure, failure_of
+from .outcomes import in_words
 from .output import ATTENTION, FAILED, OK, Markup, complain, console_for, date, mark, print_rows
 from .token_input import ask_for_token, safe_url
 
@@ -37,7 +41,8 @@ Check it all, in three steps: read the token; refresh it; with the new one, ask 
 the user's status and count the chats (no title is shown).
 
 The token is that of the deployed stack's secret. The stack's own function refreshes
-it, as on its schedule: the new token is in the secret then, and a failure alerts.
+it, as on its schedule, with whatever login it has: the new token is in the secret then,
+and a failure alerts. A token younger than ten minutes is only checked.
 
 With --stdin it is a token of yours, and AWS is not asked. What it is traded for is
 used in the last step and then thrown away, never shown; the token given stays valid,
@@ -49,6 +54,14 @@ class _AnotherVersionError(StoreError):
     """The secret's current version is not the one that the run left there."""
 
 
+class _AnotherRunError(StoreError):
+    """Another run holds the lease."""
+
+
+class _NotRefreshedError(UpstreamUnavailableError):
+    """The run did not fail, but it neither replaced the token nor learnt that it is alive."""
+
+
 _ADVICE: Final[Advice] = {
     UpstreamError: "Try again: whether the token is alive is not known.",
     UpstreamBlockedError: (
@@ -57,11 +70,14 @@ _ADVICE: Final[Advice] = {
     ),
     UpstreamUnexpectedError: "The API may have changed: look for a newer release of this project.",
     _AnotherVersionError: "Try again: somebody else wrote to the secret, or AWS shows it late.",
+    _AnotherRunError: "Try again in a minute.",
+    _NotRefreshedError: "Try again in a minute: make status says what the runs met.",
 }
 
 _LABELS: Final = {
     "account": "Account",
     "outcome": "Outcome",
+    "grant": "Got by",
     "version_id": "Version",
     "issued_at": "Issued",
     "expires_at": "Expires",
@@ -73,7 +89,15 @@ _LABELS: Final = {
 }
 
 
-_NOT_SAID: Final = {"issued_at": "not said", "user_status": "neither true nor false"}
+# A forced run that ends like this left a token that the API accepts.
+_ENDS_WELL: Final = {Outcome.REFRESHED, Outcome.SUPERSEDED, Outcome.CHECKED}
+
+_NOT_SAID: Final = {
+    "account": "the token does not say",
+    "issued_at": "not said",
+    "kept": "none: the one in the secret is younger than ten minutes, so it was only checked",
+    "user_status": "neither true nor false",
+}
 _KEPT: Final = "in the secret"
 _THROWN_AWAY: Final = "thrown away after step 3; the one given stays valid, on all servers known"
 
@@ -204,13 +228,23 @@ class _Secret:
         result = run_function(
             self.session, self.stack.outputs["RefreshFunctionName"], {"force": True}
         )
+        outcome = result["outcome"]
+        if outcome == Outcome.LEASED:
+            raise _AnotherRunError("another run is at work on this secret")
+        if outcome not in _ENDS_WELL:
+            raise _NotRefreshedError(f"the run ended as {outcome}: {in_words(outcome, force=True)}")
         held = self._current()
         if held.version_id != result["version_id"]:
             raise _AnotherVersionError(
                 f"the run left the version {result['version_id']} as the secret's current one, "
                 f"but now that is {held.version_id}"
             )
-        found = {"outcome": result["outcome"], "version_id": held.version_id, "kept": True}
+        found = {
+            "outcome": outcome,
+            "grant": result.get("grant"),
+            "version_id": held.version_id,
+            "kept": None if outcome == Outcome.CHECKED else True,
+        }
         return self._client(held), found
 
     def _current(self) -> StoredToken:
@@ -242,6 +276,10 @@ class _Given:
         return _client_with(self.text, self.api_base_url)
 
     def refresh(self, client: "QwenClient") -> "tuple[QwenClient, dict[str, Any]]":
+        if decode_token(self.text).is_access_token:
+            raise TokenNotExtendedError(
+                "this is an access token, which lives for minutes and cannot be renewed by itself"
+            )
         client.refresh_token()
         return client, {"kept": False}
 

@@ -1,6 +1,6 @@
-"""What people give to a command: a token, typed at a hidden prompt or piped, and where to send it.
+"""What people give to a command: a login, at a hidden prompt or piped, and where to send a token.
 
-A token is never an argument: process lists and shell histories would keep it.
+A secret is never an argument: process lists and shell histories would keep it.
 """
 
 import codecs
@@ -8,24 +8,49 @@ import getpass
 import sys
 from contextlib import suppress
 
-from qwen_token.errors import ConfigError, TokenMalformedError, TokenMissingError
+from qwen_token.errors import (
+    ConfigError,
+    SessionMalformedError,
+    TokenMalformedError,
+    TokenMissingError,
+)
 from qwen_token.origin import SAFE_URL, is_safe_url
+from qwen_token.session import Session
 
 
 def ask_for_token() -> str:
     """Return what was typed at a hidden prompt, or what came on standard input."""
-    if sys.stdin is None:
-        raise TokenMissingError("there is no standard input to read a token from")
-    if sys.stdin.isatty():
-        try:
-            text = getpass.getpass("Token (hidden): ")
-        except EOFError:
-            text = ""
+    return _ask("Token (hidden): ")
+
+
+def ask_for_login() -> str:
+    """Return what was typed or pasted at a hidden prompt, or what came on standard input."""
+    return _ask("Token or session (hidden; paste it, then press Enter): ")
+
+
+def ask_for_sign_in() -> Session:
+    """Return the e-mail and password from the terminal, or from two lines on standard input.
+
+    Raises:
+        TokenMissingError: there is no standard input, or nothing came.
+        SessionMalformedError: they are not an e-mail address and a password, each on one line.
+    """
+    if _is_at_terminal():
+        print("E-mail: ", end="", file=sys.stderr, flush=True)
+        lines = [sys.stdin.readline()]
+        if lines[0].strip():
+            lines.append(_typed("Password (hidden): ", show_count=False))
+        given = "\n".join(line.rstrip("\r\n") for line in lines)
     else:
-        text = _decode(sys.stdin.buffer.read())
-    if not text.strip():
-        raise TokenMissingError("nothing was given: paste the token, or pipe it in")
-    return text
+        given = _piped()
+    if not given.strip():
+        raise TokenMissingError("nothing was given: an e-mail and a password are needed")
+    email, *rest = given.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    if len(rest) != 1:
+        raise SessionMalformedError(
+            f"a sign-in is two lines, the e-mail and the password, not {len(rest) + 1}"
+        )
+    return Session(email=email.strip(), password=rest[0])
 
 
 def safe_url(api_base_url: str) -> str:
@@ -35,10 +60,37 @@ def safe_url(api_base_url: str) -> str:
     return api_base_url
 
 
-def _decode(piped: bytes) -> str:
+def _ask(prompt: str) -> str:
+    text = _typed(prompt, show_count=True) if _is_at_terminal() else _piped()
+    if not text.strip():
+        raise TokenMissingError("nothing was given: paste it at the prompt, or pipe it in")
+    return text
+
+
+def _is_at_terminal() -> bool:
+    if sys.stdin is None:
+        raise TokenMissingError("there is no standard input to read from")
+    return sys.stdin.isatty()
+
+
+def _typed(prompt: str, *, show_count: bool) -> str:
+    with suppress(EOFError):
+        try:
+            from .hidden_prompt import read_hidden  # noqa: PLC0415 - Windows has no termios
+        except ImportError:
+            return getpass.getpass(prompt)
+        return _decode(read_hidden(prompt, show_count=show_count))
+    return ""
+
+
+def _piped() -> str:
+    return _decode(sys.stdin.buffer.read())
+
+
+def _decode(given: bytes) -> str:
     # With a mark in front, Windows PowerShell's way to pipe and to write files.
-    utf16 = piped.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    utf16 = given.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     with suppress(UnicodeDecodeError):
-        return piped.decode("utf-16" if utf16 else "utf-8-sig")
+        return given.decode("utf-16" if utf16 else "utf-8-sig")
     # Raised out here: the decoder's exception holds all that was read.
-    raise TokenMalformedError("standard input is no text: neither UTF-8, nor marked as UTF-16")
+    raise TokenMalformedError("the input is no text: neither UTF-8, nor marked as UTF-16")

@@ -19,6 +19,9 @@ class FailedAttempt:
     token: Token | None
     at: datetime
 
-    def answers(self, rejected: Token, *, now: datetime) -> bool:
-        """Return whether another refresh of ``rejected`` would come too soon after this one."""
+    def answers(self, rejected: Token | None, *, now: datetime) -> bool:
+        """Return whether another refresh of ``rejected`` would come too soon after this one.
+
+        None stands for the first token, where there was none to refresh.
+        """
         return self.token == rejected and self.at <= now < self.at + _REFUSED

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Self
 
+from qwen_token.policy import SHORTEST_LIFE, due_before
 from qwen_token.tokens import Token
 
 # Between two looks at a store for a token that another process may have put there.
@@ -20,6 +21,9 @@ class KnownToken:
     good_until: datetime
     # The token's whole life at most, or None if the token may be of any age.
     lifetime: timedelta | None
+    # When it was first read, if it was issued not long before that: an access token, or one that
+    # took the place of another one. Else None.
+    got_at: datetime | None = None
 
     @classmethod
     def read(
@@ -27,11 +31,17 @@ class KnownToken:
     ) -> Self:
         """Return what is known after reading ``token``; ``before`` was known until then."""
         lifetime = None if before is None else before.lifetime
+        got_at = None if before is None else before.got_at
         if before is not None and before.token != token:
             # The token was issued after the store was last read.
             lifetime = token.remaining(now) + max(now - before.read_at, timedelta(0))
-        good_until = max(now + _LOOK, token.expires_at - refresh_before)
-        return cls(token, now, good_until, lifetime)
+            got_at = now
+        elif before is None and token.is_access_token:
+            got_at = now
+        known = cls(token, now, now, lifetime, got_at)
+        # The whole life of an access token may be shorter than ``refresh_before``.
+        window = known.window(refresh_before) if token.is_access_token else refresh_before
+        return replace(known, good_until=max(now + _LOOK, token.expires_at - window))
 
     def without_the_store(self, *, now: datetime) -> Self:
         """Return the same token, used a little longer because the store cannot be read."""
@@ -40,8 +50,24 @@ class KnownToken:
     def window(self, refresh_before: timedelta) -> timedelta:
         """Return how long before its expiry the token is due for an automatic refresh.
 
-        A token that lives less than twice ``refresh_before`` is due at half of its life.
+        A token that lives less than twice ``refresh_before`` is due at half of its life; an access
+        token, whose life is known, when the keeper of a stack would replace it.
         """
+        if self.token.is_access_token:
+            return self._window_of_access_token(refresh_before)
         if self.lifetime is None:
             return refresh_before
         return min(refresh_before, self.lifetime / 2)
+
+    def _window_of_access_token(self, refresh_before: timedelta) -> timedelta:
+        since = max(filter(None, (self.token.issued_at, self.got_at)), default=None)
+        # By our own clock: by one that is wrong, a new token might be due as soon as it is there.
+        token = replace(self.token, issued_at=since)
+        return due_before(token, refresh_before=refresh_before, written_at=None)
+
+    def is_new(self, *, now: datetime) -> bool:
+        """Return whether the token was got so lately that no other one may follow it yet."""
+        since = self.got_at
+        if self.token.is_access_token and self.token.issued_at is not None:
+            since = self.token.issued_at
+        return since is not None and now - since < SHORTEST_LIFE

@@ -1,24 +1,30 @@
 """Where a program without AWS keeps its token: its memory, a file, or a place of its own."""
 
-import hashlib
+import hmac
 import os
-import stat
-import tempfile
+import secrets
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Final
 
-from qwen_token.errors import FileStoreError, TokenMalformedError, TokenMissingError
-from qwen_token.policy import expires_later
+from qwen_token.errors import (
+    ConfigError,
+    FileStoreError,
+    SessionMalformedError,
+    TokenMalformedError,
+    TokenMissingError,
+)
+from qwen_token.policy import expires_later, same_account
 from qwen_token.stored_token import StoredToken, parse, rendered
 from qwen_token.tokens import Token
 
-# As Secrets Manager's own limit.
-_MOST_BYTES: Final = 64 * 1024
-# What a new text's file ends with, until it is in its place.
-_BESIDE: Final = ".new"
+from .owner_file import OwnerFile, TextPlace
+
+# Names the versions that no other process has to know.
+_PROCESS_KEY: Final = secrets.token_bytes(32)
+# The texts beside the token: the login, and what its processes have to know of each other.
+SESSION: Final = "session"
+STATE: Final = "state"
 
 
 class TokenStore(ABC):
@@ -26,10 +32,11 @@ class TokenStore(ABC):
 
     What is there is text, as in a secret: the bare token, or a JSON object with it under ``token``,
     whose other keys stay. One manager uses it, and never in two threads at once; any number of
-    processes may.
+    processes may. A manager with a ``session`` needs ``beside`` as well.
     """
 
     _staged: StoredToken | None = None
+    _key: bytes = _PROCESS_KEY
 
     @abstractmethod
     def load(self) -> str | None:
@@ -49,6 +56,18 @@ class TokenStore(ABC):
             StoreError: it cannot be written; what was there is there still.
         """
 
+    def beside(self, name: str) -> TextPlace | None:  # noqa: ARG002 - for a store that has such
+        """Return a place for another text of the same token, or None where there is none.
+
+        ``name`` is ``session`` (the login, which is as secret as the token) or ``state`` (which
+        holds no secret). Whoever shares the token shares these, by ``load`` and ``save`` as above.
+        """
+        return None
+
+    def name_by(self, key: bytes) -> None:
+        """Have all processes with this key name a version of the token alike, and nobody else."""
+        self._key = key
+
     def read(self) -> StoredToken | None:
         """Return what is current, or None while there is nothing.
 
@@ -57,19 +76,27 @@ class TokenStore(ABC):
             TokenMalformedError: what it holds is none.
         """
         text = self.load()
-        return None if text is None else _held(text)
+        return None if text is None else self._held(text)
 
     def put(self, token: Token) -> StoredToken:
         """Make ``token`` current, whatever is there now; the shape and the other keys are kept."""
         while True:
             over = self.load()
-            held = _held(rendered(token, over=over or ""))
+            held = self._held(rendered(token, over=over or ""))
             if self.save(held.text, over=over):
                 return held
 
+    def put_first(self, token: Token) -> StoredToken:
+        """Store the first token, unless somebody has stored one by now; return what is current."""
+        held = self._held(token.raw)
+        while not self.save(held.text, over=None):
+            if (current := self.read()) is not None:
+                return current
+        return held
+
     def stage(self, successor: Token, *, over: StoredToken) -> StoredToken:
         """Keep ``successor`` at hand, to take the place of ``over``; nobody reads it yet."""
-        self._staged = _held(rendered(successor, over=over.text))
+        self._staged = self._held(rendered(successor, over=over.text))
         return self._staged
 
     def adopt(self, candidate: StoredToken, *, over: StoredToken) -> StoredToken:
@@ -82,7 +109,7 @@ class TokenStore(ABC):
         That is ``staged``, unless another writer put in another account's token meanwhile, or one
         that expires no sooner.
         """
-        while not self.save(staged.text, over=over.text):
+        while not self._replaced(over, staged.text):
             current = self.read()
             if current is None:
                 raise TokenMissingError("the stored token was taken away during the refresh")
@@ -92,12 +119,28 @@ class TokenStore(ABC):
         self._staged = None
         return staged
 
+    def read_version(self, version_id: str) -> StoredToken | None:
+        """Return the staged token, if it has this version."""
+        staged = self._staged
+        return staged if staged is not None and staged.version_id == version_id else None
+
     def alternatives(self, *, to: StoredToken) -> list[StoredToken]:
         """Return the staged token, if there is one of the same account that is not current."""
         staged = self._staged
-        if staged is None or staged.token.account != to.token.account:
+        if staged is None or not same_account(staged.token, to.token):
             return []
         return [] if staged.token.raw == to.token.raw else [staged]
+
+    def _replaced(self, over: StoredToken, text: str) -> bool:
+        # The store compares with the text as it has it, which ``over`` may hold in escapes.
+        found = self.load()
+        if found is None or _encoded(found).decode() != over.text:
+            return False
+        return self.save(text, over=found)
+
+    def _held(self, text: str) -> StoredToken:
+        encoded = _encoded(text)
+        return parse(encoded.decode(), hmac.digest(self._key, encoded, "sha256").hex())
 
 
 class MemoryStore(TokenStore):
@@ -105,18 +148,49 @@ class MemoryStore(TokenStore):
 
     def __init__(self, text: str | None = None) -> None:
         self._text = text
+        self._saving = threading.Lock()
+        self._beside: dict[str, TextPlace] = {}
 
     def load(self) -> str | None:
         return self._text
 
     def save(self, text: str, *, over: str | None) -> bool:
-        if self._text != over:
-            return False
-        self._text = text
-        return True
+        with self._saving:
+            if self._text != over:
+                return False
+            self._text = text
+            return True
+
+    def beside(self, name: str) -> TextPlace:
+        with self._saving:
+            return self._beside.setdefault(name, _OfOneProcess())
 
     def __repr__(self) -> str:
         return "MemoryStore([redacted])"
+
+
+class _OfOneProcess(MemoryStore):
+    """A text that a forked child must not go on with: the parent would know nothing of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._process = os.getpid()
+
+    def load(self) -> str | None:
+        self._require_process()
+        return super().load()
+
+    def save(self, text: str, *, over: str | None) -> bool:
+        self._require_process()
+        return super().save(text, over=over)
+
+    def _require_process(self) -> None:
+        if os.getpid() != self._process:
+            raise ConfigError(
+                "the session is in the memory of the process that this one was forked from, and "
+                "two processes must not spend one: share a FileStore between them, or make the "
+                "manager after the fork"
+            )
 
 
 class FileStore(TokenStore):
@@ -126,92 +200,33 @@ class FileStore(TokenStore):
     it at any time, and after any crash, finds the old text or the new one, whole. Writers take
     turns (by a lock on the directory, which leaves nothing behind), also those of other processes.
     Every failure is a FileStoreError. For systems with POSIX files and locks.
+
+    With a ``session``, two more files lie beside it, kept with the same care: ``<name>.session``
+    holds the login, and ``<name>.state``, without any secret, who is spending it and what the API
+    has refused.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Take the file's path, ``~`` included. It need not be there yet; its directory must."""
-        # Absolute, so that it stays the same file in whatever directory the process goes on.
-        self._path = Path(path).expanduser().absolute()
-        self._beside = f".{self._path.name}."
+        self._file = OwnerFile(path, too_long=TokenMalformedError)
 
     def load(self) -> str | None:
-        with self._translated("read"):
-            try:
-                descriptor = os.open(
-                    self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                )
-            except FileNotFoundError:
-                return None
-            with os.fdopen(descriptor, "rb") as file:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise FileStoreError(f"{self._path} is no regular file")
-                content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise TokenMalformedError(f"{self._path} is longer than {_MOST_BYTES} bytes")
-        # What is no UTF-8 is no token either, and is told so where it is parsed.
-        return content.decode(errors="replace")
+        return self._file.load()
 
     def save(self, text: str, *, over: str | None) -> bool:
-        with self._translated("written"), self._locked() as directory:
-            if self.load() != over:
-                return False
-            # Whoever holds the lock is alone: what lies here is of a process that died.
-            for file in self._path.parent.iterdir():
-                if file.name.startswith(self._beside) and file.name.endswith(_BESIDE):
-                    file.unlink(missing_ok=True)
-            self._replace(text)
-            os.fsync(directory)
-            return True
+        return self._file.save(text, over=over)
 
-    def _replace(self, text: str) -> None:
-        descriptor, beside = tempfile.mkstemp(_BESIDE, self._beside, self._path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                # It never was more than this; a umask may have made it less.
-                os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR)
-                file.write(text.encode())
-                file.flush()
-                os.fsync(descriptor)
-            Path(beside).replace(self._path)
-        except BaseException:
-            with suppress(OSError):  # the first failure is the one to tell
-                Path(beside).unlink()
-            raise
-
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        import fcntl  # noqa: PLC0415 - not everywhere, where the other stores work
-
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            try:
-                yield directory
-            finally:
-                # Not left to the closing: a child that was forked meanwhile has it open as well.
-                fcntl.flock(directory, fcntl.LOCK_UN)
-        finally:
-            os.close(directory)
-
-    @contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if self._path.is_symlink():
-                raise FileStoreError(
-                    f"{self._path} is a symbolic link, which a new file would replace: "
-                    "name the file that it leads to"
-                ) from error
-            raise FileStoreError(
-                f"{self._path} could not be {what}: {error.strerror or type(error).__name__}"
-            ) from error
+    def beside(self, name: str) -> TextPlace:
+        path = self._file.path
+        return OwnerFile(
+            path.with_name(f"{path.name}.{name}"),
+            too_long=SessionMalformedError if name == SESSION else FileStoreError,
+        )
 
     def __repr__(self) -> str:
-        return f"FileStore({str(self._path)!r})"
+        return f"FileStore({str(self._file.path)!r})"
 
 
-def _held(text: str) -> StoredToken:
+def _encoded(text: str) -> bytes:
     # Half a surrogate pair, which only JSON's escapes can bring, becomes that escape again.
-    encoded = text.encode(errors="backslashreplace")
-    return parse(encoded.decode(), hashlib.sha256(encoded).hexdigest())
+    return text.encode(errors="backslashreplace")

@@ -23,7 +23,7 @@ _SHORTEST_PAUSE: Final = timedelta(seconds=10)
 _LONGEST_WAIT: Final = 600.0
 # A thread that never pauses would take a whole processor.
 _SHORTEST_WAIT: Final = 0.1
-# In intervals.
+# How near to the next turn counts as that turn, in intervals.
 _ROUNDING: Final = 1e-6
 
 _log = logging.getLogger(__name__)

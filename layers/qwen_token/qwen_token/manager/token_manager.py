@@ -15,11 +15,13 @@ from qwen_token.errors import (
     TokenMissingError,
     TokenNotExtendedError,
     TokenRejectedError,
+    TokenShortLivedError,
 )
 from qwen_token.fork_safety import renew_after_fork
-from qwen_token.keeper import Keeper
-from qwen_token.origin import BASE_URL, Origin
-from qwen_token.policy import Severity, TokenState, assess, expires_later, severity
+from qwen_token.host_options import HostOptions
+from qwen_token.origin import BASE_URL, USER_AGENT, WEB_VERSION, Origin
+from qwen_token.policy import AlertPolicy, Severity, TokenState, assess, expires_later, severity
+from qwen_token.session import Session
 from qwen_token.stored_token import StoredToken
 from qwen_token.tokens import Token, TokenInfo, decode_token
 
@@ -29,16 +31,17 @@ from .failed_attempt import FailedAttempt
 from .known_token import KnownToken
 from .local_store import MemoryStore
 from .refresh_thread import AutoRefresh, CheckResult, interval_from
+from .runs import Runs, SharedLogin, no_place_for_session
 from .write_behind import WritableStore, WriteBehind
 
-# requests is slow to import: the first refresh does it.
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-    from qwen_token.qwen_api import QwenApi
     from qwen_token.secret_store import SecretStore
 
 _NOTHING: Final = timedelta(0)
+# Whatever a token's time left, only what a person can mend is announced.
+_ALERT_POLICY: Final = AlertPolicy(_NOTHING, _NOTHING)
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +64,14 @@ class TokenManager:
     ``TokenStore`` of your own; ``from_secret`` takes a secret by its name. ``auth_token`` is the
     first token: it is stored if the store has no token, or one that expires sooner.
 
+    ``session`` is a login that gives tokens: a refresh credential, an e-mail and its password, or
+    both. It is kept beside the token, in memory or in the ``FileStore``'s second file, and used by
+    one process at a time. Then ``auth_token`` is not needed: the first use gets a token, and
+    ``token`` is never an expired one as long as the login lives. A credential that changes is
+    stored at once, so the one that was given need not be updated: it is taken only where no login
+    is stored, or where it was never given before. Several processes share one session by sharing
+    one ``FileStore``.
+
     A refresh works as in the stack. The new token must belong to the same account and expire
     later, and the API must accept it. Only then does it replace the old token in the store. A token
     that another process stored meanwhile is kept, unless it expires sooner. A new token that cannot
@@ -75,8 +86,12 @@ class TokenManager:
         self,
         auth_token: str | None = None,
         *,
+        session: Session | None = None,
         store: WritableStore | None = None,
         base_url: str = BASE_URL,
+        auth_base_url: str | None = None,
+        web_version: str = WEB_VERSION,
+        user_agent: str = USER_AGENT,
         refresh_before: timedelta = timedelta(days=3),
         clock: Callable[[], datetime] = _utc_now,
         elapsed: Callable[[], float] = refresh_thread.elapsed,
@@ -84,6 +99,10 @@ class TokenManager:
         _open_store: Callable[[], WritableStore] | None = None,
     ) -> None:
         """Prepare the manager, without using the store or the API yet.
+
+        ``auth_base_url`` is the host that ``session`` signs in at: by default Qwen's, and empty
+        where ``base_url`` is an Open WebUI server. ``web_version`` and ``user_agent`` are what the
+        hosts are told of who asks.
 
         ``clock`` (the wall clock), ``elapsed`` (the clock that times the checks) and ``wait`` are
         for tests.
@@ -95,13 +114,21 @@ class TokenManager:
         if not (isinstance(refresh_before, timedelta) and refresh_before > _NOTHING):
             raise ConfigError("refresh_before should be a timedelta greater than 0")
         self._origin = Origin(base_url)
-        self._base_url = base_url
+        hosts = HostOptions.of(
+            base_url=base_url,
+            auth_base_url=auth_base_url,
+            web_version=web_version,
+            user_agent=user_agent,
+            session=session,
+        )
         self._refresh_before = refresh_before
         self._clock = clock
         first = None if auth_token is None else decode_token(auth_token)
         held_in = MemoryStore() if store is None else store
         # ``from_secret`` opens its store on first use: boto3 is slow to import.
         self._store = WriteBehind(_open_store or (lambda: held_in), first=first)
+        self._login = None if session is None else SharedLogin(held_in, session)
+        self._runs = Runs(store=self._store, hosts=hosts, login=self._login, clock=clock)
         self._auto_refresh = AutoRefresh(self._check, clock=elapsed, wait=wait)
         # Events are noted under the lock. Callbacks are called without it.
         self._events = Events("refresh", "expired", "error")
@@ -116,11 +143,12 @@ class TokenManager:
         renew_after_fork(self)
 
     @classmethod
-    def from_secret(
+    def from_secret(  # noqa: PLR0913 - each is an option of its own, by name
         cls,
         secret_id: str,
         auth_token: str | None = None,
         *,
+        session: Session | None = None,
         client: "SecretsManagerClient | None" = None,
         base_url: str = BASE_URL,
         refresh_before: timedelta = timedelta(days=3),
@@ -131,7 +159,13 @@ class TokenManager:
         the region that ``secret_id`` names if it is an ARN. It needs the permissions
         ``secretsmanager:GetSecretValue``, ``DescribeSecret``, ``PutSecretValue`` and
         ``UpdateSecretVersionStage`` on the secret.
+
+        Raises:
+            ConfigError: names the invalid argument, and what it should be. A ``session`` is one: a
+                secret's session is for the stack to keep.
         """
+        if session is not None:
+            raise no_place_for_session()
         return cls(
             auth_token,
             base_url=base_url,
@@ -175,6 +209,8 @@ class TokenManager:
             return token.raw
         try:
             with self._lock:
+                if self._login is not None:
+                    token = self._brought_back(self._read())
                 return self._living(token).raw
         finally:
             self._events.tell()
@@ -182,13 +218,18 @@ class TokenManager:
     def needs_refresh(self) -> bool:
         """Return whether the token is due: it has ``refresh_before`` left, or less.
 
+        An access token, which may live shorter than that, is due with a third of its life left.
+
         Raises:
             TokenMissingError: there is no token.
             TokenMalformedError: what the store holds is not a token.
             WrongAccountError: the store holds another account's token than ``auth_token``.
             StoreError: the store cannot be read.
         """
-        return self._is_due(self._latest(), self._refresh_before)
+        token = self._latest()
+        return self._is_due(
+            token, self._window() if token.is_access_token else self._refresh_before
+        )
 
     def set_token(self, text: str) -> None:
         """Store a token that a person brought, in place of any other, without calling the API.
@@ -207,14 +248,34 @@ class TokenManager:
             self._take(token)
         self._auto_refresh.wake()
 
+    def set_session(self, session: Session) -> None:
+        """Store a login that a person brought, in place of any other, without calling the API.
+
+        Raises:
+            ConfigError: the manager was made without a session.
+            StoreError: the session could not be stored; nothing has changed.
+        """
+        if self._login is None:
+            raise ConfigError("a manager keeps a session only if it was made with one")
+        with self._lock:
+            self._login.sessions.put(session)
+            self._failure = None
+            self._announced_reasons.clear()
+        self._auto_refresh.wake()
+
     def refresh(self) -> str:
         """Get a new token, even if the old one is not due, store it and return it.
 
-        Threads that call this at the same time share one refresh, and its failure.
+        Threads that call this at the same time share one refresh, and its failure. With a
+        ``session``, a token that is younger than ten minutes is only checked with the API, and
+        replaced if it is dead; what the API has refused is not shown to it again for an hour.
 
         Raises:
             TokenNotExtendedError: the new token expires no later than the old one.
             TokenRejectedError: the API says that the token is dead.
+            SessionRejectedError: the sign-in host says that the refresh credential is dead.
+            SignInRefusedError: the password was refused, or a challenge came.
+            TokenShortLivedError: the session gave a token of less than ten minutes; it is stored.
             StoreError: the store failed. If only writing failed, ``token`` is the new token
                 nevertheless, and it is written later.
             QwenTokenError: the refresh failed in another way; the token is unchanged.
@@ -242,11 +303,12 @@ class TokenManager:
         attempts = self._attempts
         try:
             with self._lock:
-                token = self._read().token
+                token = self._read()
                 if token.raw == rejected:
-                    if (failure := self._failure) and failure.answers(token, now=self._clock()):
-                        raise failure.error.again()
+                    self._raise_recent_failure(token)
                     token = self._shared_attempt(since=attempts)
+                if token.raw == rejected and self._login is not None:
+                    raise self._refused_although_new(token)
                 return self._living(token).raw
         finally:
             self._events.tell()
@@ -332,7 +394,7 @@ class TokenManager:
         try:
             if self._known is not held and self._known is not None:
                 return self._known.token
-            return self._read().token
+            return self._read()
         except StoreError as error:
             if bridge is None:
                 raise
@@ -356,8 +418,8 @@ class TokenManager:
         tried = force
         known = self._known
         try:
-            held = self._read()
-            if force or self._is_due(held.token, self._window()):
+            held = self._stored()
+            if held is None or force or self._is_due(held.token, self._window()):
                 tried = True
                 held = self._refreshed(held, known=known)
                 self._take(held.token)
@@ -376,32 +438,32 @@ class TokenManager:
         self._attempts += tried
         return held.token
 
-    def _refreshed(self, held: StoredToken, *, known: KnownToken | None) -> StoredToken:
+    def _refreshed(self, held: StoredToken | None, *, known: KnownToken | None) -> StoredToken:
         """Have the keeper do a run, and return what is current after it.
 
         ``known`` is what the store held when it was last seen, before ``held``.
         """
-        keeper = Keeper(
-            store=self._store,
-            client=self._api,
-            clock=self._clock,
-            # Nothing ends this process at a certain time: each call has its own limit.
-            time_left=lambda: timedelta.max,
-            refresh_before=self._window(),
-            critical_before=_NOTHING,
-        )
+        is_new = self._known is not None and self._known.is_new(now=self._clock())
         try:
-            current = keeper.run(force=True).held
+            current = self._runs.refreshed(
+                held,
+                refresh_before=self._window(),
+                only_check=self._login is not None and held is not None and is_new,
+            )
         except QwenTokenError as error:
             current = self._work_of_another(error, held, known)
             if current is None:
+                raise
+            if self._login is not None and isinstance(error, TokenShortLivedError):
+                # To go on as if all were well would spend the session again and again.
+                self._take(current.token)
                 raise
         if current is None:
             raise TokenMissingError("the stored token was taken away during the refresh")
         return current
 
     def _work_of_another(
-        self, error: QwenTokenError, held: StoredToken, known: KnownToken | None
+        self, error: QwenTokenError, held: StoredToken | None, known: KnownToken | None
     ) -> StoredToken | None:
         """Return a token that makes up for the failure: another process may have refreshed it."""
         try:
@@ -409,6 +471,8 @@ class TokenManager:
         except QwenTokenError:
             # The first failure is the one to report.
             return None
+        if held is None:
+            return current
         if current is not None and expires_later(current.token, than=held.token):
             return current
         if isinstance(error, TokenNotExtendedError) and known is not None:
@@ -417,18 +481,50 @@ class TokenManager:
             return held if expires_later(held.token, than=known.token) else None
         return None
 
-    def _api(self) -> "QwenApi":
-        from qwen_token.qwen_api import QwenApi  # noqa: PLC0415
+    def _read(self) -> Token:
+        """Read the store, and get the first token where a session can; the lock is held."""
+        held = self._stored()
+        return self._brought_back(None) if held is None else held.token
 
-        return QwenApi(self._base_url)
-
-    def _read(self) -> StoredToken:
-        """Read the store and note its token; the lock is held."""
+    def _stored(self) -> StoredToken | None:
+        """Read the store and note its token; None where a session can get the first one."""
         held = self._store.read()
         if held is None:
-            raise TokenMissingError("no token is stored yet")
+            if self._login is None:
+                raise TokenMissingError("no token is stored yet")
+            return None
         self._take(held.token)
         return held
+
+    def _brought_back(self, token: Token | None) -> Token:
+        """Return a living token in place of one that is missing or expired; the lock is held.
+
+        That is for reads, of which there may be any number: after a failure, the next attempt is a
+        minute later.
+        """
+        if token is not None and token.remaining(self._clock()) > _NOTHING:
+            return token
+        self._raise_recent_failure(token)
+        try:
+            return self._attempt(force=False)
+        except TokenShortLivedError:
+            known = self._known
+            if known is None or known.token.remaining(self._clock()) <= _NOTHING:
+                raise
+            return known.token
+
+    def _raise_recent_failure(self, token: Token | None) -> None:
+        if (failure := self._failure) and failure.answers(token, now=self._clock()):
+            raise failure.error.again()
+
+    def _refused_although_new(self, token: Token) -> TokenRejectedError:
+        error = TokenRejectedError(
+            "the token was refused, but the API has just accepted it, and it is too new to be "
+            "replaced",
+            expires_at=token.expires_at,
+        )
+        self._failure = FailedAttempt(error, token, self._clock())
+        return error
 
     def _take(self, token: Token) -> None:
         """Note the token that the store holds, and announce a new one; the lock is held."""
@@ -467,7 +563,8 @@ class TokenManager:
         """Announce once that only a person can help; the lock is held."""
         if error.reason in self._announced_reasons:
             return
-        if severity(error, now=self._clock(), critical_before=_NOTHING) is Severity.CRITICAL:
+        now = self._clock()
+        if severity(error, now=now, since=now, policy=_ALERT_POLICY) is Severity.CRITICAL:
             self._announced_reasons.add(error.reason)
             self._events.leave("expired", error)
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
-from qwen_token import keeper
 from qwen_token.errors import StoreError, TokenMissingError, WrongAccountError
-from qwen_token.policy import expires_later
+from qwen_token.policy import expires_later, same_account
+from qwen_token.ports import Store
 from qwen_token.stored_token import StoredToken
 from qwen_token.tokens import Token
 
@@ -14,7 +14,7 @@ from qwen_token.tokens import Token
 _UNWRITTEN: Final = ""
 
 
-class WritableStore(keeper.Store, Protocol):
+class WritableStore(Store, Protocol):
     """A keeper's store that a token can be put into: a ``SecretStore`` or a ``TokenStore``."""
 
     def put(self, token: Token) -> StoredToken: ...
@@ -56,7 +56,7 @@ class WriteBehind:
             current = self._store.read()
             if current is None:
                 current = self._store.put(self._unwritten.token)
-            elif expires_later(self._unwritten.token, than=current.token):
+            elif _takes_over(self._unwritten.token, current.token):
                 staged = self._store.stage(self._unwritten.token, over=current)
                 current = self._store.promote(staged, over=current)
         except StoreError as error:
@@ -93,6 +93,19 @@ class WriteBehind:
         self._unwritten = replace(staged, version_id=_UNWRITTEN)
         return staged
 
+    def read_version(self, version_id: str) -> StoredToken | None:
+        return self._store.read_version(version_id)
+
+    def put_first(self, token: Token) -> StoredToken:
+        try:
+            held = self._store.put_first(token)
+        except StoreError as error:
+            self._failure = error
+            self._unwritten = StoredToken(token, _UNWRITTEN, "")
+            return self._unwritten
+        self._settle()
+        return held
+
     def alternatives(self, *, to: StoredToken) -> list[StoredToken]:
         return self._store.alternatives(to=to)
 
@@ -111,7 +124,7 @@ class WriteBehind:
             held = self._store.read()
         except TokenMissingError:
             held = None
-        if held is not None and held.token.account != first.account:
+        if held is not None and not same_account(held.token, first):
             raise WrongAccountError(
                 "the store holds the token of another account than auth_token's: "
                 "set_token replaces it"
@@ -123,3 +136,9 @@ class WriteBehind:
 
     def _settle(self) -> None:
         self._unwritten = None
+
+
+def _takes_over(token: Token, current: Token) -> bool:
+    """Return whether an unwritten token is to replace what the store holds."""
+    is_newer_word = token.is_access_token and not current.is_access_token
+    return expires_later(token, than=current) or (is_newer_word and same_account(token, current))

@@ -1,0 +1,45 @@
+"""The ledger of a run: made when it is first needed, and closed at the end."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from qwen_token.errors import QwenTokenError
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools import Logger
+
+    from qwen_token.ledger import Ledger
+
+    from .clients import Clients
+
+
+@contextmanager
+def opened_ledger(
+    clients: "Clients", time_left: Callable[[], timedelta], logger: "Logger"
+) -> Iterator[Callable[[], "Ledger"]]:
+    """Yield what returns the run's ledger; give its lease back at the end, if it was needed.
+
+    That hides nothing where it fails: the lease ends by itself, and what was published may be
+    published again.
+    """
+    made: list[Ledger] = []
+
+    def ledger() -> "Ledger":
+        if not made:
+            from .state_table import ledger_of  # noqa: PLC0415 - not to be paid for by every run
+
+            made.append(ledger_of(clients, time_left))
+        return made[0]
+
+    try:
+        yield ledger
+    finally:
+        for each in made:
+            try:
+                each.close()
+            except QwenTokenError as error:
+                logger.error(  # noqa: TRY400 - its cause may quote what was to be written
+                    "the lease could not be given back", reason=error.reason, detail=str(error)
+                )

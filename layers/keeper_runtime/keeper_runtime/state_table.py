@@ -1,0 +1,161 @@
+"""The state table: one DynamoDB item per secret, with the lease and what the runs remember."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from qwen_token.errors import StoreError
+from qwen_token.ledger import Leased, Ledger, State
+from qwen_token.run_memory import RunMemory
+from qwen_token.secret_store import translated
+
+from .settings import SECRET_ID, STATE_TABLE
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+    from .clients import Clients
+
+# A secret that no run has met for so long is forgotten. No limit of the memory is longer.
+_FORGET_AFTER: Final = timedelta(days=90)
+
+
+class StateTable:
+    """The item of one secret. Every method raises StoreError where DynamoDB refuses or fails.
+
+    ``client`` is boto3's for DynamoDB, ``clock`` returns the aware time.
+    """
+
+    def __init__(
+        self,
+        client: "DynamoDBClient",
+        table: str,
+        secret_id: str,
+        *,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._client = client
+        self._table = table
+        self._key = {"secret_id": {"S": secret_id}}
+        self._clock = clock
+
+    def acquire(self, owner: str, *, now: datetime, until: datetime) -> Leased | None:
+        """Take the lease, if no other run has it (None); one whose time is over is taken over."""
+        before: Mapping[str, Any]
+        with translated("take the lease", by="DynamoDB"):
+            try:
+                before = self._client.update_item(
+                    TableName=self._table,
+                    Key=self._key,
+                    UpdateExpression="SET lease_owner = :owner, lease_until = :until",
+                    # Its own: boto3 may repeat a call that had been carried out.
+                    ConditionExpression=(
+                        "attribute_not_exists(lease_until) OR lease_until <= :now "
+                        "OR lease_owner = :owner"
+                    ),
+                    ExpressionAttributeValues={
+                        ":owner": {"S": owner},
+                        ":until": _number(until),
+                        ":now": _number(now),
+                    },
+                    ReturnValues="ALL_OLD",
+                ).get("Attributes", {})
+            except self._client.exceptions.ConditionalCheckFailedException:
+                return None
+        try:
+            # Where the lease was its own already, nobody knows any more: perhaps it was taken over.
+            return Leased(_memory(before), taken_over="lease_until" in before)
+        except StoreError:
+            # The next run is to fail by itself, not to wait for this lease to end.
+            self._give_back(owner)
+            raise
+
+    def read(self) -> RunMemory:
+        """Return what is remembered, without the lease."""
+        with translated("read what the runs remember", by="DynamoDB"):
+            answer = self._client.get_item(
+                TableName=self._table, Key=self._key, ConsistentRead=True
+            )
+        return _memory(answer.get("Item", {}))
+
+    def write(self, owner: str, memory: RunMemory) -> None:
+        """Write the memory, and keep the lease. Raises StoreError also where the lease was lost."""
+        with translated("write what the run did", by="DynamoDB"):
+            self._update("SET memory = :memory, expires_at = :forget", owner, memory)
+
+    def release(self, owner: str, memory: RunMemory) -> None:
+        """Write the memory, and give the lease back. A lease that was lost changes nothing."""
+        expression = "SET memory = :memory, expires_at = :forget REMOVE lease_owner, lease_until"
+        with translated("give the lease back", by="DynamoDB"):
+            try:
+                self._update(expression, owner, memory)
+            except self._client.exceptions.ConditionalCheckFailedException:
+                # Another run has it by now, and what that one remembers is newer. (Or this call is
+                # boto3's repetition of one that was carried out.)
+                return
+
+    def _update(self, expression: str, owner: str, memory: RunMemory) -> None:
+        self._client.update_item(
+            TableName=self._table,
+            Key=self._key,
+            UpdateExpression=expression,
+            ConditionExpression="lease_owner = :owner",
+            ExpressionAttributeValues={
+                ":owner": {"S": owner},
+                ":memory": {"S": memory.to_json()},
+                ":forget": _number(self._clock() + _FORGET_AFTER),
+            },
+        )
+
+    def _give_back(self, owner: str) -> None:
+        """Give the lease back, and leave the memory as it is."""
+        with translated("give the lease back", by="DynamoDB"):
+            self._client.update_item(
+                TableName=self._table,
+                Key=self._key,
+                UpdateExpression="REMOVE lease_owner, lease_until",
+                ConditionExpression="lease_owner = :owner",
+                ExpressionAttributeValues={":owner": {"S": owner}},
+            )
+
+
+def ledger_of(clients: "Clients", time_left: Callable[[], timedelta]) -> Ledger:
+    """Return the ledger of the secret that the environment names.
+
+    An environment that names no table, or no secret, is reported by what this process remembers.
+    """
+    table = clients.environ.get(STATE_TABLE, "").strip()
+    secret_id = clients.environ.get(SECRET_ID, "").strip()
+    in_process = clients.in_process()
+
+    def state() -> State:
+        if not table or not secret_id:
+            return in_process
+        with translated("be reached", by="DynamoDB"):
+            client = clients.dynamodb()
+        return StateTable(client, table, secret_id, clock=clients.clock)
+
+    return Ledger(
+        state,
+        clock=clients.clock,
+        time_left=time_left,
+        in_process=in_process,
+        wait=clients.wait,
+    )
+
+
+def _number(at: datetime) -> Any:
+    return {"N": str(int(at.timestamp()))}
+
+
+def _memory(item: Mapping[str, Any]) -> RunMemory:
+    text = item.get("memory", {}).get("S")
+    if text is None:
+        return RunMemory()
+    try:
+        return RunMemory.from_json(text)
+    except ValueError:
+        raise StoreError(
+            "the state table's item of this secret is not one that this release wrote: delete the "
+            "item (aws dynamodb delete-item), and the next run begins a new one"
+        ) from None

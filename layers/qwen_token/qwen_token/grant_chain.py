@@ -1,0 +1,337 @@
+"""The grants of a login, tried in their order; what they refuse, and what they give, is kept."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+
+from .errors import (
+    QwenTokenError,
+    RateLimitedError,
+    SessionMalformedError,
+    SessionRejectedError,
+    SignInRefusedError,
+    StoreError,
+    TokenMissingError,
+    TokenNotExtendedError,
+    TokenRejectedError,
+    UpstreamBlockedError,
+    UpstreamUnavailableError,
+    UpstreamUnexpectedError,
+    error_of,
+)
+from .grants import Granted, Login, TokenSource
+from .ledger import Ledger
+from .policy import grants_for, require_better
+from .ports import Sessions
+from .run_memory import DEAD_FOR, Refusal, SignIn
+from .session import Grant, Session
+from .stored_session import StoredSession
+from .stored_token import StoredToken
+from .tokens import Token
+
+# Writing a changed credential is tried so often: nobody else has it.
+_KEEP_ATTEMPTS: Final = 3
+
+# After these, the sign-in host may not even have seen the password.
+_NO_ANSWER: Final = (RateLimitedError, UpstreamUnavailableError, UpstreamBlockedError)
+
+_MINUTE: Final = "%Y-%m-%d %H:%M"
+
+_NO_SESSION: Final = StoredSession(Session(), "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Obtained:
+    """The successor that a grant gave: better than the token before it, and not verified yet."""
+
+    token: Token
+    grant: Grant
+    stored: StoredSession
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """That no grant gave a token. ``was_asked`` is false where all of that was known before.
+
+    ``waits_for_sign_in`` says that a sign-in would help, but is not allowed yet.
+    """
+
+    error: QwenTokenError
+    was_asked: bool
+    waits_for_sign_in: bool = False
+
+
+class SupersededError(Exception):
+    """A person put another session in while this one was spent: that one is the newer word."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrantChain:
+    """Spends the login of one secret, with the lease of ``ledger``.
+
+    ``api_time`` returns how long the next of so many calls to Qwen may take.
+    """
+
+    sessions: Sessions | None
+    sources: Callable[[Grant], TokenSource]
+    ledger: Ledger
+    api_time: Callable[[int], timedelta]
+
+    def session(self) -> StoredSession:
+        """Return the session, an empty one where there is none.
+
+        Raises:
+            SessionMalformedError: the session secret holds no login that can be read.
+            StoreError: it cannot be read, or the credential that a run staged cannot be kept.
+            SupersededError: somebody put another session in.
+        """
+        stored = None if self.sessions is None else self.sessions.read()
+        if stored is None or self.sessions is None:
+            return _NO_SESSION
+        if self.ledger.memory.session_left_behind:
+            # A run may have staged the credential that took the place of this one, and this one may
+            # be spent.
+            newer = self.sessions.left_behind(over=stored)
+            if newer is not None:
+                stored = self._written(newer.session, over=stored)
+            self.ledger.memory = replace(self.ledger.memory, session_left_behind=False)
+        self._note_version(stored)
+        return self._with_memory(stored)
+
+    def is_replaced(self, stored: StoredSession) -> bool:
+        """Return whether a person has put another session in since ``stored`` was read."""
+        try:
+            current = None if self.sessions is None else self.sessions.read()
+        except (SessionMalformedError, StoreError):
+            return False
+        return (
+            current is not None
+            and current.version_id != stored.version_id
+            and not current.by_keeper
+        )
+
+    def without_sign_in(
+        self, held: StoredToken | None, stored: StoredSession
+    ) -> Obtained | Refused:
+        """Try the grants but ``password``; the first refusal is the one that is returned.
+
+        Raises:
+            UpstreamError: one of its kinds; nothing is known of the login.
+            WrongAccountError: the answer is for another account, or for a guest.
+            StoreError: a credential that came could not be kept.
+            SupersededError: somebody put another session in.
+        """
+        refused: Refused | None = None
+        for grant in grants_for(_token(held), stored.session):
+            if grant is Grant.PASSWORD:
+                continue
+            tried = self._try(grant, held, stored)
+            if isinstance(tried, Obtained):
+                return tried
+            refused = (
+                tried
+                if refused is None
+                else replace(refused, was_asked=refused.was_asked or tried.was_asked)
+            )
+        if refused is not None:
+            return refused
+        if held is None:
+            return Refused(self._why_there_is_none(), was_asked=False)
+        return Refused(
+            TokenNotExtendedError(
+                "an access token cannot be renewed by itself: the session secret has to hold the "
+                "refresh credential, or a sign-in"
+            ),
+            was_asked=False,
+        )
+
+    def _why_there_is_none(self) -> QwenTokenError:
+        tried = self.ledger.memory.first_try
+        if tried is not None:
+            return error_of(tried.reason, tried.message)
+        return TokenMissingError("the secret has no token yet")
+
+    def sign_in(
+        self, held: StoredToken | None, stored: StoredSession, *, after: Refused
+    ) -> Obtained | Refused:
+        """Sign in, where the session has a sign-in and it is allowed by now.
+
+        Raises: as ``without_sign_in``.
+        """
+        if stored.session.email is None:
+            return after
+        memory, now = self.ledger.memory, self.ledger.now()
+        if known := memory.refusal(Grant.PASSWORD, stored.version_id, now=now):
+            return Refused(
+                SignInRefusedError(f"{known.message}; tried at {known.at:{_MINUTE}} UTC"),
+                after.was_asked,
+            )
+        last = memory.sign_in
+        if last is not None and now < last.next_at():
+            # What the sign-in failed with, if it did, is what keeps the next token away.
+            failure = error_of(last.reason, last.message) if last.reason else after.error
+            message = f"{failure}; the next sign-in is allowed at {last.next_at():{_MINUTE}} UTC"
+            return Refused(type(failure)(message), after.was_asked, waits_for_sign_in=True)
+        # Before it is sent, and as if it had been answered: this run may die before it can tell.
+        self.ledger.memory = replace(memory, sign_in=SignIn(stored.version_id, now, answered=True))
+        try:
+            self.ledger.save()
+        except StoreError:
+            # It is not sent.
+            self.ledger.memory = memory
+            raise
+        try:
+            return self._try(Grant.PASSWORD, held, stored)
+        except QwenTokenError as error:
+            attempt = self.ledger.memory.sign_in
+            assert attempt is not None  # noqa: S101 - saved above
+            attempt = replace(
+                attempt,
+                answered=not isinstance(error, _NO_ANSWER),
+                reason=error.reason,
+                message=str(error),
+            )
+            self.ledger.memory = replace(self.ledger.memory, sign_in=attempt)
+            raise
+
+    def exchanged(self, token: Token) -> Token:
+        """Trade a token that is not the current one for a better one."""
+        login = Login(token, Session())
+        granted = self.sources(Grant.EXCHANGE).obtain(login, within=self.api_time(2))
+        return require_better(granted.issued(), than=token)
+
+    def _try(
+        self, grant: Grant, held: StoredToken | None, stored: StoredSession
+    ) -> Obtained | Refused:
+        version_id = held.version_id if grant is Grant.EXCHANGE and held else stored.version_id
+        now = self.ledger.now()
+        if known := self.ledger.memory.refusal(grant, version_id, now=now):
+            # This run itself may have asked, as it checked the token.
+            return Refused(_known(known), was_asked=known.at >= self.ledger.opened_at)
+        login = Login(_token(held), stored.session)
+        try:
+            granted = self.sources(grant).obtain(login, within=self.api_time(2))
+            after = self._keep(granted, stored)
+            token = self._better(granted.issued(), grant, held)
+        except (
+            TokenRejectedError,
+            TokenNotExtendedError,
+            SessionRejectedError,
+            SignInRefusedError,
+        ) as error:
+            self.note_refusal(grant, version_id, error)
+            return Refused(error, was_asked=True)
+        return Obtained(token, grant, after)
+
+    def note_refusal(self, grant: Grant, version_id: str, error: QwenTokenError) -> None:
+        """Remember that the API refused what ``version_id`` holds: it is not asked again soon."""
+        refusal = Refusal(version_id, error.reason, str(error), self.ledger.now())
+        self.ledger.memory = self.ledger.memory.with_refusal(grant, refusal)
+
+    def is_dead(self, held: StoredToken) -> bool:
+        """Return whether the API said of the token, lately, that it is dead."""
+        known = self.ledger.memory.refusal(Grant.EXCHANGE, held.version_id, now=self.ledger.now())
+        return known is not None and known.reason == TokenRejectedError.reason
+
+    def _better(self, successor: Token, grant: Grant, held: StoredToken | None) -> Token:
+        if held is None:
+            return successor
+        try:
+            return require_better(successor, than=held.token, is_dead=self.is_dead(held))
+        except TokenNotExtendedError as error:
+            if grant is Grant.EXCHANGE:
+                raise
+            # The credential is alive. A host may give the same token out until it is nearly over.
+            raise UpstreamUnexpectedError(
+                "the sign-in host gave a token that expires no later than the one that is there"
+            ) from error
+
+    def _keep(self, granted: Granted, stored: StoredSession) -> StoredSession:
+        """Keep the credential that came, before anything else can fail."""
+        credential, ends_at = granted.refresh_token, granted.refresh_token_expires_at
+        memory = self.ledger.memory
+        if credential is None or self.sessions is None:
+            return stored
+        if credential == stored.session.refresh_token:
+            if ends_at is None:
+                return stored
+            # Written nowhere else: a credential that stays the same makes no version.
+            self.ledger.memory = replace(
+                memory, session_version_id=stored.version_id, session_expires_at=ends_at
+            )
+            return self._with_memory(stored)
+        session = replace(stored.session, refresh_token=credential, expires_at=ends_at)
+        try:
+            kept = self._written(session, over=stored)
+        except StoreError:
+            # It may be staged: then the next run keeps it, and does not spend the old one again.
+            self.ledger.memory = replace(memory, session_left_behind=True)
+            raise
+        self.ledger.memory = replace(
+            memory.of_session(kept.version_id),
+            session_version_id=kept.version_id,
+            session_expires_at=ends_at,
+            account=session.account,
+        )
+        return kept
+
+    def _written(self, session: Session, *, over: StoredSession) -> StoredSession:
+        assert self.sessions is not None  # noqa: S101 - the callers asked
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                kept = self.sessions.keep(session, over=over)
+            except StoreError as error:
+                if (
+                    not error.may_pass
+                    or attempt == _KEEP_ATTEMPTS
+                    or self.api_time(1) <= timedelta()
+                ):
+                    raise
+            else:
+                if kept is None:
+                    raise SupersededError
+                return kept
+
+    def _note_version(self, stored: StoredSession) -> None:
+        """Say what is remembered of a sign-in of this version, or forget it where it is lifted.
+
+        It is written at once, as a run that dies would leave it to be mistaken for the other. That
+        is rare: after a person put a session in, or after a run died.
+        """
+        memory = self.ledger.memory
+        noted = (
+            memory.of_session(stored.version_id)
+            if stored.by_keeper
+            else memory.of_new_session(stored.version_id)
+        )
+        if noted != memory:
+            self.ledger.memory = noted
+            self.ledger.save()
+
+    def _with_memory(self, stored: StoredSession) -> StoredSession:
+        """Return the session with what is remembered of it, where the secret does not say it."""
+        memory = self.ledger.memory
+        if memory.session_version_id != stored.version_id:
+            return stored
+        session = stored.session
+        return replace(
+            stored,
+            session=replace(
+                session,
+                expires_at=memory.session_expires_at or session.expires_at,
+                account=session.account or memory.account,
+            ),
+        )
+
+
+def _token(held: StoredToken | None) -> Token | None:
+    return None if held is None else held.token
+
+
+def _known(refusal: Refusal) -> QwenTokenError:
+    again = refusal.at + DEAD_FOR
+    message = f"{refusal.message}; not asked again before {again:%H:%M} UTC"
+    return error_of(refusal.reason, message)

@@ -1,0 +1,36 @@
+"""``refresh_token``: Qwen's sign-in host gives an access token for the credential in a cookie."""
+
+from datetime import timedelta
+
+from qwen_token.errors import SessionMalformedError, SessionRejectedError
+from qwen_token.transport import Request, send
+
+from . import Granted, Login
+from .sign_in_host import REFRESH_PATH, SignInHost
+
+
+class RefreshToken:
+    """Spends the session's refresh credential, which may be good for one use only."""
+
+    def __init__(self, host: SignInHost) -> None:
+        self._host = host
+
+    def obtain(self, login: Login, *, within: timedelta) -> Granted:
+        """Get an access token, and the credential that takes the place of the spent one, if any.
+
+        Raises:
+            SessionRejectedError: the sign-in host says that the credential is dead.
+            WrongAccountError: the answer is for a guest.
+            UpstreamError: one of its kinds; whether the credential is alive is unknown.
+            ConfigError: the host refuses the request for its headers.
+        """
+        credential = login.session.refresh_token
+        if credential is None:
+            raise SessionMalformedError("the session has no refresh credential")
+        request = Request(
+            self._host.base_url + REFRESH_PATH,
+            headers={**self._host.headers(), "Cookie": f"refresh_token={credential}"},
+            # A repeated one might be the second use of a credential that is good for one.
+            repeatable=False,
+        )
+        return self._host.read(send(request, within=within), refusal=SessionRejectedError)

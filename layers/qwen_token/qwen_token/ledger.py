@@ -1,0 +1,201 @@
+"""The ledger of one secret: the lease, which lets one run at a time spend its login, and the memory
+that the runs share.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from .errors import StoreError
+from .run_memory import RunMemory
+
+# The run that holds the lease is killed when its time is over; its clock and ours may differ.
+_MARGIN: Final = timedelta(seconds=5)
+# For runs that nothing ends at a certain time.
+_LONGEST: Final = timedelta(minutes=15)
+# A run that is to report asks for the lease until then, so often. Most runs take less.
+_PATIENCE: Final = timedelta(seconds=10)
+_ASKS_EVERY: Final = timedelta(seconds=0.25)
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """That the lease was got, and what was remembered. ``taken_over``: from a run that died."""
+
+    memory: RunMemory
+    taken_over: bool = False
+
+
+class State(Protocol):
+    """Where a ledger is kept. Every method raises StoreError where that fails."""
+
+    def acquire(self, owner: str, *, now: datetime, until: datetime) -> Leased | None:
+        """Take the lease, if no other run has it (None); one whose time is over is taken over."""
+        ...
+
+    def read(self) -> RunMemory:
+        """Return what is remembered, without the lease."""
+        ...
+
+    def write(self, owner: str, memory: RunMemory) -> None:
+        """Write the memory, and keep the lease."""
+        ...
+
+    def release(self, owner: str, memory: RunMemory) -> None:
+        """Write the memory, and give the lease back. A lease that was lost changes nothing."""
+        ...
+
+
+class Ledger:
+    """One run's view of it: opened when it is first needed, and closed at the end.
+
+    ``state`` is called when the ledger is opened: a run on a fresh token never does that. ``wait``
+    lets so many seconds pass; without it, no run waits for the lease of another one.
+    """
+
+    def __init__(
+        self,
+        state: Callable[[], State],
+        *,
+        clock: Callable[[], datetime],
+        time_left: Callable[[], timedelta],
+        in_process: "UnsharedState | None" = None,
+        wait: Callable[[float], object] | None = None,
+    ) -> None:
+        self._state = state
+        # Stands in for the state where that cannot be reached.
+        self._in_process = in_process or UnsharedState()
+        self._clock = clock
+        self._time_left = time_left
+        self._wait = wait
+        self._owner = str(uuid.uuid4())
+        self._failure: StoreError | None = None
+        self.is_open = False
+        self.opened_at = clock()
+        self.memory = RunMemory()
+
+    def now(self) -> datetime:
+        """Return the time, as the memory's instants are."""
+        return self._clock()
+
+    def open(self) -> bool:
+        """Take the lease; return whether this run has it.
+
+        Raises:
+            StoreError: whether another run has it cannot be known.
+        """
+        if self.is_open:
+            return True
+        if self._failure is not None:
+            raise self._failure.again()
+        now = self._clock()
+        try:
+            leased = self._state().acquire(
+                self._owner, now=now, until=now + min(self._time_left(), _LONGEST) + _MARGIN
+            )
+        except StoreError as error:
+            self._failure = error
+            raise
+        if leased is None:
+            return False
+        self.is_open, self.opened_at = True, now
+        self.memory = leased.memory
+        if leased.taken_over:
+            # It died before it could say what it did. This is remembered until a run has looked.
+            self.memory = replace(self.memory, token_left_behind=True, session_left_behind=True)
+        if self._in_process.is_unwritten:
+            # What was published while the state could not be reached.
+            known = self._in_process.memory
+            self.memory = replace(
+                self.memory,
+                incident=self.memory.incident or known.incident,
+                reminded={**known.reminded, **self.memory.reminded},
+            )
+        return True
+
+    def history(self) -> RunMemory:
+        """Return what is remembered, to report by: with the lease, if it can be had soon.
+
+        Without it, other runs do not get to know what this one publishes, and publish it again.
+        Where the memory cannot be read, what this process remembers has to do: a history that is
+        not known is an empty one.
+        """
+        try:
+            return self.memory if self._open_soon() else self._state().read()
+        except StoreError:
+            return self._in_process.read()
+
+    def _open_soon(self) -> bool:
+        patience = min(_PATIENCE, self._time_left() / 4)
+        while not self.open():
+            if self._wait is None or patience < _ASKS_EVERY:
+                return False
+            self._wait(_ASKS_EVERY.total_seconds())
+            patience -= _ASKS_EVERY
+        return True
+
+    def remember(self, memory: RunMemory) -> None:
+        """Remember, until the ledger is closed, what a run did and told.
+
+        Without the lease that is for this process only: another run writes what it did.
+        """
+        self.memory = memory
+        self._in_process.memory, self._in_process.is_unwritten = memory, True
+
+    def save(self) -> None:
+        """Write the memory at once: what happens next must not happen twice.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        self._state().write(self._owner, self.memory)
+
+    def close(self) -> None:
+        """Write the memory and give the lease back, if this run has it.
+
+        Raises:
+            StoreError: it could not be written; the lease ends by itself.
+        """
+        if self.is_open:
+            self.is_open = False
+            self._state().release(self._owner, self.memory)
+            self._in_process.is_unwritten = False
+
+
+class UnsharedState:
+    """A state in this process: for runs that no other process makes. Threads may share it.
+
+    ``is_unwritten`` says that it stood in for another state, which does not have its memory yet.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.memory = RunMemory()
+        self.is_unwritten = False
+        self._owner: str | None = None
+        self._until: datetime | None = None
+
+    def acquire(self, owner: str, *, now: datetime, until: datetime) -> Leased | None:
+        with self._lock:
+            is_held = self._owner is not None
+            if is_held and self._until is not None and now < self._until:
+                return None
+            self._owner, self._until = owner, until
+            return Leased(self.memory, taken_over=is_held)
+
+    def read(self) -> RunMemory:
+        return self.memory
+
+    def write(self, owner: str, memory: RunMemory) -> None:
+        with self._lock:
+            if self._owner != owner:
+                raise StoreError("another run took the lease over")
+            self.memory = memory
+
+    def release(self, owner: str, memory: RunMemory) -> None:
+        with self._lock:
+            if self._owner == owner:
+                self.memory, self._owner = memory, None

@@ -1,0 +1,595 @@
+"""A renewal: what a run does with the lease, from a due token to a better one in its place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from .errors import (
+    QwenTokenError,
+    RunFacts,
+    SessionError,
+    SessionMalformedError,
+    SessionRejectedError,
+    StoreError,
+    TokenError,
+    TokenMalformedError,
+    TokenMissingError,
+    TokenNotExtendedError,
+    TokenRejectedError,
+    TokenShortLivedError,
+    UpstreamError,
+    UpstreamUnexpectedError,
+    WrongAccountError,
+    error_of,
+)
+from .grant_chain import GrantChain, Obtained, Refused, SupersededError
+from .grants import TokenSource
+from .ledger import Ledger
+from .policy import (
+    BRAKE,
+    TokenState,
+    expires_later,
+    is_braked,
+    login_ends_at,
+    require_better,
+    require_long_lived,
+    state_of,
+)
+from .ports import STORE_CALL_LIMIT, Client, Sessions, Store
+from .run_memory import Refusal
+from .run_report import Outcome, Report
+from .session import Grant, Session
+from .stored_session import StoredSession
+from .stored_token import StoredToken
+from .tokens import Token
+
+# Time for what a run does after its calls to Qwen: stage, promote, read what is current, and alert.
+_RESERVE: Final = 4 * STORE_CALL_LIMIT
+# The others are for another writer's token that is due itself, and for another writer's session.
+_TURNS: Final = 3
+# One token that the API refuses soon after it accepted it is a login that ended. Two within an hour
+# are the API's way, or another refresher of the same login: then no version follows at once.
+_EARLY_DEATHS: Final = 2
+_EARLY_DEATHS_WITHIN: Final = timedelta(hours=1)
+# The most that one call to Qwen may take, its retries included.
+_API_CALL_LIMIT: Final = timedelta(seconds=25)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """Replaces the token of one secret, or checks it; its fields are the keeper's."""
+
+    store: Store
+    sessions: Sessions | None
+    ledger: Ledger
+    client: Callable[[], Client]
+    sources: Callable[[Grant], TokenSource]
+    clock: Callable[[], datetime]
+    time_left: Callable[[], timedelta]
+    refresh_before: timedelta
+
+    def run(self, held: StoredToken | None, *, check_first: bool) -> Report:
+        """Take the lease, and replace ``held``; where it is only to be checked, if it is dead.
+
+        Raises:
+            QwenTokenError: what failed, with what the run knew of the token and its login.
+        """
+        try:
+            is_ours = self.ledger.open()
+        except StoreError as error:
+            raise self._failed(error, held, None) from error.__cause__
+        if not is_ours:
+            return Report(Outcome.LEASED, held)
+        if held is not None and check_first:
+            report = self._checked(held)
+            if report is not None:
+                return report
+            self._require_patience(held)
+        return self._refreshed(held)
+
+    def _checked(self, held: StoredToken) -> Report | None:
+        """Ask the API about the current token, unless it said lately that it is dead (None)."""
+        chain = self._chain()
+        if chain.is_dead(held):
+            return None
+        try:
+            account = self.client().verify(held.token, within=self._api_time(1))
+        except TokenRejectedError as error:
+            chain.note_refusal(Grant.EXCHANGE, held.version_id, error)
+            if self._is_braked(held):
+                self._note_early_death()
+            return None
+        except UpstreamError:
+            # Without an answer, nothing changes.
+            return Report(Outcome.FRESH, held)
+        except QwenTokenError as error:
+            return self._superseded_or_raise(error, held, None)
+        self._confirm(held, account, None)
+        try:
+            # The owner is to hear in time that the login ends, however long this token lives.
+            session = chain.session().session
+        except (SessionMalformedError, StoreError, SupersededError):
+            # It is not needed yet: the run that needs it says so.
+            session = None
+        return Report(Outcome.CHECKED, held, session=session)
+
+    def _require_patience(self, held: StoredToken) -> None:
+        """Raise TokenShortLivedError while another token would only die as the last ones did."""
+        if self._is_braked(held) and held.written_at is not None and self._die_young():
+            raise self._failed(
+                TokenShortLivedError(
+                    f"the API refused the last {self.ledger.memory.died_young} tokens within "
+                    f"{BRAKE} of accepting them; the next one is asked for at "
+                    f"{held.written_at + BRAKE:%H:%M} UTC"
+                ),
+                held,
+                None,
+            )
+
+    def _note_early_death(self) -> None:
+        memory, now = self.ledger.memory, self.clock()
+        last = memory.died_young_at
+        before = 0 if last is None or now - last >= _EARLY_DEATHS_WITHIN else memory.died_young
+        self.ledger.memory = replace(memory, died_young=before + 1, died_young_at=now)
+
+    def _die_young(self) -> bool:
+        """Return whether the API refuses tokens, lately, soon after it accepted them."""
+        memory = self.ledger.memory
+        return (
+            memory.died_young >= _EARLY_DEATHS
+            and memory.died_young_at is not None
+            and self.clock() - memory.died_young_at < _EARLY_DEATHS_WITHIN
+        )
+
+    def _refreshed(self, held: StoredToken | None) -> Report:
+        """Replace ``held``, with the lease."""
+        memory = self.ledger.memory
+        if held is None or held.version_id in {memory.replaced, memory.superseded}:
+            # It may have been read before another run spent it, and gave the lease back.
+            current = self.store.read()
+            if current is not None and (held is None or current.version_id != held.version_id):
+                held = current
+                if self._state(held) is TokenState.FRESH:
+                    return Report(Outcome.SUPERSEDED, held)
+        for _ in range(_TURNS):
+            report = self._turn(held)
+            if report.outcome is Outcome.SUPERSEDED and held and report.held != held:
+                # A run that has read it, too, and gets the lease later, is not to spend it again.
+                superseded = held.version_id
+                self.ledger.memory = replace(self.ledger.memory, superseded=superseded)
+            held = report.held
+            if report.outcome is not Outcome.SUPERSEDED or (held and self._serves(held)):
+                return report
+        raise self._failed(
+            StoreError("another writer keeps replacing the token, or the session, by one to renew"),
+            held,
+            None,
+        )
+
+    def _turn(self, held: StoredToken | None) -> Report:
+        """Replace ``held``; SUPERSEDED is another writer's doing, whose version is current then."""
+        chain = self._chain()
+        stored: StoredSession | None = None
+        malformed: SessionMalformedError | None = None
+        try:
+            try:
+                stored = chain.session()
+            except SessionMalformedError as error:
+                if held is None or held.token.is_access_token:
+                    raise
+                # The token may be a login of its own.
+                stored, malformed = StoredSession(Session(), "", ""), error
+            report = self._replaced(held, stored, chain)
+        except SupersededError:
+            return Report(Outcome.SUPERSEDED, held)
+        except (TokenShortLivedError, TokenMissingError, TokenMalformedError):
+            # These speak of a version that is current by now, no longer of the one that was read.
+            raise
+        except QwenTokenError as error:
+            return self._superseded_or_raise(error, held, stored)
+        if malformed is not None and report.outcome is not Outcome.SUPERSEDED:
+            raise self._failed(malformed, report.held, None, replaced=report.replaced)
+        return report
+
+    def _superseded_or_raise(
+        self, error: QwenTokenError, held: StoredToken | None, stored: StoredSession | None
+    ) -> Report:
+        """Return the token that somebody put in while the run failed, whatever became of the old.
+
+        It is the old token where somebody put in another session: that one is to be tried.
+
+        Raises:
+            QwenTokenError: ``error``, if nobody did.
+        """
+        try:
+            current = self.store.read()
+        except StoreError:
+            # The owner is alerted to the first failure.
+            current = None
+        if current is None or (held is not None and current.version_id == held.version_id):
+            is_login = isinstance(error, TokenError | SessionError)
+            if is_login and stored is not None and self._chain().is_replaced(stored):
+                return Report(Outcome.SUPERSEDED, held)
+            raise self._failed(error, held, stored) from error.__cause__
+        return Report(Outcome.SUPERSEDED, current)
+
+    def _replaced(
+        self, held: StoredToken | None, stored: StoredSession, chain: GrantChain
+    ) -> Report:
+        if held is None:
+            self._require_another_first_try()
+        else:
+            waiting = self._waiting(held, chain)
+            if waiting is not None and self._is_good(waiting, held, stored, None):
+                return self._promoted(waiting, held, stored, None)
+        obtained = self._obtained(held, stored, chain)
+        if isinstance(obtained, Report):
+            return obtained
+        if held is None:
+            return self._first_stored(obtained)
+        stored = obtained.stored
+        if self._lives_after_all(held, obtained.token, chain):
+            return Report(Outcome.FRESH, held, session=stored.session)
+        # Staged before it is verified: should the API retire the old token as it issues the new
+        # one, the new one is already safe.
+        staged = self._staged(obtained.token, over=held)
+        if not self._is_good(staged, held, stored, obtained.grant):
+            raise _refused_at_once()
+        return self._promoted(staged, held, stored, obtained.grant)
+
+    def _staged(self, successor: Token, *, over: StoredToken) -> StoredToken:
+        """Stage a successor, and remember it: the next run is to find it, if this one goes wrong.
+
+        Raises:
+            StoreError: it could not be staged, as far as is known.
+        """
+        try:
+            staged = self.store.stage(successor, over=over)
+        except StoreError:
+            # The call may have been carried out, and its answer lost.
+            self.ledger.memory = replace(self.ledger.memory, token_left_behind=True)
+            raise
+        self.ledger.memory = replace(
+            self.ledger.memory, pending=staged.version_id, pending_over=over.version_id
+        )
+        return staged
+
+    def _require_another_first_try(self) -> None:
+        """Require ten minutes since a first token was got that could not be stored."""
+        tried = self.ledger.memory.first_try
+        if tried is not None and self.clock() - tried.at < BRAKE:
+            raise error_of(
+                tried.reason,
+                f"{tried.message}; the next first token is asked for at "
+                f"{tried.at + BRAKE:%H:%M} UTC",
+            )
+
+    def _first_stored(self, obtained: Obtained) -> Report:
+        """Store the first token, verified before that: a secret's first version is current at once.
+
+        While it cannot be verified, one is asked for in ten minutes, not one in each run.
+        """
+        try:
+            account = verify_new(obtained.token, by=self.client(), within=self._api_time(1))
+            _require_account(account, obtained.stored, None)
+            current = self.store.put_first(obtained.token)
+        except QwenTokenError as error:
+            tried = Refusal(obtained.stored.version_id, error.reason, str(error), self.clock())
+            self.ledger.memory = replace(self.ledger.memory, first_try=tried)
+            raise
+        self.ledger.memory = replace(self.ledger.memory, first_try=None)
+        if current.token.raw != obtained.token.raw:
+            return Report(Outcome.SUPERSEDED, current, session=obtained.stored.session)
+        self._confirm(current, account, obtained.stored)
+        return self._reported(current, obtained.stored, obtained.grant, replaced=None)
+
+    def _obtained(
+        self, held: StoredToken | None, stored: StoredSession, chain: GrantChain
+    ) -> Obtained | Report:
+        """Obtain the next token, or find an earlier one that lives."""
+        outcome = chain.without_sign_in(held, stored)
+        if (
+            isinstance(outcome, Refused)
+            and held is not None
+            and (outcome.was_asked or self.ledger.memory.untried == held.version_id)
+        ):
+            revived = self._revived(held, stored, chain, outcome.error)
+            if revived is not None:
+                return revived
+        if isinstance(outcome, Refused):
+            outcome = chain.sign_in(held, stored, after=outcome)
+        if isinstance(outcome, Obtained):
+            return outcome
+        lives = held is not None and self._state(held) is TokenState.FRESH
+        if outcome.waits_for_sign_in and lives and held and not chain.is_dead(held):
+            # Only a forced run comes here: there is time to wait.
+            return Report(Outcome.FRESH, held, session=stored.session)
+        raise outcome.error
+
+    def _waiting(self, held: StoredToken, chain: GrantChain) -> StoredToken | None:
+        """Return the successor that an earlier run staged and could not promote, if it may be."""
+        memory = self.ledger.memory
+        found: list[StoredToken] = []
+        if memory.token_left_behind:
+            # A run that died may have staged one, and not have said so. A previous one that the
+            # keeper did not write is no such version: a person may have gone back from it. Nor is
+            # one that is older than the token that a person has put in since.
+            found = [
+                each
+                for each in self.store.alternatives(to=held)
+                if each.written_at and each.is_newer(than=held)
+            ]
+        if not found and memory.pending is not None and memory.pending_over == held.version_id:
+            candidate = self.store.read_version(memory.pending)
+            found = [] if candidate is None else [candidate]
+        waiting = None
+        for candidate in found:
+            if self._state(candidate) is not TokenState.EXPIRED and (
+                candidate.version_id != held.version_id
+                and _is_better(candidate.token, held, is_dead=chain.is_dead(held))
+            ):
+                waiting = self.store.adopt(candidate, over=held)
+                break
+        self.ledger.memory = replace(
+            memory,
+            pending=None if waiting is None else waiting.version_id,
+            pending_over=None if waiting is None else held.version_id,
+            token_left_behind=False,
+        )
+        return waiting
+
+    def _is_good(
+        self,
+        staged: StoredToken,
+        over: StoredToken,
+        stored: StoredSession,
+        grant: Grant | None,
+    ) -> bool:
+        """Return whether the API knows a staged token; False: it is refused, and long enough ago.
+
+        ``grant`` is the one that gave it, where that is known.
+
+        Raises:
+            UpstreamUnexpectedError: it is refused, and was issued so lately that no other one is
+                asked for.
+            WrongAccountError: the API sees another account behind it, and it was issued so lately.
+            UpstreamError: one of its kinds; it stays staged, to be verified by a later run.
+        """
+        try:
+            account = self.client().verify(staged.token, within=self._api_time(1))
+            _require_account(account, stored, over)
+        except TokenRejectedError as error:
+            if self._is_braked(staged):
+                raise _refused_at_once() from error
+            return False
+        except WrongAccountError:
+            if self._is_braked(staged):
+                raise
+            return False
+        except UpstreamError:
+            if self._state(over) is TokenState.EXPIRED:
+                # Readers have nothing to lose.
+                return True
+            raise
+        # A token that was exchanged says nothing of the session beside it.
+        is_of_session = grant in {Grant.REFRESH_TOKEN, Grant.PASSWORD}
+        self._confirm(staged, account, stored if is_of_session else None)
+        return True
+
+    def _promoted(
+        self,
+        staged: StoredToken,
+        over: StoredToken,
+        stored: StoredSession,
+        grant: Grant | None,
+    ) -> Report:
+        current = self.store.promote(staged, over=over)
+        self.ledger.memory = replace(self.ledger.memory, pending=None, pending_over=None)
+        if current.version_id != staged.version_id:
+            return Report(Outcome.SUPERSEDED, current, session=stored.session)
+        self.ledger.memory = replace(self.ledger.memory, replaced=over.version_id)
+        return self._reported(staged, stored, grant, replaced=over.version_id)
+
+    def _reported(
+        self,
+        current: StoredToken,
+        stored: StoredSession,
+        grant: Grant | None,
+        *,
+        replaced: str | None,
+    ) -> Report:
+        if grant is not None:
+            # One that waited, staged, or was there before is not short-lived for that.
+            try:
+                require_long_lived(current.token, now=self.clock())
+            except TokenShortLivedError as error:
+                raise self._failed(error, current, stored, replaced=replaced) from None
+        if self._die_young():
+            # The incident goes on: readers will hardly get further with this one.
+            dying = TokenShortLivedError(
+                f"the new token was stored, but the API refused the last "
+                f"{self.ledger.memory.died_young} within {BRAKE} of accepting them"
+            )
+            raise self._failed(dying, current, stored, replaced=replaced)
+        return Report(Outcome.REFRESHED, current, grant, stored.session, replaced)
+
+    def _revived(
+        self,
+        held: StoredToken,
+        stored: StoredSession,
+        chain: GrantChain,
+        refusal: QwenTokenError,
+    ) -> Report | None:
+        """Look for a staged or previous token that still lives, before a person is called.
+
+        Such a token is there when a run died between staging and promoting, or when something
+        wrong was put in by hand.
+        """
+        obstacle: QwenTokenError | None = None
+        try:
+            for candidate in self.store.alternatives(to=held):
+                if self._state(candidate) is TokenState.EXPIRED:
+                    # So are those after it: the one that lives longest comes first.
+                    break
+                if not _is_better(candidate.token, held, is_dead=chain.is_dead(held)):
+                    continue
+                try:
+                    staged = self._revive(candidate, held, stored, chain)
+                except (TokenRejectedError, TokenNotExtendedError, WrongAccountError):
+                    continue
+                except UpstreamError as error:
+                    obstacle = error
+                    continue
+                if staged is None:
+                    return Report(Outcome.FRESH, held, session=stored.session)
+                return self._promoted(staged, held, stored, None)
+        except StoreError as error:
+            obstacle = error
+        # To be tried by the next run, and not only when what was refused is asked about again.
+        untried = None if obstacle is None else held.version_id
+        self.ledger.memory = replace(self.ledger.memory, untried=untried)
+        if obstacle is None:
+            return None
+        if stored.session.email is not None:
+            raise obstacle
+        raise type(refusal)(
+            f"{refusal}; an earlier or staged token could not be tried: {obstacle}"
+        ) from obstacle
+
+    def _revive(
+        self,
+        candidate: StoredToken,
+        over: StoredToken,
+        stored: StoredSession,
+        chain: GrantChain,
+    ) -> StoredToken | None:
+        """Return ``candidate``, or its successor, staged; None: the token before it lives."""
+        if self._state(candidate) is TokenState.FRESH or candidate.token.is_access_token:
+            account = self.client().verify(candidate.token, within=self._api_time(1))
+            _require_account(account, stored, over)
+            if self._lives_after_all(over, candidate.token, chain):
+                return None
+            return self.store.adopt(candidate, over=over)
+        successor = chain.exchanged(candidate.token)
+        if self._lives_after_all(over, successor, chain):
+            return None
+        staged = self._staged(successor, over=over)
+        verify_new(successor, by=self.client(), within=self._api_time(1))
+        return staged
+
+    def _lives_after_all(self, held: StoredToken, successor: Token, chain: GrantChain) -> bool:
+        """Ask once more about a dead token, before one that expires sooner takes its place."""
+        if not chain.is_dead(held) or expires_later(successor, than=held.token):
+            return False
+        try:
+            self.client().verify(held.token, within=self._api_time(1))
+        except (TokenRejectedError, UpstreamError, WrongAccountError):
+            return False
+        self.ledger.memory = self.ledger.memory.without_refusal(Grant.EXCHANGE)
+        return True
+
+    # ── What the run knows ────────────────────────────────────────────────────────────────────────
+
+    def _confirm(self, held: StoredToken, account: str, stored: StoredSession | None) -> None:
+        """Remember that the API accepted a token, and whose the session is."""
+        memory = replace(
+            self.ledger.memory, confirmed_version_id=held.version_id, confirmed_at=self.clock()
+        )
+        if stored is not None and stored.version_id:
+            is_known = memory.session_version_id == stored.version_id
+            memory = replace(
+                memory,
+                session_version_id=stored.version_id,
+                session_expires_at=memory.session_expires_at if is_known else None,
+                account=account,
+            )
+        self.ledger.memory = memory
+
+    def _failed(
+        self,
+        error: QwenTokenError,
+        held: StoredToken | None,
+        stored: StoredSession | None,
+        *,
+        replaced: str | None = None,
+    ) -> QwenTokenError:
+        session = Session() if stored is None else stored.session
+        token = None if held is None else held.token
+        is_own_login = token is not None and not token.is_access_token
+        facts = RunFacts(
+            version_id=None if held is None else held.version_id,
+            replaced=replaced,
+            login_ends_at=login_ends_at(token, session),
+            session_expires_at=session.expires_at,
+            is_exchanged=is_own_login and session.refresh_token is None,
+            is_login_known=stored is not None or self.sessions is None or is_own_login,
+            next_sign_in_at=self._next_sign_in_at(error, held, session),
+        )
+        return error.of_run(facts, expires_at=None if token is None else token.expires_at)
+
+    def _next_sign_in_at(
+        self, error: QwenTokenError, held: StoredToken | None, session: Session
+    ) -> datetime | None:
+        """Return when the sign-in is allowed that ends the failure; None: none does.
+
+        Where readers have a dead token, no sign-in comes in time.
+        """
+        # With a sign-in at hand, these come only of one that has to wait.
+        waits = isinstance(error, TokenNotExtendedError | SessionRejectedError)
+        last = self.ledger.memory.sign_in
+        if not waits or session.email is None or last is None:
+            return None
+        return None if held is None or self._chain().is_dead(held) else last.next_at()
+
+    def _chain(self) -> GrantChain:
+        return GrantChain(self.sessions, self.sources, self.ledger, self._api_time)
+
+    def _state(self, held: StoredToken) -> TokenState:
+        return state_of(held, now=self.clock(), refresh_before=self.refresh_before)
+
+    def _is_braked(self, held: StoredToken) -> bool:
+        return is_braked(held, now=self.clock())
+
+    def _serves(self, held: StoredToken) -> bool:
+        """Return whether readers can go on with a token: it is not due, nor known to be dead."""
+        return self._state(held) is TokenState.FRESH and not self._chain().is_dead(held)
+
+    def _api_time(self, calls: int) -> timedelta:
+        """Return the time for the next of ``calls`` calls to Qwen, keeping time for the alert."""
+        return min(_API_CALL_LIMIT, (self.time_left() - _RESERVE) / calls)
+
+
+def verify_new(successor: Token, *, by: Client, within: timedelta) -> str:
+    """Check that the API knows the token that it has just issued; return the account behind it.
+
+    Raises:
+        UpstreamUnexpectedError: the API refuses it: that does not make the token before it dead.
+        WrongAccountError: the API answered for another account, or for a guest.
+        UpstreamError: one of its kinds; whether ``successor`` is alive is unknown.
+    """
+    try:
+        return by.verify(successor, within=within)
+    except TokenRejectedError as error:
+        raise _refused_at_once() from error
+
+
+def _require_account(account: str, stored: StoredSession, held: StoredToken | None) -> None:
+    """Require the account of the login, and of the token before: a new one may name none itself."""
+    before = None if held is None else held.token.account
+    if {stored.session.account, before} - {None, account}:
+        raise WrongAccountError(
+            "the API sees another account behind the new token than the login belongs to"
+        )
+
+
+def _is_better(token: Token, held: StoredToken, *, is_dead: bool) -> bool:
+    try:
+        require_better(token, than=held.token, is_dead=is_dead)
+    except (TokenNotExtendedError, WrongAccountError):
+        return False
+    return True
+
+
+def _refused_at_once() -> UpstreamUnexpectedError:
+    return UpstreamUnexpectedError("the API refused the token that it had just issued")

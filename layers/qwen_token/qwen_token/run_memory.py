@@ -1,0 +1,308 @@
+"""What the runs of one secret remember: refusals, sign-ins, the incident. It holds no secret."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Self
+
+from .policy import Severity
+from .session import Grant
+
+# What the API declared dead is asked again after this time at the earliest.
+DEAD_FOR: Final = timedelta(hours=1)
+# After a sign-in that was answered, and after one that was not, none is tried for so long.
+SIGN_IN_EVERY: Final = timedelta(hours=24)
+UNANSWERED_FOR: Final = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """That the API refused what a grant spends: ``version_id`` is the version that held it.
+
+    For ``exchange`` that is the token secret's version, and ``reason`` may be that the token is
+    dead (``token_rejected``) or that it cannot be extended (``token_not_extended``). For a first
+    token, it is the session's version, and ``reason`` is why the token could not be stored.
+    """
+
+    version_id: str
+    reason: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """An attempt to sign in with what the session secret held in the version ``version_id``.
+
+    ``reason`` and ``message`` are those of the failure that it ended with; they are empty where it
+    gave a token, and where the run died before it could say.
+    """
+
+    version_id: str
+    at: datetime
+    answered: bool
+    reason: str = ""
+    message: str = ""
+
+    def next_at(self) -> datetime:
+        """Return when the next attempt is allowed."""
+        return self.at + (SIGN_IN_EVERY if self.answered else UNANSWERED_FOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """A failure from its first run to the first success.
+
+    ``version_id`` is the token's version that was current. ``published`` says when each
+    ``"severity reason"`` was published last; ``highest`` is the gravest of them, which ``reason``
+    and ``message`` belong to (None while nothing could be published).
+    """
+
+    version_id: str | None
+    since: datetime
+    highest: Severity | None = None
+    reason: str = ""
+    message: str = ""
+    published: Mapping[str, datetime] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunMemory:
+    """All of it. Every member may be missing: that is the memory of a secret without a history.
+
+    ``pending`` is a version of the token secret that was staged and is not current yet, and
+    ``pending_over`` the one that it was to replace: a person's newer token is not replaced by it;
+    ``replaced`` the one that a run replaced last, ``superseded`` the one that somebody else had
+    replaced last when a run was to, and ``untried`` one that is dead, and whose alternatives could
+    not all be tried. ``token_left_behind`` and ``session_left_behind`` say that
+    a run may have staged a version of the one secret or the other, and could not say which.
+    ``first_try`` is the first token that was got last, and could not be stored. ``died_young``
+    is how many tokens the API refused within ten minutes, though it had accepted each; there was no
+    hour without one, up to ``died_young_at``.
+
+    What the session secret does not hold, as it was not written, is in ``session_version_id``
+    (whose version it belongs to), ``session_expires_at`` and ``account``. ``confirmed_at`` is when
+    the API last accepted the token of ``confirmed_version_id``. ``reminded`` says when each
+    reminder was published last.
+    """
+
+    refusals: Mapping[Grant, Refusal] = field(default_factory=dict)
+    sign_in: SignIn | None = None
+    pending: str | None = None
+    pending_over: str | None = None
+    replaced: str | None = None
+    superseded: str | None = None
+    untried: str | None = None
+    token_left_behind: bool = False
+    session_left_behind: bool = False
+    first_try: Refusal | None = None
+    died_young: int = 0
+    died_young_at: datetime | None = None
+    session_version_id: str | None = None
+    session_expires_at: datetime | None = None
+    account: str | None = None
+    confirmed_version_id: str | None = None
+    confirmed_at: datetime | None = None
+    incident: Incident | None = None
+    reminded: Mapping[str, datetime] = field(default_factory=dict)
+
+    def with_refusal(self, grant: Grant, refusal: Refusal) -> Self:
+        """Return the memory, with what the API refused."""
+        return replace(self, refusals={**self.refusals, grant: refusal})
+
+    def without_refusal(self, grant: Grant) -> Self:
+        """Return the memory as if what ``grant`` spends had not been refused."""
+        others = {each: found for each, found in self.refusals.items() if each is not grant}
+        return replace(self, refusals=others)
+
+    def refusal(self, grant: Grant, version_id: str, *, now: datetime) -> Refusal | None:
+        """Return why ``grant`` is not to be tried with what ``version_id`` holds, if it is not.
+
+        A refused sign-in is for good, until its secret changes; any other refusal is for an hour.
+        """
+        found = self.refusals.get(grant)
+        if found is None or found.version_id != version_id:
+            return None
+        if grant is not Grant.PASSWORD and now - found.at >= DEAD_FOR:
+            return None
+        return found
+
+    def of_session(self, version_id: str) -> Self:
+        """Return the memory, with what it has of the session's sign-in said of ``version_id``.
+
+        That is a version that a run wrote: the session is the same, its credential another one.
+        """
+        refused = self.refusals.get(Grant.PASSWORD)
+        moved = (
+            self
+            if refused is None
+            else self.with_refusal(Grant.PASSWORD, replace(refused, version_id=version_id))
+        )
+        return replace(
+            moved,
+            sign_in=self.sign_in and replace(self.sign_in, version_id=version_id),
+            first_try=self.first_try and replace(self.first_try, version_id=version_id),
+        )
+
+    def of_new_session(self, version_id: str) -> Self:
+        """Return the memory, without what it has of another session's sign-in.
+
+        ``version_id`` is a person's: that lifts every limit of the session before it.
+        """
+        refused = self.refusals.get(Grant.PASSWORD)
+        lifted = (
+            self
+            if refused is None or refused.version_id == version_id
+            else self.without_refusal(Grant.PASSWORD)
+        )
+        return replace(
+            lifted,
+            sign_in=self.sign_in
+            if self.sign_in and self.sign_in.version_id == version_id
+            else None,
+            first_try=self.first_try
+            if self.first_try and self.first_try.version_id == version_id
+            else None,
+        )
+
+    def to_json(self) -> str:
+        """Return it as one JSON object, without what is missing."""
+        members: dict[str, object] = {
+            **_document(self),
+            "refusals": {grant.value: _document(each) for grant, each in self.refusals.items()},
+            "sign_in": self.sign_in and _document(self.sign_in),
+            "first_try": self.first_try and _document(self.first_try),
+            "incident": self.incident and _document(self.incident),
+        }
+        return json.dumps({name: value for name, value in members.items() if value})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what ``to_json`` wrote, of this release or another one: unknown members are ignored.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            members = json.loads(text)
+            return cls(
+                pending=_text(members.get("pending")),
+                pending_over=_text(members.get("pending_over")),
+                died_young=_count(members.get("died_young", 0)),
+                died_young_at=_optional_instant(members.get("died_young_at")),
+                replaced=_text(members.get("replaced")),
+                superseded=_text(members.get("superseded")),
+                untried=_text(members.get("untried")),
+                token_left_behind=_flag(members.get("token_left_behind", False)),
+                session_left_behind=_flag(members.get("session_left_behind", False)),
+                first_try=_refusal(members.get("first_try")),
+                session_version_id=_text(members.get("session_version_id")),
+                session_expires_at=_optional_instant(members.get("session_expires_at")),
+                account=_text(members.get("account")),
+                confirmed_version_id=_text(members.get("confirmed_version_id")),
+                confirmed_at=_optional_instant(members.get("confirmed_at")),
+                refusals={
+                    Grant(grant): refusal
+                    for grant, each in members.get("refusals", {}).items()
+                    if grant in set(Grant) and (refusal := _refusal(each))
+                },
+                sign_in=_sign_in(members.get("sign_in")),
+                incident=_incident(members.get("incident")),
+                reminded=_instants(members.get("reminded", {})),
+            )
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            ValueError,
+            OverflowError,
+            OSError,
+            RecursionError,
+        ) as error:
+            raise ValueError(f"no memory of a run: {type(error).__name__}") from None
+
+
+def _document(record: Any) -> dict[str, object]:
+    return {each.name: _plain(getattr(record, each.name)) for each in fields(record)}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.timestamp()
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return value
+
+
+def _instant(seconds: object) -> datetime:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _optional_instant(seconds: object) -> datetime | None:
+    return None if seconds is None else _instant(seconds)
+
+
+def _instants(members: Mapping[str, object]) -> dict[str, datetime]:
+    return {name: _instant(at) for name, at in members.items()}
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError
+    return value
+
+
+def _required(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else _required(value)
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _refusal(document: Mapping[str, object] | None) -> Refusal | None:
+    if document is None:
+        return None
+    return Refusal(
+        _required(document["version_id"]),
+        _required(document["reason"]),
+        _required(document["message"]),
+        _instant(document["at"]),
+    )
+
+
+def _sign_in(document: Mapping[str, object] | None) -> SignIn | None:
+    if document is None:
+        return None
+    return SignIn(
+        _required(document["version_id"]),
+        _instant(document["at"]),
+        _flag(document["answered"]),
+        _required(document.get("reason", "")),
+        _required(document.get("message", "")),
+    )
+
+
+def _incident(document: Mapping[str, Any] | None) -> Incident | None:
+    if document is None:
+        return None
+    highest = document["highest"]
+    return Incident(
+        version_id=_text(document["version_id"]),
+        since=_instant(document["since"]),
+        highest=None if highest is None else Severity(highest),
+        reason=_required(document["reason"]),
+        message=_required(document["message"]),
+        published=_instants(document["published"]),
+    )

@@ -1,0 +1,138 @@
+"""The session secret: what only the keeper reads; a credential that changed is kept at once."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from .errors import SessionMalformedError
+from .secret_store import CURRENT, PENDING, PREVIOUS, translated
+from .session import Session
+from .stored_session import StoredSession, parse_session, rendered_session
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+
+class SessionStore:
+    """One session secret. Every method raises StoreError where Secrets Manager refuses or fails.
+
+    ``client`` is boto3's for Secrets Manager, made with ``AWS_CONFIG``.
+    """
+
+    def __init__(self, client: "SecretsManagerClient", secret_id: str) -> None:
+        self._client = client
+        self.secret_id = secret_id
+
+    def read(self) -> StoredSession | None:
+        """Return what is current, or None where the secret has no value.
+
+        Raises:
+            SessionMalformedError: what it holds is not a login that can be read.
+        """
+        with translated(f"read the session secret {self.secret_id}"):
+            try:
+                answer = self._client.get_secret_value(
+                    SecretId=self.secret_id, VersionStage=CURRENT
+                )
+            except self._client.exceptions.ResourceNotFoundException:
+                # Either there is no value or no secret: describing it fails for the second.
+                self._client.describe_secret(SecretId=self.secret_id)
+                return None
+        return _stored(answer)
+
+    def keep(self, session: Session, *, over: StoredSession) -> StoredSession | None:
+        """Write ``session`` in the place of ``over``; None where somebody put another one in.
+
+        It is staged first: a person's newer session wins, and a run that dies in between leaves
+        it for the next one to find.
+        """
+        text = rendered_session(session, over=over.text)
+        with translated("stage the session's new credential"):
+            # botocore names a ClientRequestToken, the same in each attempt.
+            version_id = self._client.put_secret_value(
+                SecretId=self.secret_id, SecretString=text, VersionStages=[PENDING]
+            )["VersionId"]
+        with translated("make the session's new credential current"):
+            try:
+                self._client.update_secret_version_stage(
+                    SecretId=self.secret_id,
+                    VersionStage=CURRENT,
+                    MoveToVersionId=version_id,
+                    RemoveFromVersionId=over.version_id,
+                )
+            except (BotoCoreError, ClientError):
+                # A call that failed may still have been carried out: it is the label that decides.
+                current = self._client.get_secret_value(
+                    SecretId=self.secret_id, VersionStage=CURRENT
+                )["VersionId"]
+                if current == over.version_id:
+                    raise
+                if current != version_id:
+                    self._abandon(version_id)
+                    return None
+        return StoredSession(session, version_id, text, by_keeper=True)
+
+    def _abandon(self, version_id: str) -> None:
+        """Take the label from a staged version that lost: no later run is to find it."""
+        with suppress(BotoCoreError, ClientError):  # then only a run that takes over would look
+            self._client.update_secret_version_stage(
+                SecretId=self.secret_id, VersionStage=PENDING, RemoveFromVersionId=version_id
+            )
+
+    def left_behind(self, *, over: StoredSession) -> StoredSession | None:
+        """Return the session that a run staged after ``over`` was written, and could not promote.
+
+        A person's session that was put in after that is the newer word: then there is none.
+        """
+        with translated("look for a staged session"):
+            labels = self._client.describe_secret(SecretId=self.secret_id).get(
+                "VersionIdsToStages", {}
+            )
+            answers = [
+                self._client.get_secret_value(SecretId=self.secret_id, VersionId=version_id)
+                for version_id, stages in labels.items()
+                if PENDING in stages and not {CURRENT, PREVIOUS} & set(stages)
+            ]
+        found = []
+        for answer in answers:
+            try:
+                stored = _stored(answer)
+            except SessionMalformedError:
+                continue
+            if stored is not None and stored.created_at is not None:
+                found.append((stored.created_at, stored))
+        found.sort(key=lambda each: each[0])
+        if not found or over.created_at is None or found[-1][0] < over.created_at:
+            return None
+        return found[-1][1]
+
+    def put(self, session: Session) -> StoredSession:
+        """Make ``session`` current, whatever is there now: for people, who know what they do."""
+        with translated("put the session in"):
+            try:
+                over = self._client.get_secret_value(
+                    SecretId=self.secret_id, VersionStage=CURRENT
+                ).get("SecretString", "")
+            except self._client.exceptions.ResourceNotFoundException:
+                over = ""
+            text = rendered_session(session, over=over)
+            version_id = self._client.put_secret_value(
+                SecretId=self.secret_id, SecretString=text, VersionStages=[CURRENT]
+            )["VersionId"]
+        return StoredSession(session, version_id, text)
+
+
+def _stored(answer: Mapping[str, Any]) -> StoredSession | None:
+    if "SecretBinary" in answer:
+        raise SessionMalformedError("the session secret's value is binary: store it as a string")
+    text = answer.get("SecretString", "")
+    if not text.strip():
+        return None
+    return replace(
+        parse_session(text, answer["VersionId"]),
+        created_at=answer.get("CreatedDate"),
+        by_keeper=PENDING in answer.get("VersionStages", ()),
+    )

@@ -1,0 +1,268 @@
+"""The session secret's value, and what people paste: read as a session, written as an object."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from .document import json_object, replace_members
+from .errors import SessionMalformedError, TokenMalformedError
+from .pasted import Cookie, holds_login, read
+from .session import Session, is_credential
+from .tokens import (
+    Token,
+    account_of,
+    decode_token,
+    instant,
+    is_access_token,
+    unverified_claims,
+    unwrapped,
+)
+
+# Without a name beside it, a string has to look like a random one: no address, no mark-up.
+_OPAQUE: Final = re.compile(r"(?!.*://)[\w.~+/=%:|!*$-]{20,16384}", re.ASCII)
+# An encrypted JWT's, which only its issuer can read.
+_JWE_PARTS: Final = 5
+_QWEN: Final = re.compile(r"(?:.*\.)?qwen\.ai", re.IGNORECASE)
+
+_COOKIE: Final = "refresh_token"
+_WHERE_IT_IS: Final = (
+    "the credential is the cookie 'refresh_token', which is HttpOnly, so that document.cookie does "
+    "not have it: copy it from the developer tools (Application, Cookies)"
+)
+_IS_ACCESS_TOKEN: Final = (
+    f"this is an access token, which lives for 15 minutes and renews nothing: {_WHERE_IT_IS}"
+)
+_IS_CUT_OFF: Final = (
+    "the value is a JWT that is cut off: copy the whole of it, three parts joined by dots"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """A version of the session secret: its session, and the value that it was read from.
+
+    ``created_at`` is when it was written (None: not known), ``by_keeper`` whether the keeper wrote
+    it: only a person's version is a new login.
+    """
+
+    session: Session
+    version_id: str
+    text: str = field(repr=False)
+    created_at: datetime | None = None
+    by_keeper: bool = False
+
+
+def expiry_of_credential(raw: str) -> datetime | None:
+    """Return when a credential that is a JWT says it ends; None where it does not say."""
+    claims = _claims(raw)
+    return None if claims is None else instant(claims.get("exp"))
+
+
+def parse_session(text: str, version_id: str) -> StoredSession:
+    """Read the session secret's value: the JSON object, or a form that people paste.
+
+    Raises:
+        SessionMalformedError: there is no login in it, or one that cannot be used as it is.
+    """
+    return StoredSession(_session_in(read(text)), version_id, text)
+
+
+def rendered_session(session: Session, *, over: str) -> str:
+    """Return the value that stores ``session`` in the place of the value ``over``.
+
+    An object keeps its other keys; every other form is replaced by the plain object.
+    """
+    expires_at = None if session.refresh_token is None else session.expires_at
+    members: dict[str, str | int | None] = {
+        "refresh_token": session.refresh_token,
+        "expires_at": None if expires_at is None else int(expires_at.timestamp()),
+        "email": session.email,
+        "password": session.password,
+        "account": session.account,
+    }
+    try:
+        pasted = read(over)
+    except SessionMalformedError:
+        pasted = ""
+    # Within quotes, or after a word, an object is pasted text: it is not kept as it was written.
+    is_object = isinstance(pasted, dict) and json_object(over) is not None
+    return replace_members(over if is_object else "{}", members)
+
+
+def recognise(text: str) -> Token | Session:
+    """Return what a person pasted: a token that is its own login, or a session.
+
+    Where there is both, the session is returned: it is what the site issues today.
+
+    Raises:
+        TokenMalformedError: a token that is cut off, or has no believable expiry.
+        SessionMalformedError: anything else that is no login, an access token included.
+    """
+    pasted = read(text)
+    if isinstance(pasted, str):
+        return _recognised(unwrapped(pasted))
+    if isinstance(pasted, list):
+        tokens = [cookie.value for cookie in pasted if cookie.name == "token"]
+        if tokens and not any(cookie.name == _COOKIE for cookie in pasted):
+            return _own_login(tokens[0])
+    elif not holds_login(pasted):
+        _require_no_other_kind(pasted)
+        if isinstance(token := pasted.get("token"), str):
+            return _own_login(token)
+    return _session_in(pasted)
+
+
+def _recognised(raw: str) -> Token | Session:
+    claims = _claims(raw)
+    if claims is None:
+        if _is_cut_off(raw):
+            raise TokenMalformedError(_IS_CUT_OFF)
+        return _of_credential(_bare(raw))
+    # Both kinds are JWTs, or may be. What a token says of its kind decides; a credential that
+    # says nothing is known by having no account, without which nothing could serve as a token.
+    # A credential with an account and no word of its kind is taken for a token: the API refuses
+    # it before it is stored, and under its own name (refresh_token=…) it is always a credential.
+    if is_access_token(claims) or _says_refresh(claims) or account_of(claims) is None:
+        return _of_credential(raw)
+    return decode_token(raw)
+
+
+def _own_login(text: str) -> Token:
+    token = decode_token(text)
+    if token.is_access_token:
+        raise SessionMalformedError(_IS_ACCESS_TOKEN)
+    return token
+
+
+def _session_in(pasted: dict[str, object] | list[Cookie] | str) -> Session:
+    if isinstance(pasted, str):
+        return _of_credential(_bare(unwrapped(pasted)))
+    if isinstance(pasted, list):
+        return _of_cookies(pasted)
+    return _of_object(pasted)
+
+
+def _of_object(document: Mapping[str, object]) -> Session:
+    _require_no_other_kind(document)
+    if not holds_login(document):
+        raise SessionMalformedError(
+            "the JSON object has no login: it should have the key 'refresh_token', or the keys "
+            "'email' and 'password'"
+        )
+    credential = _string(document, "refresh_token")
+    found = Session() if credential is None else _of_named(credential)
+    email = _string(document, "email")
+    expires_at = _expiry(document.get("expires_at"))
+    return Session(
+        refresh_token=found.refresh_token,
+        expires_at=None if credential is None else expires_at or found.expires_at,
+        email=None if email is None else email.strip(),
+        password=_string(document, "password"),
+        account=_string(document, "account"),
+    )
+
+
+def _of_named(text: str) -> Session:
+    """Read what stands under the name of the credential: it alone, or a form that carries it."""
+    if is_credential(text) and not text.startswith(f"{_COOKIE}="):
+        # To the letter: this is how the keeper itself stores it.
+        return _of_credential(text)
+    pasted = read(text)
+    if isinstance(pasted, dict):
+        raise SessionMalformedError("'refresh_token' should be the credential, not an object")
+    return _of_cookies(pasted) if isinstance(pasted, list) else _of_credential(unwrapped(pasted))
+
+
+def _of_cookies(cookies: list[Cookie]) -> Session:
+    candidates = [cookie for cookie in cookies if cookie.name == _COOKIE]
+    if not candidates:
+        raise SessionMalformedError(f"there is no cookie 'refresh_token' in it: {_WHERE_IT_IS}")
+    # A browser may hold several: of the sign-in host, of the domain, and of other sites.
+    best = max(candidates, key=lambda cookie: (_is_qwens(cookie), _life(cookie)))
+    return _of_credential(best.value, best.expires_at)
+
+
+def _of_credential(raw: str, expires_at: datetime | None = None) -> Session:
+    claims = _claims(raw)
+    if claims is None:
+        if _is_cut_off(raw):
+            raise SessionMalformedError(_IS_CUT_OFF)
+    elif is_access_token(claims):
+        raise SessionMalformedError(_IS_ACCESS_TOKEN)
+    return Session(refresh_token=raw, expires_at=expires_at or expiry_of_credential(raw))
+
+
+def _bare(raw: str) -> str:
+    """Require that a value without a name looks like a credential."""
+    if _claims(raw) is None:
+        # With a name beside it, a random string may well have a single dot.
+        if _is_cut_off(raw) or re.fullmatch(r"[\w-]+\.[\w-]+", raw, re.ASCII):
+            raise SessionMalformedError(_IS_CUT_OFF)
+        if not raw:
+            raise SessionMalformedError("the value is empty")
+        if not _OPAQUE.fullmatch(raw):
+            raise SessionMalformedError(
+                f"the value is not a login in a form that is known ({len(raw)} characters)"
+            )
+    return raw
+
+
+def _is_cut_off(raw: str) -> bool:
+    """Return whether a value that cannot be decoded has a part that begins like a JWT's."""
+    parts = raw.split(".")
+    return len(parts) != _JWE_PARTS and any(part.startswith("eyJ") for part in parts)
+
+
+def _require_no_other_kind(document: Mapping[str, object]) -> None:
+    if "resource_url" in document or {"access_token", "token_type"} <= document.keys():
+        raise SessionMalformedError(
+            "these are the OAuth credentials of Qwen Code (~/.qwen/oauth_creds.json), which are "
+            f"another thing and do not work here: {_WHERE_IT_IS}"
+        )
+    token = document.get("token")
+    if not holds_login(document) and isinstance(token, str):
+        claims = _claims(unwrapped(token))
+        if "expiresAt" in document or (claims is not None and is_access_token(claims)):
+            raise SessionMalformedError(_IS_ACCESS_TOKEN)
+
+
+def _string(document: Mapping[str, object], key: str) -> str | None:
+    value = document.get(key)
+    if value is not None and not isinstance(value, str):
+        raise SessionMalformedError(f"'{key}' should be a string")
+    return value
+
+
+def _expiry(seconds: object) -> datetime | None:
+    expires_at = instant(seconds)
+    if seconds is None or expires_at is not None:
+        return expires_at
+    if isinstance(seconds, int | float) and instant(seconds // 1000) is not None:
+        raise SessionMalformedError("'expires_at' is in milliseconds: divide it by 1000")
+    raise SessionMalformedError(
+        "'expires_at' should be a number of seconds since 1970, in the years 2000 to 9999"
+    )
+
+
+def _claims(raw: str) -> Mapping[str, object] | None:
+    try:
+        return unverified_claims(raw)
+    except TokenMalformedError:
+        return None
+
+
+def _says_refresh(claims: Mapping[str, object]) -> bool:
+    kinds = [claims.get(name) for name in ("type", "typ", "token_type")]
+    return any(isinstance(kind, str) and kind.lower().startswith("refresh") for kind in kinds)
+
+
+def _is_qwens(cookie: Cookie) -> bool:
+    return _QWEN.fullmatch(cookie.domain) is not None
+
+
+def _life(cookie: Cookie) -> datetime:
+    return (
+        cookie.expires_at or expiry_of_credential(cookie.value) or datetime.min.replace(tzinfo=UTC)
+    )

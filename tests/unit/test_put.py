@@ -1,0 +1,416 @@
+"""``put``: where a login goes, what has it used, and what its owner reads."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from qwen_token.cli import main
+from qwen_token.policy import Severity
+from qwen_token.run_memory import Incident, Refusal, RunMemory
+from qwen_token.session import Grant
+from tests.minting import ACCOUNT, mint, pieces, token
+from tests.unit.fake_stack import SESSION_SECRET, TOKEN_SECRET, FailedRun, FakeStack
+from tests.wire import reply, wire
+
+CREDENTIAL = "Cr3dential-of_a.session~1234567890"
+PASSWORD = "correct horse battery staple"
+QUARTER = timedelta(minutes=15)
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+Put = Callable[..., tuple[int, str]]
+
+
+def access_token(left: timedelta = QUARTER, **claims: object) -> str:
+    expires_at = int((NOW + left).timestamp())
+    return mint({"type": "access_token", "exp": expires_at, **claims})
+
+
+@pytest.fixture(name="stack")
+def _stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
+    stack = FakeStack()
+    monkeypatch.setattr("boto3.Session", stack)
+    return stack
+
+
+@pytest.fixture(name="put")
+def _put(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Put:
+    """Put in what is piped; return the exit code and all that was shown, which is no secret."""
+
+    def run(piped: str, *arguments: str) -> tuple[int, str]:
+        stdin = io.TextIOWrapper(io.BytesIO(piped.encode()), encoding="utf-8")
+        monkeypatch.setattr("sys.stdin", stdin)
+        code = main(["put", *arguments])
+        shown = "".join(capsys.readouterr())
+        for secret in (CREDENTIAL, PASSWORD):
+            assert not any(piece in shown for piece in pieces(secret))
+        return code, shown
+
+    return run
+
+
+def held_by_keeper(stack: FakeStack, raw: str) -> str:
+    """Make this the token secret's current version, as the keeper writes it."""
+    secret = stack.secrets.secret(TOKEN_SECRET)
+    version = secret.write(raw, labels=["QWEN_PENDING"])
+    secret.move("AWSCURRENT", version)
+    return version
+
+
+def gets_token(stack: FakeStack, *, grant: str = "refresh_token", **more: Any) -> None:
+    """Have the function get a token with what is in the session secret, and remember whose."""
+
+    def answer(_event: object) -> dict[str, Any]:
+        assert stack.secrets.secret(SESSION_SECRET).value is not None, "stored before it is used"
+        version = held_by_keeper(stack, access_token(iat=int(NOW.timestamp())))
+        stack.memory = RunMemory(confirmed_version_id=version, confirmed_at=NOW, account=ACCOUNT)
+        return {
+            "outcome": "refreshed",
+            "secret_id": "s",
+            "version_id": version,
+            "grant": grant,
+            "session_expires_at": None,
+            **more,
+        }
+
+    stack.answer = answer
+
+
+def stored(stack: FakeStack) -> dict[str, object]:
+    value = stack.secrets.secret(SESSION_SECRET).value
+    assert isinstance(value, str)
+    document: dict[str, object] = json.loads(value)
+    return document
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        pytest.param(CREDENTIAL, id="the credential alone"),
+        pytest.param(f"Cookie: theme=dark; refresh_token={CREDENTIAL}", id="a Cookie header"),
+        pytest.param(
+            f"curl 'https://auth.qwen.ai/x' \\\n  -H 'a: b' \\\n  -b 'refresh_token={CREDENTIAL}'",
+            id="Copy as cURL",
+        ),
+        pytest.param(
+            json.dumps([{"name": "refresh_token", "value": CREDENTIAL}]), id="a list of cookies"
+        ),
+        pytest.param(json.dumps({"refresh_token": CREDENTIAL}), id="an object"),
+    ],
+)
+def test_a_session_in_any_form_is_stored_and_the_function_uses_it_at_once(
+    stack: FakeStack, put: Put, pasted: str
+) -> None:
+    ends_at = NOW + timedelta(days=30)
+    gets_token(stack, session_expires_at=ends_at.isoformat())
+
+    code, shown = put(pasted)
+
+    assert code == 0, shown
+    assert stored(stack) == {"refresh_token": CREDENTIAL}
+    assert stack.events == [{"force": True}]
+    for said in (
+        "Login stored",
+        "session (a refresh credential)",
+        ACCOUNT,
+        "the function has used it: it works",
+        "of 15.0 minutes",
+        f"nothing until {ends_at:%Y-%m-%d %H:%M} UTC; a reminder comes before",
+    ):
+        assert said in shown
+
+
+def test_a_session_is_described_for_scripts(stack: FakeStack, put: Put) -> None:
+    gets_token(stack)
+
+    code, shown = put(CREDENTIAL, "--json")
+
+    document = json.loads(shown)
+    assert code == 0
+    assert (document["kind"], document["account"]) == ("session", ACCOUNT)
+    assert (document["used"], document["error"]) == (True, None)
+    assert document["run"]["grant"] == "refresh_token"
+    assert document["session_expires_at"] is None
+    assert datetime.fromisoformat(document["expires_at"]) == NOW + QUARTER
+
+
+def test_where_no_end_is_known_none_is_promised(stack: FakeStack, put: Put) -> None:
+    gets_token(stack)
+
+    _, shown = put(CREDENTIAL)
+
+    assert "Session expires  not known; as a rule 30 days after the log-in" in shown
+    assert "nothing for now: an alert says when you are needed" in shown
+
+
+def test_a_sign_in_of_two_lines_replaces_the_whole_login_but_no_other_key(
+    stack: FakeStack, put: Put
+) -> None:
+    there = {"note": "ours", "refresh_token": "an-older-one", "account": "another"}
+    stack.secrets.hold(SESSION_SECRET, json.dumps(there))
+    gets_token(stack, grant="password")
+
+    code, shown = put(f"zoe@example.com\r\n {PASSWORD} \r\n", "--sign-in")
+
+    assert code == 0, shown
+    assert stored(stack) == {
+        "note": "ours",
+        "email": "zoe@example.com",
+        "password": f" {PASSWORD} ",
+    }
+    assert "whatever login was there is replaced by this one" in shown
+    assert "nothing, as long as the password stays the same" in shown
+
+
+@pytest.mark.parametrize(
+    ("piped", "reason"),
+    [
+        ("", "token_missing"),
+        ("zoe@example.com", "session_malformed"),
+        (f"zoe@example.com\n{PASSWORD}\nmore", "session_malformed"),
+        (f"zoe\n{PASSWORD}", "session_malformed"),
+        ("zoe@example.com\n\n", "session_malformed"),
+    ],
+    ids=["nothing", "no password", "three lines", "no e-mail", "an empty password"],
+)
+def test_what_is_no_sign_in_is_refused_before_aws_is_asked(
+    stack: FakeStack, put: Put, piped: str, reason: str
+) -> None:
+    code, shown = put(piped, "--sign-in", "--json")
+
+    assert code == 1
+    assert json.loads(shown)["error"]["reason"] == reason
+    assert stack.secrets.calls == []
+
+
+def test_a_sign_in_beside_a_token_that_renews_itself_is_kept_for_later(
+    stack: FakeStack, put: Put
+) -> None:
+    gets_token(stack, grant="exchange")
+
+    code, shown = put(f"zoe@example.com\n{PASSWORD}", "--sign-in")
+
+    assert code == 0
+    assert "the token still renews itself; this login is for when that ends" in shown
+    assert "Account" not in shown, "whose the sign-in is is not known yet"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        ("checked", "the token is younger than ten minutes, so it was only checked"),
+        ("leased", "another run was at work"),
+        ("fresh", "the token was not replaced: the API gave no answer"),
+        ("superseded", "somebody else wrote to a secret meanwhile"),
+    ],
+)
+def test_a_session_that_was_not_used_yet_is_said_to_be_and_when_it_will_be(
+    stack: FakeStack, put: Put, outcome: str, said: str
+) -> None:
+    version = held_by_keeper(stack, access_token(timedelta(minutes=14)))
+    stack.answer = lambda _event: {"outcome": outcome, "version_id": version, "grant": None}
+
+    code, shown = put(CREDENTIAL)
+
+    assert code == 0, shown
+    assert f"not yet: {said}" in shown
+    # Of a token that says nothing of its issue, a third of its life and half a minute.
+    due_at = NOW + timedelta(minutes=14) - timedelta(minutes=14) / 3 - timedelta(seconds=30)
+    assert f"when the next token is due, on {due_at:%Y-%m-%d %H:}" in shown
+    assert "make refresh ARGS=--force, from " in shown
+    assert json.loads(put(CREDENTIAL, "--json")[1])["used"] is False
+
+
+def test_without_a_check_a_session_is_stored_and_the_function_left_alone(
+    stack: FakeStack, put: Put
+) -> None:
+    code, shown = put(CREDENTIAL, "--no-check")
+
+    assert code == 0
+    assert stored(stack) == {"refresh_token": CREDENTIAL}
+    assert stack.events == []
+    assert "it was only stored (--no-check)" in shown
+    assert "make refresh ARGS=--force" in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "advice"),
+    [
+        ("SessionRejectedError", "session_rejected", "log in again in a private window"),
+        ("WrongAccountError", "wrong_account", "Is the other account meant?"),
+        ("KeyError", "function_failed", "Look at the function's log"),
+    ],
+)
+def test_a_run_that_fails_leaves_the_session_stored_and_says_so(
+    stack: FakeStack, put: Put, kind: str, reason: str, advice: str
+) -> None:
+    def answer(_event: object) -> dict[str, Any]:
+        raise FailedRun(kind, "it did not work")
+
+    stack.answer = answer
+
+    code, shown = put(CREDENTIAL)
+
+    assert code == 1
+    assert stored(stack) == {"refresh_token": CREDENTIAL}
+    assert "Login stored" in shown
+    assert "not yet: the function could not" in shown
+    said = "error: the login is stored, but the function could not use it: it did not work"
+    assert f"{said} ({reason})" in shown
+    assert advice in shown
+    assert "Next" not in shown
+    code, shown = put(CREDENTIAL, "--json")
+    assert (code, json.loads(shown)["error"]["reason"]) == (1, reason)
+
+
+def test_a_function_that_may_not_be_run_leaves_the_session_stored_and_that_is_said(
+    stack: FakeStack, put: Put
+) -> None:
+    stack.denies = {"lambda"}
+
+    code, shown = put(CREDENTIAL)
+
+    assert code == 1
+    assert "the login is stored, but" in shown
+    assert "AccessDeniedException" in shown
+
+
+@pytest.mark.parametrize(
+    ("published", "said"),
+    [
+        ({"notice upstream_blocked": NOW}, "could not use it: a firewall (upstream_blocked)"),
+        # The incident keeps the words of what was worse, and before.
+        (
+            {
+                "notice rate_limited": NOW,
+                "critical upstream_blocked": NOW - timedelta(hours=1),
+            },
+            "could not use it: there is trouble that may pass (rate_limited)",
+        ),
+        ({}, "could not use it: there is trouble that may pass (retrying)"),
+    ],
+    ids=["told", "told after something else", "not told"],
+)
+def test_trouble_that_may_pass_is_named_by_what_the_run_remembers(
+    stack: FakeStack, put: Put, published: dict[str, datetime], said: str
+) -> None:
+    incident = Incident(
+        None, NOW, Severity.NOTICE, "upstream_blocked", "a firewall", published=published
+    )
+    stack.memory = RunMemory(incident=incident)
+    stack.answer = lambda _event: {"outcome": "retrying", "version_id": None}
+
+    code, shown = put(CREDENTIAL)
+
+    assert code == 1
+    assert said in shown
+    assert "the next run tries again by itself" in shown
+
+
+def test_a_session_that_was_refused_is_no_success_though_the_token_renewed_itself(
+    stack: FakeStack, put: Put
+) -> None:
+    gets_token(stack, grant="exchange")
+    renews = stack.answer
+
+    def answer(event: Any) -> Any:
+        result = renews(event)
+        version = stack.secrets.secret(SESSION_SECRET).labels["AWSCURRENT"]
+        refusal = Refusal(version, "session_rejected", "the host refused the credential", NOW)
+        assert stack.memory is not None
+        stack.memory = replace(stack.memory, refusals={Grant.REFRESH_TOKEN: refusal})
+        return result
+
+    stack.answer = answer
+
+    code, shown = put(CREDENTIAL)
+
+    assert code == 1
+    assert "the host refused the credential (session_rejected)" in shown
+
+
+def test_a_run_that_did_not_see_the_login_is_no_success(stack: FakeStack, put: Put) -> None:
+    stack.answer = lambda _event: {"outcome": "awaiting_token"}
+
+    code, shown = put(CREDENTIAL)
+
+    assert code == 1
+    assert "the function did not see the login" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "has no session secret to keep it in"),
+        (["--secret-id", "another"], "services read, and they must not get a session"),
+        (["--fleet", "--name", "pool/zoe"], "a member of the fleet takes a token"),
+    ],
+    ids=["a stack without one", "a named secret", "a member of the fleet"],
+)
+def test_a_session_goes_nowhere_but_into_a_session_secret(
+    stack: FakeStack, put: Put, arguments: list[str], said: str
+) -> None:
+    del stack.outputs["SessionSecretArn"]
+
+    code, shown = put(CREDENTIAL, *arguments)
+
+    assert code == 1
+    assert said in shown
+    assert "(config_invalid)" in shown
+    assert stack.secrets.calls == []
+    assert stack.events == []
+
+
+def test_what_may_not_be_read_afterwards_is_left_out(stack: FakeStack, put: Put) -> None:
+    gets_token(stack)
+    stack.denies = {"dynamodb"}
+
+    code, shown = put(CREDENTIAL)
+
+    assert code == 0
+    assert "Account          the token does not say" in shown
+
+
+def test_an_account_that_the_api_said_of_another_token_is_not_shown(
+    stack: FakeStack, put: Put
+) -> None:
+    gets_token(stack)
+    gets = stack.answer
+
+    def answer(event: Any) -> Any:
+        result = gets(event)
+        stack.memory = RunMemory(confirmed_version_id="another", account=ACCOUNT)
+        return result
+
+    stack.answer = answer
+
+    code, shown = put(CREDENTIAL)
+
+    assert code == 0
+    assert ACCOUNT not in shown
+    assert json.loads(put(CREDENTIAL, "--json")[1])["account"] is None
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside a session", "alone"])
+def test_a_token_of_the_first_kind_is_checked_and_goes_into_the_token_secret(
+    stack: FakeStack, put: Put, *, beside: bool
+) -> None:
+    given = token(left=timedelta(days=5), now=NOW)
+    if beside:
+        stack.secrets.hold(SESSION_SECRET, json.dumps({"refresh_token": CREDENTIAL}))
+    known = {"id": ACCOUNT, "role": "user", "email": "zoe@example.com"}
+    with wire(reply("200 OK", json.dumps(known).encode())) as api:
+        stack.parameters["ApiBaseUrl"] = api.base_url
+        code, shown = put(f"Bearer {given.raw}")
+
+    assert code == 0, shown
+    assert stack.secrets.secret(TOKEN_SECRET).value == given.raw
+    assert len(api.requests) == 1
+    assert stack.events == [], "the schedule's next run sees it"
+    assert "the API accepts it" in shown
+    assert ("the session secret holds a login too" in shown) is beside
+    assert not any(piece in shown for piece in pieces(given.raw))

@@ -1,0 +1,208 @@
+"""What the runs of one secret remember: how it is written and read, and when it lapses."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_token.policy import Severity
+from qwen_token.run_memory import Incident, Refusal, RunMemory, SignIn
+from qwen_token.session import Grant
+from tests.minting import NOW
+
+ids = st.text(min_size=1)
+instants = st.datetimes(
+    datetime(2000, 1, 1),  # noqa: DTZ001 - hypothesis adds the zone
+    datetime(2100, 1, 1),  # noqa: DTZ001 - the same
+    timezones=st.just(UTC),
+)
+refusals = st.builds(Refusal, ids, st.text(), st.text(), instants)
+published = st.dictionaries(st.text(), instants)
+memories = st.builds(
+    RunMemory,
+    refusals=st.dictionaries(st.sampled_from(Grant), refusals),
+    sign_in=st.none()
+    | st.builds(SignIn, ids, instants, st.booleans(), reason=st.text(), message=st.text()),
+    pending=st.none() | ids,
+    replaced=st.none() | ids,
+    superseded=st.none() | ids,
+    untried=st.none() | ids,
+    token_left_behind=st.booleans(),
+    session_left_behind=st.booleans(),
+    first_try=st.none() | refusals,
+    session_version_id=st.none() | ids,
+    session_expires_at=st.none() | instants,
+    account=st.none() | ids,
+    confirmed_version_id=st.none() | ids,
+    confirmed_at=st.none() | instants,
+    incident=st.none()
+    | st.builds(
+        Incident,
+        version_id=st.none() | ids,
+        since=instants,
+        highest=st.none() | st.sampled_from(Severity),
+        reason=st.text(),
+        message=st.text(),
+        published=published,
+    ),
+    reminded=published,
+)
+
+
+@given(memories)
+def test_what_is_written_is_read_again(memory: RunMemory) -> None:
+    assert RunMemory.from_json(memory.to_json()) == memory
+
+
+def test_a_secret_without_a_history_is_an_empty_object() -> None:
+    assert RunMemory().to_json() == "{}"
+    assert RunMemory.from_json("{}") == RunMemory()
+
+
+def test_members_of_another_release_are_ignored() -> None:
+    text = json.dumps(
+        {
+            "pending": "v2",
+            "invented": [1],
+            "refusals": {"telepathy": {"version_id": 7}},
+            "sign_in": {"version_id": "s1", "at": 0, "answered": True, "invented": 1},
+        }
+    )
+
+    memory = RunMemory.from_json(text)
+
+    assert memory == RunMemory(
+        pending="v2", sign_in=SignIn("s1", datetime(1970, 1, 1, tzinfo=UTC), answered=True)
+    )
+
+
+_GARBAGE = [
+    pytest.param("", id="nothing"),
+    pytest.param("{", id="half an object"),
+    pytest.param("[]", id="a list"),
+    pytest.param("7", id="a number"),
+    pytest.param("null", id="null"),
+    pytest.param("[" * 100_000, id="a list that is far too deep"),
+    pytest.param('{"pending": 7}', id="a version that is a number"),
+    pytest.param('{"token_left_behind": "yes"}', id="a flag that is a text"),
+    pytest.param('{"confirmed_at": true}', id="an instant that is a flag"),
+    pytest.param('{"confirmed_at": "now"}', id="an instant that is a text"),
+    pytest.param('{"confirmed_at": NaN}', id="an instant that is no number"),
+    pytest.param('{"confirmed_at": Infinity}', id="an instant that never comes"),
+    pytest.param('{"confirmed_at": 1e17}', id="an instant after the last year"),
+    pytest.param('{"refusals": []}', id="refusals that are a list"),
+    pytest.param('{"refusals": {"exchange": {}}}', id="a refusal without members"),
+    pytest.param('{"sign_in": {"version_id": "s1", "at": 0}}', id="a sign-in without its end"),
+    pytest.param(
+        '{"sign_in": {"version_id": "s1", "at": 0, "answered": 1}}', id="an answer that is a number"
+    ),
+    pytest.param('{"incident": {"version_id": null}}', id="an incident without a beginning"),
+    pytest.param(
+        '{"incident": {"version_id": null, "since": 0, "highest": "dire", "reason": "",'
+        ' "message": "", "published": {}}}',
+        id="a severity that does not exist",
+    ),
+    pytest.param('{"reminded": {"ending": null}}', id="a reminder without its time"),
+]
+
+
+@pytest.mark.parametrize("text", _GARBAGE)
+def test_anything_else_is_refused_without_quoting_it(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^no memory of a run: \w+$"):
+        RunMemory.from_json(text)
+
+
+@given(st.text() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps))
+def test_garbage_never_raises_anything_but_a_value_error(text: str) -> None:
+    try:
+        memory = RunMemory.from_json(text)
+    except ValueError:
+        return
+    assert memory == RunMemory()
+
+
+# --- when it lapses -------------------------------------------------------------------------------
+
+JUST_NOW = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("grant", "version", "age", "is_known"),
+    [
+        pytest.param(Grant.EXCHANGE, "v1", HOUR - JUST_NOW, True, id="a token within the hour is"),
+        pytest.param(Grant.EXCHANGE, "v1", HOUR, False, id="a token after an hour is not"),
+        pytest.param(Grant.EXCHANGE, "v2", JUST_NOW, False, id="another version is not"),
+        pytest.param(
+            Grant.REFRESH_TOKEN, "v1", HOUR - JUST_NOW, True, id="a credential within the hour is"
+        ),
+        pytest.param(
+            Grant.REFRESH_TOKEN, "v1", HOUR, False, id="a credential after an hour is not"
+        ),
+        pytest.param(Grant.PASSWORD, "v1", 9_000 * HOUR, True, id="a password is for good"),
+        pytest.param(Grant.PASSWORD, "v2", JUST_NOW, False, id="a new password is not"),
+    ],
+)
+def test_a_refusal_is_known_for_so_long(
+    *, grant: Grant, version: str, age: timedelta, is_known: bool
+) -> None:
+    refusal = Refusal("v1", "token_rejected", "dead", NOW - age)
+    memory = RunMemory().with_refusal(grant, refusal)
+
+    assert memory.refusal(grant, version, now=NOW) == (refusal if is_known else None)
+
+
+def test_the_refusals_of_two_grants_do_not_mix() -> None:
+    of_token = Refusal("v1", "token_rejected", "dead", NOW)
+    of_session = Refusal("s1", "session_rejected", "dead", NOW)
+    memory = (
+        RunMemory()
+        .with_refusal(Grant.EXCHANGE, of_token)
+        .with_refusal(Grant.REFRESH_TOKEN, of_session)
+    )
+
+    assert memory.without_refusal(Grant.EXCHANGE).refusals == {Grant.REFRESH_TOKEN: of_session}
+
+
+@pytest.mark.parametrize(
+    ("answered", "pause"),
+    [
+        pytest.param(True, timedelta(hours=24), id="a day after an answer"),
+        pytest.param(False, timedelta(minutes=10), id="ten minutes where there was none"),
+    ],
+)
+def test_the_next_sign_in_is_allowed(*, answered: bool, pause: timedelta) -> None:
+    assert SignIn("s1", NOW, answered).next_at() == NOW + pause
+
+
+_OF_S1 = RunMemory(
+    refusals={
+        Grant.PASSWORD: Refusal("s1", "sign_in_refused", "no", NOW),
+        Grant.REFRESH_TOKEN: Refusal("s1", "session_rejected", "dead", NOW),
+    },
+    sign_in=SignIn("s1", NOW, answered=True),
+    first_try=Refusal("s1", "rate_limited", "slow", NOW),
+)
+
+
+def test_a_version_that_a_run_wrote_is_the_same_session_with_another_credential() -> None:
+    assert _OF_S1.of_session("s2") == RunMemory(
+        refusals={
+            Grant.PASSWORD: Refusal("s2", "sign_in_refused", "no", NOW),
+            Grant.REFRESH_TOKEN: Refusal("s1", "session_rejected", "dead", NOW),
+        },
+        sign_in=SignIn("s2", NOW, answered=True),
+        first_try=Refusal("s2", "rate_limited", "slow", NOW),
+    )
+
+
+def test_a_persons_version_lifts_what_was_said_of_the_session_before() -> None:
+    assert _OF_S1.of_new_session("s2") == RunMemory(
+        refusals={Grant.REFRESH_TOKEN: Refusal("s1", "session_rejected", "dead", NOW)}
+    )
+
+
+def test_the_version_that_is_known_already_lifts_nothing() -> None:
+    assert _OF_S1.of_new_session("s1") == _OF_S1
