@@ -13,7 +13,7 @@ from fleet_settings import STACK_NAME, DispatchSettings
 from jobs import Job, delay, send
 from keeper_runtime.clients import Clients
 from keeper_runtime.reporting import Reporter
-from keeper_runtime.run_location import location_of
+from keeper_runtime.run_location import location_of, time_left_of
 from qwen_token.errors import ConfigError, QwenTokenError
 from qwen_token.fleet import WRITES_PER_SECOND, Fleet, Member
 from qwen_token.policy import TokenState, assess
@@ -62,6 +62,7 @@ def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, 
     Raises:
         QwenTokenError: after it was logged, counted and published.
     """
+    time_left = time_left_of(context)
     location = location_of(context, stack=clients.environ.get(STACK_NAME, ""), of_fleet=True)
     reporter = Reporter(logger, metrics, clients, location, context.aws_request_id)
     # Also a crash writes out what was counted, and complains where that is nothing.
@@ -74,7 +75,7 @@ def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, 
         fleet = Fleet(clients.secrets(), settings.tag)
         page = fleet.page(after)
         sweep = _look_at(page.members, sweep, fleet, settings, reporter)
-        while page.next_token is not None and _time_left(context) > _RESERVE:
+        while page.next_token is not None and time_left() > _RESERVE:
             page = fleet.page(page.next_token)
             sweep = _look_at(page.members, sweep, fleet, settings, reporter)
     except QwenTokenError as error:
@@ -172,7 +173,3 @@ def _begun(event: Any, now: datetime) -> tuple[Sweep, str | None]:
     raise ConfigError(
         "the event should be an empty JSON object: {} (one with 'continue' is this function's own)"
     )
-
-
-def _time_left(context: "LambdaContext") -> timedelta:
-    return timedelta(milliseconds=context.get_remaining_time_in_millis())

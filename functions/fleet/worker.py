@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +19,7 @@ from fleet_settings import WorkerSettings
 from jobs import LONGEST_DELAY, Job, delay, send
 from keeper_runtime.clients import Clients
 from keeper_runtime.reporting import Reporter, counts_of, expiries_of
-from keeper_runtime.run_location import location_of
+from keeper_runtime.run_location import location_of, time_left_of
 from pace import pace_writes
 from qwen_token.errors import (
     QwenTokenError,
@@ -144,7 +143,8 @@ class _Batch:
     def _keep(self, job: Job) -> Report:
         if job.obstacle is not None:
             raise StoreError(job.obstacle)
-        if self._time_left() < _RESERVE:
+        time_left = time_left_of(self.context)
+        if time_left() < _RESERVE:
             # Also a run that comes to nothing reads, and a worker that is killed reports nothing.
             raise UpstreamUnavailableError("no time was left to call the API")
         clock = self.clients.clock
@@ -152,16 +152,13 @@ class _Batch:
             store=SecretStore(self.clients.secrets(), job.secret_id, clock=clock),
             sessions=None,
             # The queue hands a secret to one worker at a time, and an exchange spends nothing.
-            ledger=lambda: Ledger(UnsharedState, clock=clock, time_left=self._time_left),
+            ledger=lambda: Ledger(UnsharedState, clock=clock, time_left=time_left),
             client=lambda: self.api,
             sources=lambda _: Exchange(self.api),
             clock=clock,
-            time_left=self._time_left,
+            time_left=time_left,
             refresh_before=self.settings.refresh_before,
         ).run()
-
-    def _time_left(self) -> timedelta:
-        return timedelta(milliseconds=self.context.get_remaining_time_in_millis())
 
     def report(self) -> set[str]:
         """Report what came of the batch; return the messages to deliver again."""

@@ -23,7 +23,7 @@ from qwen_token.errors import (
     UpstreamError,
 )
 from qwen_token.policy import Severity
-from qwen_token.tokens import in_days
+from qwen_token.tokens import date, in_days, iso
 
 from .run_location import RunLocation
 
@@ -139,14 +139,14 @@ class Failure:
     ) -> Self:
         """Describe that the login ends at ``ends_at``, and that only a person can extend it."""
         is_over = ends_at <= now
-        when = "now" if is_over else f"before {_date(ends_at)}"
+        when = "now" if is_over else f"before {date(ends_at)}"
         commands, to_paste = _put_commands(location, secret_id, location.session_secret_id)
         return cls(
             secret_id=secret_id,
             reason=SESSION_ENDING,
-            message=f"the login ended on {_date(ends_at)}, by what the sign-in host said of it"
+            message=f"the login ended on {date(ends_at)}, by what the sign-in host said of it"
             if is_over
-            else f"the login ends on {_date(ends_at)}: until then, the token is kept alive",
+            else f"the login ends on {date(ends_at)}: until then, the token is kept alive",
             advice=(
                 f"Log in again {when}, in a private window, put the new session in, and close the "
                 "window without logging out."
@@ -187,7 +187,7 @@ class Alert:
             said = f": recovered from {first.reason}"
         elif self.event is Event.SESSION_ENDING and first.login_ends_at is not None:
             is_over = first.login_ends_at <= self.occurred_at
-            when = "now" if is_over else f"before {_date(first.login_ends_at)}"
+            when = "now" if is_over else f"before {date(first.login_ends_at)}"
             said = f": log in again {when}"
         else:
             left = "" if first.remaining is None else f", {_in_words(first)}"
@@ -212,15 +212,11 @@ class Alert:
                     "reason": failure.reason,
                     "message": failure.message,
                     "advice": failure.advice,
-                    "expires_at": None
-                    if failure.expires_at is None
-                    else failure.expires_at.isoformat(),
+                    "expires_at": iso(failure.expires_at),
                     "days_remaining": None
                     if failure.remaining is None
                     else in_days(failure.remaining),
-                    "session_expires_at": None
-                    if failure.session_expires_at is None
-                    else failure.session_expires_at.isoformat(),
+                    "session_expires_at": iso(failure.session_expires_at),
                 }
                 for failure in self.failures
             ],
@@ -233,7 +229,7 @@ class Alert:
         head = f"{self._kind()}: {self._happened()}."
         if self.omitted:
             sections.append(f"{self.omitted} more did not fit into this message: see the log.")
-        tail = f"Run {self.request_id}, {_date(self.occurred_at)}."
+        tail = f"Run {self.request_id}, {date(self.occurred_at)}."
         return "\n\n".join((head, *sections, tail)) + "\n"
 
     def _kind(self) -> str:
@@ -261,12 +257,12 @@ class Alert:
 
     def _section(self, failure: Failure) -> str:
         lines = [f"What happened:  {failure.message}", f"Reason:         {failure.reason}"]
-        lines.append(f"Since:          {_date(self.since or self.occurred_at)}")
+        lines.append(f"Since:          {date(self.since or self.occurred_at)}")
         is_over = self.event is Event.REFRESH_RECOVERED
         lines.append(f"Token:          {_time_left(failure, is_over=is_over)}")
         if (ends_at := failure.login_ends_at) is not None and failure.reason not in _LOGIN_IS_DEAD:
             verb = "ended" if ends_at <= self.occurred_at else "ends"
-            lines.append(f"Login:          {verb} on {_date(ends_at)}")
+            lines.append(f"Login:          {verb} on {date(ends_at)}")
         if not is_over:
             lines.append(f"What to do:     {failure.advice}")
             with_project, *with_aws = failure.commands
@@ -373,9 +369,9 @@ def _time_left(failure: Failure, *, is_over: bool) -> str:
     if failure.remaining is None or failure.expires_at is None:
         return "unknown: none could be read"
     if failure.remaining <= timedelta(0):
-        return f"expired on {_date(failure.expires_at)}: services have no valid token"
+        return f"expired on {date(failure.expires_at)}: services have no valid token"
     left = _duration(failure.remaining) if is_over else _in_words(failure)
-    return f"{left}; it expires on {_date(failure.expires_at)}"
+    return f"{left}; it expires on {date(failure.expires_at)}"
 
 
 def _in_words(failure: Failure) -> str:
@@ -392,7 +388,3 @@ def _duration(remaining: timedelta) -> str:
     if remaining < timedelta(days=2):
         return f"{remaining / timedelta(hours=1):.1f} hours left"
     return f"{remaining / timedelta(days=1):.1f} days left"
-
-
-def _date(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%d %H:%M} UTC"

@@ -19,7 +19,7 @@ from qwen_token.errors import (
 from qwen_token.policy import AlertPolicy, Severity, login_ends_at
 from qwen_token.run_report import SUCCEEDED, Outcome, Report
 from qwen_token.session import Session
-from qwen_token.tokens import in_days
+from qwen_token.tokens import in_days, iso
 
 from .clients import Clients
 from .run_location import RunLocation
@@ -48,15 +48,11 @@ def result_of(report: Report, *, secret_id: str, now: datetime) -> dict[str, obj
         "outcome": report.outcome.value,
         "secret_id": secret_id,
         "version_id": None if held is None else held.version_id,
-        "expires_at": _iso(expires_at),
+        "expires_at": iso(expires_at),
         "days_remaining": None if expires_at is None else in_days(expires_at - now),
         "grant": None if report.grant is None else report.grant.value,
-        "session_expires_at": _iso(report.session_expires_at),
+        "session_expires_at": iso(report.session_expires_at),
     }
-
-
-def _iso(at: datetime | None) -> str | None:
-    return None if at is None else at.isoformat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +145,12 @@ class Reporter:
             "outcome": str(outcome),
             "secret_id": secret_id,
             "version_id": facts.version_id,
-            "expires_at": _iso(expires_at),
+            "expires_at": iso(expires_at),
             "days_remaining": None
             if expires_at is None
             else in_days(expires_at - self.clients.clock()),
             "grant": None,
-            "session_expires_at": _iso(facts.session_expires_at),
+            "session_expires_at": iso(facts.session_expires_at),
         }
 
     def log_run(self, report: Report, *, secret_id: str) -> dict[str, object]:

@@ -26,19 +26,15 @@ from .policy import grants_for, require_better
 from .ports import Sessions
 from .run_memory import DEAD_FOR, Refusal, SignIn
 from .session import Grant, Session
-from .stored_session import StoredSession
+from .stored_session import NO_SESSION, StoredSession
 from .stored_token import StoredToken
-from .tokens import Token
+from .tokens import Token, date
 
 # Writing a changed credential is tried so often: nobody else has it.
 _KEEP_ATTEMPTS: Final = 3
 
 # After these, the sign-in host may not even have seen the password.
 _NO_ANSWER: Final = (RateLimitedError, UpstreamUnavailableError, UpstreamBlockedError)
-
-_MINUTE: Final = "%Y-%m-%d %H:%M"
-
-_NO_SESSION: Final = StoredSession(Session(), "", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +84,7 @@ class GrantChain:
         """
         stored = None if self.sessions is None else self.sessions.read()
         if stored is None or self.sessions is None:
-            return _NO_SESSION
+            return NO_SESSION
         if self.ledger.memory.session_left_behind:
             # A run may have staged the credential that took the place of this one, and this one may
             # be spent.
@@ -164,14 +160,14 @@ class GrantChain:
         memory, now = self.ledger.memory, self.ledger.now()
         if known := memory.refusal(Grant.PASSWORD, stored.version_id, now=now):
             return Refused(
-                SignInRefusedError(f"{known.message}; tried at {known.at:{_MINUTE}} UTC"),
+                SignInRefusedError(f"{known.message}; tried at {date(known.at)}"),
                 after.was_asked,
             )
         last = memory.sign_in
         if last is not None and now < last.next_at():
             # What the sign-in failed with, if it did, is what keeps the next token away.
             failure = error_of(last.reason, last.message) if last.reason else after.error
-            message = f"{failure}; the next sign-in is allowed at {last.next_at():{_MINUTE}} UTC"
+            message = f"{failure}; the next sign-in is allowed at {date(last.next_at())}"
             return Refused(type(failure)(message), after.was_asked, waits_for_sign_in=True)
         # Before it is sent, and as if it had been answered: this run may die before it can tell.
         self.ledger.memory = replace(memory, sign_in=SignIn(stored.version_id, now, answered=True))

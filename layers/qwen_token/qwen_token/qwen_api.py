@@ -6,13 +6,12 @@ from typing import Final, Required, TypedDict, cast
 
 from .errors import (
     SignInRefusedError,
-    TokenMalformedError,
     UpstreamUnexpectedError,
     WrongAccountError,
 )
 from .origin import USER_AGENT, authorization
-from .replies import read_answer, require_member
-from .tokens import Token, decode_token
+from .replies import issued_token, read_answer, require_member
+from .tokens import Token
 from .transport import Request, send
 
 # Open WebUI's own sign-in. Qwen's is on a host of its own: see ``grants.password``.
@@ -142,7 +141,4 @@ def _issued(answer: Mapping[str, object]) -> Token:
     raw = answer.get("token")
     if not isinstance(raw, str):
         raise UpstreamUnexpectedError("the API's answer is no session: it has no 'token'")
-    try:
-        return decode_token(raw)
-    except TokenMalformedError as error:
-        raise UpstreamUnexpectedError(f"the token in the API's answer: {error}") from error
+    return issued_token(raw, by="the API")

@@ -40,7 +40,7 @@ from .ports import STORE_CALL_LIMIT, Client, Sessions, Store
 from .run_memory import Refusal
 from .run_report import Outcome, Report
 from .session import Grant, Session
-from .stored_session import StoredSession
+from .stored_session import NO_SESSION, StoredSession
 from .stored_token import StoredToken
 from .tokens import Token
 
@@ -179,7 +179,7 @@ class Renewal:
                 if held is None or held.token.is_access_token:
                     raise
                 # The token may be a login of its own.
-                stored, malformed = StoredSession(Session(), "", ""), error
+                stored, malformed = NO_SESSION, error
             report = self._replaced(held, stored, chain)
         except SupersededError:
             return Report(Outcome.SUPERSEDED, held)

@@ -54,6 +54,10 @@ class StoredSession:
     by_keeper: bool = False
 
 
+# What a secret without a session holds: the token is its own login.
+NO_SESSION: Final = StoredSession(Session(), "", "")
+
+
 def expiry_of_credential(raw: str) -> datetime | None:
     """Return when a credential that is a JWT says it ends; None where it does not say."""
     claims = _claims(raw)

@@ -164,3 +164,13 @@ def instant(seconds: object) -> datetime | None:
 def in_days(duration: timedelta) -> float:
     """Return a duration in days, to two decimals (a quarter of an hour), as results show it."""
     return round(duration / _DAY, 2)
+
+
+def date(instant: datetime) -> str:
+    """Return an instant as people read it in a message, to the minute."""
+    return f"{instant:%Y-%m-%d %H:%M} UTC"
+
+
+def iso(instant: datetime | None) -> str | None:
+    """Return an instant as programs read it in a result (ISO 8601); None where there is none."""
+    return None if instant is None else instant.isoformat()

@@ -140,10 +140,6 @@ def _draws() -> bool:
     return "utf" in (sys.stdout.encoding or "").lower()
 
 
-def date(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%d %H:%M} UTC"
-
-
 def complain(options: argparse.Namespace, reason: str, message: str, advice: str) -> None:
     if options.json:
         print(json.dumps({"error": {"reason": reason, "message": message, "advice": advice}}))

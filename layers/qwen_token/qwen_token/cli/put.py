@@ -11,13 +11,13 @@ from qwen_token.errors import ConfigError, TokenRejectedError, UpstreamError
 from qwen_token.origin import BASE_URL
 from qwen_token.secret_store import SecretStore
 from qwen_token.stored_session import recognise
-from qwen_token.tokens import Token, in_days
+from qwen_token.tokens import Token, date, in_days
 
 from . import put_session
 from .deployed import Stack, secrets_manager, session_for
 from .failures import Advice
 from .membership import find_fleet, join
-from .output import OK, console_for, date, print_rows, token_bar
+from .output import OK, console_for, print_rows, token_bar
 from .readings import read_session
 from .token_input import ask_for_login, ask_for_sign_in, safe_url
 

@@ -26,12 +26,12 @@ from qwen_token.session import Grant, Session
 from qwen_token.session_store import SessionStore
 from qwen_token.stored_session import StoredSession
 from qwen_token.stored_token import StoredToken
-from qwen_token.tokens import in_days
+from qwen_token.tokens import date, in_days
 
 from .deployed import Stack, run_function, secrets_manager, session_for
 from .failures import FAILURES, CommandFailure, failure_of
 from .outcomes import RETRYING, in_words
-from .output import FAILED, OK, complain, date, print_rows, token_bar
+from .output import FAILED, OK, complain, print_rows, token_bar
 from .readings import read_memory, read_secret
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from qwen_token.origin import BASE_URL
 from qwen_token.run_report import Outcome
 from qwen_token.secret_store import SecretStore
 from qwen_token.stored_token import StoredToken
-from qwen_token.tokens import TokenInfo, decode_token, instant
+from qwen_token.tokens import TokenInfo, date, decode_token, instant
 
 from .deployed import Stack, run_function, secrets_manager, session_for
 from .failures import FAILURES, Advice, CommandFailure, failure_of
 from .outcomes import in_words
-from .output import ATTENTION, FAILED, OK, Markup, complain, console_for, date, mark, print_rows
+from .output import ATTENTION, FAILED, OK, Markup, complain, console_for, mark, print_rows
 from .token_input import ask_for_token, safe_url
 
 if TYPE_CHECKING:

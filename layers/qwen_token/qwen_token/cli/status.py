@@ -10,7 +10,7 @@ from qwen_token.errors import TokenRejectedError
 from qwen_token.policy import Severity, TokenState, assess, login_ends_at
 from qwen_token.run_memory import Incident, RunMemory
 from qwen_token.session import Grant, Session
-from qwen_token.tokens import in_days
+from qwen_token.tokens import date, in_days, iso
 
 from . import fleet_status
 from .deployed import Stack, run_function, secrets_manager, session_for
@@ -23,7 +23,6 @@ from .output import (
     Markup,
     bar,
     console_for,
-    date,
     print_rows,
     refused_bar,
     token_bar,
@@ -272,9 +271,9 @@ def _document(status: _Status) -> dict[str, object]:
         "problem": secret.problem,
         **_described_token(status),
         "version_id": secret.held and secret.held.version_id,
-        "written_at": _iso(secret.written_at),
-        "confirmed_at": _iso(status.confirmed_at),
-        "refused_at": _iso(status.refused_at),
+        "written_at": iso(secret.written_at),
+        "confirmed_at": iso(status.confirmed_at),
+        "refused_at": iso(status.refused_at),
         "login": _described_login(status),
         "runs_problem": status.runs.problem,
         "incident": _described_incident(status.runs.memory.incident),
@@ -303,7 +302,7 @@ def _described_token(status: _Status) -> dict[str, object]:
     return {
         "account": status.account,
         "state": state.value,
-        "issued_at": _iso(token.issued_at),
+        "issued_at": iso(token.issued_at),
         "expires_at": token.expires_at.isoformat(),
         "days_remaining": in_days(token.remaining(status.now)),
     }
@@ -314,9 +313,9 @@ def _described_login(status: _Status) -> dict[str, object]:
     return {
         "kind": _kind(status)[0],
         "problem": status.login.problem,
-        "session_expires_at": _iso(expires_at),
+        "session_expires_at": iso(expires_at),
         "session_days_remaining": expires_at and in_days(expires_at - status.now),
-        "ends_at": _iso(ends_at),
+        "ends_at": iso(ends_at),
     }
 
 
@@ -336,10 +335,6 @@ def _described_alert(alert: tuple[str, str, datetime] | None) -> dict[str, str] 
         return None
     severity, reason, at = alert
     return {"severity": severity, "reason": reason, "at": at.isoformat(timespec="seconds")}
-
-
-def _iso(at: datetime | None) -> str | None:
-    return None if at is None else at.isoformat()
 
 
 # ── For people ────────────────────────────────────────────────────────────────────────────────────

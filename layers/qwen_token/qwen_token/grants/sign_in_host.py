@@ -11,14 +11,13 @@ from urllib.parse import urlsplit
 
 from qwen_token.errors import (
     QwenTokenError,
-    TokenMalformedError,
     UpstreamUnexpectedError,
 )
 from qwen_token.origin import Origin, is_loopback
-from qwen_token.replies import Reply, read_answer, require_member
+from qwen_token.replies import Reply, issued_token, read_answer, require_member
 from qwen_token.session import is_credential
 from qwen_token.stored_session import expiry_of_credential
-from qwen_token.tokens import Token, decode_token, instant
+from qwen_token.tokens import Token, instant
 
 from . import Granted
 
@@ -131,10 +130,7 @@ def _access_token(data: Mapping[str, object]) -> Token:
     raw = data.get("access_token")
     if not isinstance(raw, str):
         raise UpstreamUnexpectedError("the sign-in host's answer has no 'access_token'")
-    try:
-        return decode_token(raw)
-    except TokenMalformedError as error:
-        raise UpstreamUnexpectedError(f"the token in the sign-in host's answer: {error}") from None
+    return issued_token(raw, by="the sign-in host")
 
 
 def _attributes(parts: list[str]) -> Mapping[str, str]:
