@@ -1,6 +1,6 @@
 """The secret in Secrets Manager: read it, stage a successor, promote it as compare-and-swap."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -54,6 +54,65 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+class SecretVersions:
+    """The versions of one secret and their labels, as Secrets Manager has them.
+
+    Every method raises what boto3 raises.
+    """
+
+    def __init__(self, client: "SecretsManagerClient", secret_id: str) -> None:
+        self._client = client
+        self._secret_id = secret_id
+
+    @property
+    def not_found(self) -> type[ClientError]:
+        """The error for what is not there. Looked up when it is met: botocore makes it then."""
+        return self._client.exceptions.ResourceNotFoundException
+
+    def current(self) -> "GetSecretValueResponseTypeDef":
+        """Return what readers get."""
+        return self._client.get_secret_value(SecretId=self._secret_id, VersionStage=CURRENT)
+
+    def current_text(self) -> str:
+        """Return the text that readers get, an empty one where it is binary or there is none."""
+        try:
+            return self.current().get("SecretString", "")
+        except self.not_found:
+            return ""
+
+    def version(self, version_id: str) -> "GetSecretValueResponseTypeDef":
+        """Return one version."""
+        return self._client.get_secret_value(SecretId=self._secret_id, VersionId=version_id)
+
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """Return the labels of each version that has any. It fails where there is no secret."""
+        described = self._client.describe_secret(SecretId=self._secret_id)
+        return described.get("VersionIdsToStages", {})
+
+    def write(self, text: str, *, label: str) -> "PutSecretValueResponseTypeDef":
+        """Add a version with this label."""
+        # botocore names a ClientRequestToken, the same in each attempt: a retry adds no version.
+        return self._client.put_secret_value(
+            SecretId=self._secret_id, SecretString=text, VersionStages=[label]
+        )
+
+    def make_current(self, version_id: str, *, over: str | None) -> None:
+        """Move AWSCURRENT from the version ``over``, or from none at all: as compare-and-swap.
+
+        A call that failed may still have been carried out: it is the label that decides.
+        """
+        holder: Any = {} if over is None else {"RemoveFromVersionId": over}
+        self._client.update_secret_version_stage(
+            SecretId=self._secret_id, VersionStage=CURRENT, MoveToVersionId=version_id, **holder
+        )
+
+    def unstage(self, version_id: str) -> None:
+        """Take QWEN_PENDING from a version."""
+        self._client.update_secret_version_stage(
+            SecretId=self._secret_id, VersionStage=PENDING, RemoveFromVersionId=version_id
+        )
+
+
 class SecretStore:
     """One secret, bare token or JSON object; the shape found is the shape kept.
 
@@ -68,7 +127,7 @@ class SecretStore:
         *,
         clock: Callable[[], datetime] = _now,
     ) -> None:
-        self._client = client
+        self._versions = SecretVersions(client, secret_id)
         self._clock = clock
         self.secret_id = secret_id
 
@@ -90,8 +149,8 @@ class SecretStore:
         """
         with translated(f"read the secret {self.secret_id}"):
             try:
-                response = self._get_current()
-            except self._client.exceptions.ResourceNotFoundException:
+                response = self._versions.current()
+            except self._versions.not_found:
                 # Either there is no value or no secret: describing it tells which.
                 if self._never_had_a_value():
                     return None
@@ -113,7 +172,7 @@ class SecretStore:
         """
         text = rendered(successor, over=over.text)
         with translated("stage the new token"):
-            return self._staged(successor, self._write(text, label=PENDING), text)
+            return self._staged(successor, self._versions.write(text, label=PENDING), text)
 
     def adopt(self, candidate: StoredToken, *, over: StoredToken) -> StoredToken:
         """Return ``candidate`` if its value is what staging its token would write; else stage that.
@@ -134,12 +193,8 @@ class SecretStore:
                 object, or it would become too long to be stored.
         """
         with translated("put the token in"):
-            try:
-                over = _text(self._get_current())
-            except self._client.exceptions.ResourceNotFoundException:
-                over = ""
-            text = rendered(token, over=over)
-            return StoredToken(token, self._write(text, label=CURRENT)["VersionId"], text)
+            text = rendered(token, over=self._versions.current_text())
+            return StoredToken(token, self._versions.write(text, label=CURRENT)["VersionId"], text)
 
     def put_first(self, token: Token) -> StoredToken:
         """Store the keeper's own first token, bare, and return what is current then.
@@ -153,15 +208,15 @@ class SecretStore:
         """
         with translated("store the first token"):
             try:
-                current = self._get_current()
-            except self._client.exceptions.ResourceNotFoundException:
+                current = self._versions.current()
+            except self._versions.not_found:
                 empty_version = None
             else:
                 if not _is_empty(current):
                     return held_in(current)
                 # An emulator gives a new secret such a version.
                 empty_version = current["VersionId"]
-            written = self._write(token.raw, label=PENDING)
+            written = self._versions.write(token.raw, label=PENDING)
         staged = self._staged(token, written, token.raw)
         # AWS makes a secret's first version current, whatever label it is put under.
         if CURRENT in written.get("VersionStages", ()):
@@ -182,26 +237,14 @@ class SecretStore:
         Versions that hold no token, or another account's, are left out.
         """
         with translated("look for other versions"):
-            labels = self._client.describe_secret(SecretId=self.secret_id).get(
-                "VersionIdsToStages", {}
-            )
             found = [
                 held
-                for version_id, stages in labels.items()
+                for version_id, stages in self._versions.labels().items()
                 if version_id != to.version_id and {PENDING, PREVIOUS} & set(stages)
                 if (held := self._read_version(version_id)) is not None
                 if same_account(held.token, to.token)
             ]
         return sorted(found, key=lambda held: held.token.expires_at, reverse=True)
-
-    def _get_current(self) -> "GetSecretValueResponseTypeDef":
-        return self._client.get_secret_value(SecretId=self.secret_id, VersionStage=CURRENT)
-
-    def _write(self, text: str, *, label: str) -> "PutSecretValueResponseTypeDef":
-        # botocore names a ClientRequestToken, the same in each attempt: a retry adds no version.
-        return self._client.put_secret_value(
-            SecretId=self.secret_id, SecretString=text, VersionStages=[label]
-        )
 
     def _staged(
         self, token: Token, written: "PutSecretValueResponseTypeDef", text: str
@@ -211,14 +254,8 @@ class SecretStore:
 
     def _make_current(self, staged: StoredToken, *, over: str | None, step: str) -> StoredToken:
         """Move AWSCURRENT to ``staged`` from the version ``over``, or from no version at all."""
-        holder: Any = {} if over is None else {"RemoveFromVersionId": over}
         try:
-            self._client.update_secret_version_stage(
-                SecretId=self.secret_id,
-                VersionStage=CURRENT,
-                MoveToVersionId=staged.version_id,
-                **holder,
-            )
+            self._versions.make_current(staged.version_id, over=over)
         except (BotoCoreError, ClientError) as error:
             current = self.read()
             if current is None or current.version_id == over:
@@ -228,14 +265,8 @@ class SecretStore:
 
     def _read_version(self, version_id: str) -> StoredToken | None:
         try:
-            return held_in(
-                self._client.get_secret_value(SecretId=self.secret_id, VersionId=version_id)
-            )
-        except (
-            self._client.exceptions.ResourceNotFoundException,
-            TokenMissingError,
-            TokenMalformedError,
-        ):
+            return held_in(self._versions.version(version_id))
+        except (self._versions.not_found, TokenMissingError, TokenMalformedError):
             return None
 
     def _never_had_a_value(self) -> bool:
@@ -243,8 +274,7 @@ class SecretStore:
 
         A version that is only staged was never the secret's value.
         """
-        described = self._client.describe_secret(SecretId=self.secret_id)
-        labels = described.get("VersionIdsToStages", {}).values()
+        labels = self._versions.labels().values()
         return sum(set(stages) != {PENDING} for stages in labels) <= 1
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .errors import SessionMalformedError
-from .secret_store import CURRENT, PENDING, PREVIOUS, translated
+from .secret_store import CURRENT, PENDING, PREVIOUS, SecretVersions, translated
 from .session import Session
 from .stored_session import StoredSession, parse_session, rendered_session
 
@@ -23,7 +23,7 @@ class SessionStore:
     """
 
     def __init__(self, client: "SecretsManagerClient", secret_id: str) -> None:
-        self._client = client
+        self._versions = SecretVersions(client, secret_id)
         self.secret_id = secret_id
 
     def read(self) -> StoredSession | None:
@@ -34,12 +34,10 @@ class SessionStore:
         """
         with translated(f"read the session secret {self.secret_id}"):
             try:
-                answer = self._client.get_secret_value(
-                    SecretId=self.secret_id, VersionStage=CURRENT
-                )
-            except self._client.exceptions.ResourceNotFoundException:
-                # Either there is no value or no secret: describing it fails for the second.
-                self._client.describe_secret(SecretId=self.secret_id)
+                answer = self._versions.current()
+            except self._versions.not_found:
+                # Either there is no value or no secret: asking for labels fails for the second.
+                self._versions.labels()
                 return None
         return _stored(answer)
 
@@ -51,23 +49,12 @@ class SessionStore:
         """
         text = rendered_session(session, over=over.text)
         with translated("stage the session's new credential"):
-            # botocore names a ClientRequestToken, the same in each attempt.
-            version_id = self._client.put_secret_value(
-                SecretId=self.secret_id, SecretString=text, VersionStages=[PENDING]
-            )["VersionId"]
+            version_id = self._versions.write(text, label=PENDING)["VersionId"]
         with translated("make the session's new credential current"):
             try:
-                self._client.update_secret_version_stage(
-                    SecretId=self.secret_id,
-                    VersionStage=CURRENT,
-                    MoveToVersionId=version_id,
-                    RemoveFromVersionId=over.version_id,
-                )
+                self._versions.make_current(version_id, over=over.version_id)
             except (BotoCoreError, ClientError):
-                # A call that failed may still have been carried out: it is the label that decides.
-                current = self._client.get_secret_value(
-                    SecretId=self.secret_id, VersionStage=CURRENT
-                )["VersionId"]
+                current = self._versions.current()["VersionId"]
                 if current == over.version_id:
                     raise
                 if current != version_id:
@@ -78,9 +65,7 @@ class SessionStore:
     def _abandon(self, version_id: str) -> None:
         """Take the label from a staged version that lost: no later run is to find it."""
         with suppress(BotoCoreError, ClientError):  # then only a run that takes over would look
-            self._client.update_secret_version_stage(
-                SecretId=self.secret_id, VersionStage=PENDING, RemoveFromVersionId=version_id
-            )
+            self._versions.unstage(version_id)
 
     def left_behind(self, *, over: StoredSession) -> StoredSession | None:
         """Return the session that a run staged after ``over`` was written, and could not promote.
@@ -88,12 +73,9 @@ class SessionStore:
         A person's session that was put in after that is the newer word: then there is none.
         """
         with translated("look for a staged session"):
-            labels = self._client.describe_secret(SecretId=self.secret_id).get(
-                "VersionIdsToStages", {}
-            )
             answers = [
-                self._client.get_secret_value(SecretId=self.secret_id, VersionId=version_id)
-                for version_id, stages in labels.items()
+                self._versions.version(version_id)
+                for version_id, stages in self._versions.labels().items()
                 if PENDING in stages and not {CURRENT, PREVIOUS} & set(stages)
             ]
         found = []
@@ -112,16 +94,8 @@ class SessionStore:
     def put(self, session: Session) -> StoredSession:
         """Make ``session`` current, whatever is there now: for people, who know what they do."""
         with translated("put the session in"):
-            try:
-                over = self._client.get_secret_value(
-                    SecretId=self.secret_id, VersionStage=CURRENT
-                ).get("SecretString", "")
-            except self._client.exceptions.ResourceNotFoundException:
-                over = ""
-            text = rendered_session(session, over=over)
-            version_id = self._client.put_secret_value(
-                SecretId=self.secret_id, SecretString=text, VersionStages=[CURRENT]
-            )["VersionId"]
+            text = rendered_session(session, over=self._versions.current_text())
+            version_id = self._versions.write(text, label=CURRENT)["VersionId"]
         return StoredSession(session, version_id, text)
 
 
