@@ -10,8 +10,8 @@ from .errors import (
     WrongAccountError,
 )
 from .origin import USER_AGENT, authorization
-from .replies import issued_token, read_answer, require_member
-from .tokens import Token
+from .replies import read_answer, require_member
+from .tokens import Token, issued_token
 from .transport import Request, send
 
 # Open WebUI's own sign-in. Qwen's is on a host of its own: see ``grants.password``.

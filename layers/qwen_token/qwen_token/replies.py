@@ -20,14 +20,12 @@ from .errors import (
     RateLimitedError,
     SessionRejectedError,
     SignInRefusedError,
-    TokenMalformedError,
     TokenRejectedError,
     UpstreamBlockedError,
     UpstreamUnavailableError,
     UpstreamUnexpectedError,
     WrongAccountError,
 )
-from .tokens import Token, decode_token
 
 # Statuses that are worth another attempt within the same call.
 PASSING_STATUSES: Final = (429, 500, 502, 503, 504)
@@ -126,18 +124,6 @@ def read_answer(
     if status != HTTPStatus.OK or code is not None or not document:
         raise UpstreamUnexpectedError(f"not an answer of the API as it is known: {seen}")
     return document
-
-
-def issued_token(raw: str, *, by: str) -> Token:
-    """Return the token in an answer; ``by`` names who gave it.
-
-    Raises:
-        UpstreamUnexpectedError: it is not a token.
-    """
-    try:
-        return decode_token(raw)
-    except TokenMalformedError as error:
-        raise UpstreamUnexpectedError(f"the token in {by}'s answer: {error}") from error
 
 
 def require_member(document: Mapping[str, object]) -> None:

@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import jwt
 
-from .errors import TokenMalformedError
+from .errors import TokenMalformedError, UpstreamUnexpectedError
 
 # Only these characters ever reach a request header.
 _JWT_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
@@ -106,6 +106,18 @@ def decode_token(text: str) -> Token:
         issued_at=instant(claims.get("iat")),
         is_access_token=is_access_token(claims),
     )
+
+
+def issued_token(raw: str, *, by: str) -> Token:
+    """Return the token in an answer; ``by`` names who gave it.
+
+    Raises:
+        UpstreamUnexpectedError: it is not a token.
+    """
+    try:
+        return decode_token(raw)
+    except TokenMalformedError as error:
+        raise UpstreamUnexpectedError(f"the token in {by}'s answer: {error}") from error
 
 
 def unwrapped(text: str) -> str:

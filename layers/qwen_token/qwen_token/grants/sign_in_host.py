@@ -14,10 +14,10 @@ from qwen_token.errors import (
     UpstreamUnexpectedError,
 )
 from qwen_token.origin import Origin, is_loopback
-from qwen_token.replies import Reply, issued_token, read_answer, require_member
+from qwen_token.replies import Reply, read_answer, require_member
 from qwen_token.session import is_credential
 from qwen_token.stored_session import expiry_of_credential
-from qwen_token.tokens import Token, instant
+from qwen_token.tokens import Token, instant, issued_token
 
 from . import Granted
 
