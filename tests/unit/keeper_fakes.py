@@ -30,10 +30,14 @@ LEASE_IS_OVER: Final = 3 * MINUTE
 
 
 def access_token(
-    name: str = "", *, left: timedelta = 15 * MINUTE, account: str | None = None
+    name: str = "",
+    *,
+    left: timedelta = 15 * MINUTE,
+    account: str | None = None,
+    now: datetime = NOW,
 ) -> Token:
     """Return a session's access token; without an account, it does not say whose it is."""
-    claims = {"type": "access_token", "exp": int((NOW + left).timestamp()), "jti": name}
+    claims = {"type": "access_token", "exp": int((now + left).timestamp()), "jti": name}
     return decode_token(mint(claims if account is None else {**claims, "id": account}))
 
 
@@ -61,7 +65,8 @@ class MemoryStore:
     def hold(self, held_token: Token, *, note: str = "") -> None:
         """Put a token in, as a person does, with something of their own beside it."""
         version = f"v{len(self.versions) + 1}"
-        self.versions[version] = StoredToken(held_token, version, f"{held_token.raw} {note}")
+        text = f"{held_token.raw} {note}"
+        self.versions[version] = StoredToken(held_token, version, text, created_at=self._date())
         self._move(version)
 
     def hold_own(self, held_token: Token, *, age: timedelta = timedelta()) -> None:
@@ -72,6 +77,11 @@ class MemoryStore:
         self.versions[self.current] = replace(
             self.versions[self.current], written_at=(self.clock() or NOW) - age
         )
+
+    def _date(self) -> datetime | None:
+        """Return when a version is written: no two in one moment, though no time passes."""
+        now = self.clock()
+        return None if now is None else now + timedelta(microseconds=len(self.versions))
 
     def _move(self, version: str) -> None:
         self.previous, self.current = self.current, version
@@ -105,7 +115,7 @@ class MemoryStore:
 
     def _staged(self, successor: Token, text: str) -> StoredToken:
         version = f"v{len(self.versions) + 1}"
-        self.versions[version] = StoredToken(successor, version, text, self.clock())
+        self.versions[version] = StoredToken(successor, version, text, self.clock(), self._date())
         self.pending = version
         return self.versions[version]
 

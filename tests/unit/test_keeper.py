@@ -1163,6 +1163,16 @@ def test_a_successor_that_is_no_good_is_followed_by_another_after_ten_minutes(
     assert scene.memory.pending is None
 
 
+def test_a_successor_staged_before_a_person_put_a_token_in_does_not_replace_theirs() -> None:
+    scene = staged()
+    scene.store.hold(access_token("a person's", left=4 * MINUTE))
+    scene.refresh_token.answers["credential-1"] = LATER_ACCESS
+
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert ("verify", NEXT_ACCESS) not in scene.calls
+    assert scene.store.current_token == LATER_ACCESS
+
+
 def test_a_staged_successor_that_has_expired_is_not_asked_about() -> None:
     scene = staged()
     scene.passes(20 * MINUTE)
@@ -1586,6 +1596,17 @@ def test_the_token_that_a_run_staged_and_died_is_verified_and_promoted() -> None
     assert scene.run().outcome is Outcome.REFRESHED
     assert scene.calls == [("verify", NEXT_ACCESS)]
     assert scene.store.current_token == NEXT_ACCESS
+
+
+def test_it_does_not_replace_a_token_that_a_person_put_in_since() -> None:
+    scene = died_before_promoting()
+    scene.passes(2 * MINUTE)
+    scene.store.hold(access_token("a person's", left=4 * MINUTE, now=scene.now))
+    scene.refresh_token.answers["credential-1"] = LATER_ACCESS
+
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert ("verify", NEXT_ACCESS) not in scene.calls
+    assert scene.store.current_token == LATER_ACCESS
 
 
 def test_it_is_found_also_where_the_first_run_after_it_could_not_look() -> None:
