@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -41,17 +42,52 @@ _NO_END_DAYS = 365.0
 _ENDS_AN_INCIDENT = frozenset({Outcome.REFRESHED, Outcome.SUPERSEDED, Outcome.CHECKED})
 
 
-def result_of(report: Report, *, secret_id: str, now: datetime) -> dict[str, object]:
+def _result_of_run(report: Report, *, secret_id: str, now: datetime) -> dict[str, object]:
     """Return what a run that did not fail did: the function's result, as the contract has it."""
-    held, expires_at = report.held, report.expires_at
+    return _result(
+        report.outcome,
+        secret_id=secret_id,
+        version_id=None if report.held is None else report.held.version_id,
+        expires_at=report.expires_at,
+        session_expires_at=report.session_expires_at,
+        grant=report.grant,
+        now=now,
+    )
+
+
+def _result_of_failure(
+    error: QwenTokenError, outcome: str, *, secret_id: str | None, now: datetime
+) -> dict[str, object]:
+    """Return the result of a run that failed, and did something all the same."""
+    facts = error.facts or RunFacts()
+    return _result(
+        outcome,
+        secret_id=secret_id,
+        version_id=facts.version_id,
+        expires_at=error.expires_at,
+        session_expires_at=facts.session_expires_at,
+        now=now,
+    )
+
+
+def _result(  # noqa: PLR0913 - the result's members, by name
+    outcome: str,
+    *,
+    secret_id: str | None,
+    version_id: str | None,
+    expires_at: datetime | None,
+    session_expires_at: datetime | None,
+    now: datetime,
+    grant: str | None = None,
+) -> dict[str, object]:
     return {
-        "outcome": report.outcome.value,
+        "outcome": str(outcome),
         "secret_id": secret_id,
-        "version_id": None if held is None else held.version_id,
+        "version_id": version_id,
         "expires_at": iso(expires_at),
         "days_remaining": None if expires_at is None else in_days(expires_at - now),
-        "grant": None if report.grant is None else report.grant.value,
-        "session_expires_at": iso(report.session_expires_at),
+        "grant": None if grant is None else str(grant),
+        "session_expires_at": iso(session_expires_at),
     }
 
 
@@ -112,12 +148,11 @@ class Reporter:
             ledger=ledger(),
             policy=_AT_ONCE if settings is None else settings.alert_policy(),
         )
+        result = partial(_result_of_failure, error, secret_id=secret_id, now=self.clients.clock())
         if facts.replaced is not None:
             # What it failed with came after that: readers have another token.
-            self.owner.announce_refreshed([self._result_of(error, Outcome.REFRESHED, secret_id)])
-        return (
-            self._result_of(error, "retrying", secret_id) if severity is Severity.NOTICE else None
-        )
+            self.owner.announce_refreshed([result(Outcome.REFRESHED)])
+        return result("retrying") if severity is Severity.NOTICE else None
 
     def _tell_owner(
         self, report: Report, settings: RefreshSettings, ledger: Callable[[], "Ledger"]
@@ -136,26 +171,9 @@ class Reporter:
 
         return Owner(self.logger, self.clients, self.location, self.request_id)
 
-    def _result_of(
-        self, error: QwenTokenError, outcome: str, secret_id: str | None
-    ) -> dict[str, object]:
-        facts = error.facts or RunFacts()
-        expires_at = error.expires_at
-        return {
-            "outcome": str(outcome),
-            "secret_id": secret_id,
-            "version_id": facts.version_id,
-            "expires_at": iso(expires_at),
-            "days_remaining": None
-            if expires_at is None
-            else in_days(expires_at - self.clients.clock()),
-            "grant": None,
-            "session_expires_at": iso(facts.session_expires_at),
-        }
-
     def log_run(self, report: Report, *, secret_id: str) -> dict[str, object]:
         """Log a run that did not fail; return its result."""
-        done = result_of(report, secret_id=secret_id, now=self.clients.clock())
+        done = _result_of_run(report, secret_id=secret_id, now=self.clients.clock())
         self.logger.info("run ended", extra=done)
         return done
 
