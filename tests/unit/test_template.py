@@ -117,6 +117,8 @@ THE_SESSION = {
 }
 THE_TABLE = {"Fn::GetAtt": ["StateTable", "Arn"]}
 THE_TOPIC = {"Ref": "AlertTopic"}
+# What alarms reach AlertEmail by.
+TO_THE_ADDRESS = {"Fn::If": ["HasAlertEmail", {"Ref": "AlarmEmailTopic"}, {"Ref": "AWS::NoValue"}]}
 THE_BUS = {
     "Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default"
 }
@@ -944,7 +946,8 @@ def test_a_log_group_has_a_name_that_no_function_logs_to_by_default(name: str) -
                 ({"kms:Decrypt"}, THE_KEY),
             ],
         ),
-        ("AlertTopicPolicy", [({"sns:Publish"}, THE_TOPIC)]),
+        # Of a topic's own policy, "*" is that topic.
+        ("AlertTopicPolicy", [({"sns:Publish"}, "*")]),
     ],
 )
 def test_a_policy_allows_what_the_code_does_and_nothing_else(
@@ -985,15 +988,17 @@ WITHOUT_RESOURCE = {
 
 def test_no_policy_names_more_than_it_means() -> None:
     documents = [
-        each
-        for each in dicts([resource["Properties"] for resource in RESOURCES.values()])
+        (resource["Type"], each)
+        for resource in RESOURCES.values()
+        for each in dicts(resource["Properties"])
         if "Effect" in each
     ]
 
     assert documents
-    for statement in documents:
+    for kind, statement in documents:
         assert not any("*" in action for action in actions(statement)), statement
-        if not actions(statement) <= WITHOUT_RESOURCE:
+        # A topic's own policy is about that topic, whatever it names.
+        if kind != "AWS::SNS::TopicPolicy" and not actions(statement) <= WITHOUT_RESOURCE:
             assert "*" not in list(texts(statement.get("Resource", []))), statement
         assert "*" not in list(texts(statement.get("Principal", []))), statement
         assert not statement.keys() & {"NotAction", "NotResource", "NotPrincipal"}, statement
@@ -1098,12 +1103,16 @@ def test_only_schedules_of_this_account_region_and_group_may_take_the_schedules_
 # ── Alerts ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_topic_is_not_encrypted_with_a_key_that_keeps_alarms_out() -> None:
-    assert "KmsMasterKeyId" not in RESOURCES["AlertTopic"]["Properties"]
+@pytest.mark.parametrize("name", ["AlertTopic", "AlarmEmailTopic"])
+def test_a_topic_is_not_encrypted_with_a_key_that_keeps_alarms_out(name: str) -> None:
+    assert "KmsMasterKeyId" not in RESOURCES[name]["Properties"]
 
 
-def test_the_stacks_alarms_and_no_others_may_publish_to_the_topic() -> None:
+def test_the_stacks_alarms_and_no_others_may_publish_to_the_topics() -> None:
     (statement,) = policies("AlertTopicPolicy")
+
+    topics = RESOURCES["AlertTopicPolicy"]["Properties"]["Topics"]
+    assert topics == [THE_TOPIC, TO_THE_ADDRESS]
 
     assert statement["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
     assert statement["Condition"] == {
@@ -1120,22 +1129,22 @@ def test_the_stacks_alarms_and_no_others_may_publish_to_the_topic() -> None:
     }
 
 
-def test_an_address_is_subscribed_only_when_given() -> None:
-    subscription = RESOURCES["AlertEmailSubscription"]
+@pytest.mark.parametrize("name", ["AlertEmailSubscription", "AlarmEmailSubscription"])
+def test_an_address_is_subscribed_only_when_given(name: str) -> None:
+    subscription = RESOURCES[name]
 
     assert subscription["Condition"] == "HasAlertEmail"
     assert subscription["Properties"]["Endpoint"] == {"Ref": "AlertEmail"}
 
 
 def test_an_address_gets_everything_but_notices() -> None:
-    """An alarm's message has no attributes: it is not left out."""
+    """An alarm's message has no attributes, so no filter of attributes lets it through."""
     properties = RESOURCES["AlertEmailSubscription"]["Properties"]
 
-    assert properties["FilterPolicy"] == {
-        "severity": [{"exists": False}, {"anything-but": ["notice"]}]
-    }
+    assert properties["FilterPolicy"] == {"severity": [{"anything-but": ["notice"]}]}
     # Without a scope, it is the attributes that count.
     assert "FilterPolicyScope" not in properties
+    assert "FilterPolicy" not in RESOURCES["AlarmEmailSubscription"]["Properties"]
 
 
 def test_the_alarms_are_all_tested_here() -> None:
@@ -1148,8 +1157,8 @@ def test_the_alarms_are_all_tested_here() -> None:
 def test_an_alarm_tells_its_owner_when_it_fires_and_when_it_is_over(name: str) -> None:
     alarm = RESOURCES[name]["Properties"]
 
-    assert alarm["AlarmActions"] == [THE_TOPIC]
-    assert alarm["OKActions"] == [THE_TOPIC]
+    assert alarm["AlarmActions"] == [THE_TOPIC, TO_THE_ADDRESS]
+    assert alarm["OKActions"] == [THE_TOPIC, TO_THE_ADDRESS]
     assert "InsufficientDataActions" not in alarm
     assert "make " in alarm["AlarmDescription"]["Fn::Sub"]
 

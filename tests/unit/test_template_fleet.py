@@ -51,6 +51,8 @@ def test_without_the_fleet_there_is_what_keeps_one_token_and_not_one_resource_mo
         "AlertTopic",
         "AlertTopicPolicy",
         "AlertEmailSubscription",
+        "AlarmEmailTopic",
+        "AlarmEmailSubscription",
         "RefreshFailedAlarm",
         "LoginEndingAlarm",
         "TokenExpiredAlarm",
