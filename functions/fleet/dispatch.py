@@ -16,7 +16,7 @@ from keeper_runtime.reporting import Reporter
 from keeper_runtime.run_location import location_of, time_left_of
 from qwen_token.errors import ConfigError, QwenTokenError
 from qwen_token.fleet import WRITES_PER_SECOND, Fleet, Member
-from qwen_token.policy import TokenState, assess
+from qwen_token.policy import TokenState, state_of
 from qwen_token.ports import STORE_CALL_LIMIT
 from qwen_token.stored_token import StoredToken
 
@@ -116,12 +116,7 @@ def _look_at(
     try:
         for member, found in fleet.read(members):
             if isinstance(found, StoredToken):
-                state = assess(
-                    found.token,
-                    now=now,
-                    refresh_before=settings.refresh_before,
-                    written_at=found.written_at,
-                )
+                state = state_of(found, now=now, refresh_before=settings.refresh_before)
                 if state is TokenState.FRESH:
                     fresh.append(found.token.expires_at)
                     continue

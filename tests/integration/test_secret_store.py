@@ -248,6 +248,33 @@ def test_a_version_that_is_gone_or_holds_no_token_is_none(new_secret: Any) -> No
     assert secret.store.read_version(str(uuid.uuid4())) is None
 
 
+def test_that_a_token_is_dead_is_read_with_it_until_it_is_taken_back(new_secret: Any) -> None:
+    secret = new_secret(OLD.raw)
+    held = secret.read()
+    assert not held.is_rejected
+
+    secret.store.note_rejected(held)
+    secret.store.note_rejected(held)
+
+    assert secret.read().is_rejected
+    assert secret.value() == OLD.raw
+    secret.store.note_accepted(held)
+    assert not secret.read().is_rejected
+
+
+def test_of_two_dead_tokens_the_later_one_is_noted(new_secret: Any) -> None:
+    secret = new_secret(OLD.raw)
+    old = secret.read()
+    secret.store.note_rejected(old)
+    secret.store.promote(secret.store.stage(NEW, over=old), over=old)
+    assert not secret.read().is_rejected
+
+    secret.store.note_rejected(secret.read())
+
+    assert secret.read().is_rejected
+    assert secret.labels()[old.version_id] == {"AWSPREVIOUS"}
+
+
 def test_the_keepers_own_first_token_becomes_current(new_secret: Any) -> None:
     secret = new_secret()
     first = secret.store.put_first(NEW)

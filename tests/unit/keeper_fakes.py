@@ -53,8 +53,10 @@ class MemoryStore:
     current: str | None = None
     previous: str | None = None
     pending: str | None = None
+    rejected: str | None = None
     before_stage: Callable[[], None] = lambda: None
     before_promote: Callable[[], None] = lambda: None
+    note_fails: QwenTokenError | None = None
     read_fails: QwenTokenError | None = None
     stage_fails: QwenTokenError | None = None
     # Carried out all the same, as a call is whose answer is lost.
@@ -98,7 +100,7 @@ class MemoryStore:
 
     def _version(self, version: str) -> StoredToken:
         """Return a version as it is read: only by its label is it known for the keeper's own."""
-        held = self.versions[version]
+        held = replace(self.versions[version], is_rejected=version == self.rejected)
         return held if version == self.pending else replace(held, written_at=None)
 
     def read_version(self, version_id: str) -> StoredToken | None:
@@ -157,6 +159,15 @@ class MemoryStore:
             key=lambda held: held.token.expires_at,
             reverse=True,
         )
+
+    def note_rejected(self, held: StoredToken) -> None:
+        if self.note_fails is not None:
+            raise self.note_fails
+        self.rejected = held.version_id
+
+    def note_accepted(self, held: StoredToken) -> None:
+        assert self.rejected == held.version_id
+        self.rejected = None
 
 
 @dataclass

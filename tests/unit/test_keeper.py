@@ -1,6 +1,6 @@
 """One run of the keeper, as a table of scenarios, each with what is stored afterwards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -29,6 +29,7 @@ from qwen_token import (
 )
 from qwen_token.errors import RunFacts
 from qwen_token.grants import Granted
+from qwen_token.policy import AlertPolicy, Severity, severity
 from qwen_token.run_memory import RunMemory, SignIn
 from qwen_token.run_report import Outcome, Report
 from qwen_token.session import Grant
@@ -991,6 +992,62 @@ def test_a_dead_token_without_a_way_on_fails_without_a_call_for_an_hour() -> Non
 
     scene.fails(SessionRejectedError, check=True)
 
+    assert scene.calls == []
+
+
+@pytest.mark.parametrize("options", [{"check": True}, {"force": True}], ids=["check", "force"])
+def test_a_dead_token_is_due_for_the_runs_that_follow(options: Mapping[str, bool]) -> None:
+    scene = Scene()
+    scene.store.hold(NEW)
+    scene.log_in(BY_CREDENTIAL)
+    scene.client.refuses[NEW] = scene.exchange.answers[NEW] = REJECTED
+    scene.refresh_token.answers["credential-1"] = DEAD_SESSION if "force" in options else DOWN
+    scene.fails(QwenTokenError, **options)
+    scene.passes(2 * HOUR)
+    of_today = access_token(now=scene.now)
+    scene.refresh_token.answers["credential-1"] = of_today
+
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert scene.store.current_token == of_today
+
+
+def test_readers_of_a_dead_token_have_none_so_trouble_with_the_next_is_critical() -> None:
+    scene = fresh()
+    scene.client.refuses[NEXT_ACCESS] = REJECTED
+    scene.refresh_token.answers["credential-1"] = DOWN
+
+    at_the_check = scene.fails(UpstreamUnavailableError, check=True)
+    scene.passes(MINUTE)
+    after_it = scene.fails(UpstreamUnavailableError)
+
+    policy = AlertPolicy(alert_after=HOUR, critical_before=DAY)
+    for failure in (at_the_check, after_it):
+        assert severity(failure, now=NOW, since=NOW, policy=policy) is Severity.CRITICAL
+
+
+def test_that_a_dead_token_cannot_be_noted_does_not_hide_what_the_run_failed_with() -> None:
+    scene = fresh()
+    scene.client.refuses[NEXT_ACCESS] = REJECTED
+    scene.refresh_token.answers["credential-1"] = DOWN
+    scene.store.note_fails = StoreError("refused")
+
+    scene.fails(UpstreamUnavailableError, check=True)
+
+
+def test_a_dead_token_that_lives_after_all_is_fresh_again() -> None:
+    scene = Scene()
+    scene.store.hold(NEWER)
+    scene.log_in(BY_PASSWORD)
+    scene.client.refuses[NEWER] = scene.exchange.answers[NEWER] = REJECTED
+    scene.password.answers["a password"] = DOWN
+    scene.fails(UpstreamUnavailableError, check=True)
+    scene.passes(2 * HOUR)
+    del scene.client.refuses[NEWER]
+    scene.password.answers["a password"] = NEW
+
+    assert scene.run().outcome is Outcome.FRESH
+    scene.passes(MINUTE)
+    assert scene.run().outcome is Outcome.FRESH
     assert scene.calls == []
 
 

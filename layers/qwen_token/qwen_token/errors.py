@@ -39,7 +39,8 @@ class RunFacts:
     """What a run that failed knew of the login that it keeps.
 
     ``version_id`` is the token secret's version that was current (None where none could be read).
-    ``replaced`` is the one that the run itself replaced before it failed.
+    ``is_dead`` says that the API called its token dead. ``replaced`` is the version that the run
+    itself replaced before it failed.
     ``login_ends_at`` is when a person is needed at the latest (None: no end is known), and
     ``session_expires_at`` when the refresh credential expires. ``is_exchanged`` says that the token
     itself is the login, and ``is_login_known`` is false where the session could not be read, which
@@ -48,6 +49,7 @@ class RunFacts:
     """
 
     version_id: str | None = None
+    is_dead: bool = False
     replaced: str | None = None
     login_ends_at: datetime | None = None
     session_expires_at: datetime | None = None

@@ -226,7 +226,9 @@ class GrantChain:
         self.ledger.memory = self.ledger.memory.with_refusal(grant, refusal)
 
     def is_dead(self, held: StoredToken) -> bool:
-        """Return whether the API said of the token, lately, that it is dead."""
+        """Return whether the API said of the token, lately or last, that it is dead."""
+        if held.is_rejected:
+            return True
         known = self.ledger.memory.refusal(Grant.EXCHANGE, held.version_id, now=self.ledger.now())
         return known is not None and known.reason == TokenRejectedError.reason
 

@@ -103,8 +103,9 @@ def due_before(
 
 
 def state_of(held: StoredToken, *, now: datetime, refresh_before: timedelta) -> TokenState:
-    """Place a stored token on its timeline, as ``assess`` does."""
-    return assess(held.token, now=now, refresh_before=refresh_before, written_at=held.written_at)
+    """Place a stored token on its timeline, as ``assess`` does; a rejected one is due at once."""
+    state = assess(held.token, now=now, refresh_before=refresh_before, written_at=held.written_at)
+    return TokenState.STALE if held.is_rejected and state is TokenState.FRESH else state
 
 
 def is_braked(held: StoredToken, *, now: datetime) -> bool:
@@ -196,14 +197,16 @@ def severity(
 ) -> Severity:
     """Return how bad a failure of an incident that began at ``since`` is.
 
-    CRITICAL when only a person can help, when the token has expired, or when a token that is
-    exchanged has less than ``critical_before`` left. Else, it may pass: a NOTICE before the
+    CRITICAL when only a person can help, when the token is dead or has expired, or when a token
+    that is exchanged has less than ``critical_before`` left. Else, it may pass: a NOTICE before the
     incident is ``alert_after`` old, a WARNING from then on. What waits for a sign-in that is
     allowed again before the token expires may pass, too. An unknown time left counts as enough, and
     an incident that begins in the future, by a clock that was set back, as one of this moment.
     """
     needs_a_person = isinstance(error, TokenError | SessionError | ConfigError)
     if needs_a_person and not _signs_in_in_time(error):
+        return Severity.CRITICAL
+    if error.facts is not None and error.facts.is_dead:
         return Severity.CRITICAL
     if error.expires_at is not None:
         left = error.expires_at - now

@@ -1,6 +1,7 @@
 """A renewal: what a run does with the lease, from a due token to a better one in its place."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -85,6 +86,7 @@ class Renewal:
             report = self._checked(held)
             if report is not None:
                 return report
+        if held is not None and (check_first or held.is_rejected):
             self._require_patience(held)
         return self._refreshed(held)
 
@@ -117,6 +119,7 @@ class Renewal:
     def _require_patience(self, held: StoredToken) -> None:
         """Raise TokenShortLivedError while another token would only die as the last ones did."""
         if self._is_braked(held) and held.written_at is not None and self._die_young():
+            self._leave_due(held)
             raise self._failed(
                 TokenShortLivedError(
                     f"the API refused the last {self.ledger.memory.died_young} tokens within "
@@ -153,7 +156,11 @@ class Renewal:
                 if self._state(held) is TokenState.FRESH:
                     return Report(Outcome.SUPERSEDED, held)
         for _ in range(_TURNS):
-            report = self._turn(held)
+            try:
+                report = self._turn(held)
+            except QwenTokenError:
+                self._leave_due(held)
+                raise
             if report.outcome is Outcome.SUPERSEDED and held and report.held != held:
                 # A run that has read it, too, and gets the lease later, is not to spend it again.
                 superseded = held.version_id
@@ -166,6 +173,23 @@ class Renewal:
             held,
             None,
         )
+
+    def _leave_due(self, held: StoredToken | None) -> None:
+        """Have the next run go on with a token that was found dead before it was due.
+
+        That run reads the secret alone, and would take the token for fresh.
+        """
+        if (
+            held is None
+            or held.is_rejected
+            or held.version_id == self.ledger.memory.replaced
+            or self._state(held) is not TokenState.FRESH
+            or not self._chain().is_dead(held)
+        ):
+            return
+        # What the run failed with is what the owner has to hear. The next check goes on, too.
+        with suppress(StoreError):
+            self.store.note_rejected(held)
 
     def _turn(self, held: StoredToken | None) -> Report:
         """Replace ``held``; SUPERSEDED is another writer's doing, whose version is current then."""
@@ -487,6 +511,8 @@ class Renewal:
         except (TokenRejectedError, UpstreamError, WrongAccountError):
             return False
         self.ledger.memory = self.ledger.memory.without_refusal(Grant.EXCHANGE)
+        if held.is_rejected:
+            self.store.note_accepted(held)
         return True
 
     # ── What the run knows ────────────────────────────────────────────────────────────────────────
@@ -519,6 +545,7 @@ class Renewal:
         is_own_login = token is not None and not token.is_access_token
         facts = RunFacts(
             version_id=None if held is None else held.version_id,
+            is_dead=held is not None and self._chain().is_dead(held),
             replaced=replaced,
             login_ends_at=login_ends_at(token, session),
             session_expires_at=session.expires_at,

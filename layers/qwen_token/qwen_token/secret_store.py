@@ -33,6 +33,9 @@ CURRENT: Final = "AWSCURRENT"
 PREVIOUS: Final = "AWSPREVIOUS"
 # Not AWSPENDING: that one is native rotation's, and left behind it makes RotateSecret fail.
 PENDING: Final = "QWEN_PENDING"
+# The API called this version's token dead. Whoever reads the version sees its labels, too: so a run
+# that reads nothing else does not take the token for fresh.
+REJECTED: Final = "QWEN_REJECTED"
 
 # botocore's defaults (60 s each) would outlast the function. These make the keeper's
 # STORE_CALL_LIMIT: two attempts of seven seconds, and the standard mode's wait (at most one second)
@@ -106,10 +109,21 @@ class SecretVersions:
             SecretId=self._secret_id, VersionStage=CURRENT, MoveToVersionId=version_id, **holder
         )
 
-    def unstage(self, version_id: str) -> None:
-        """Take QWEN_PENDING from a version."""
+    def attach(self, label: str, version_id: str) -> None:
+        """Move a label of ours to a version, from whichever has it."""
+        # AWS moves a label only away from the version that the caller names.
+        holder = next((each for each, found in self.labels().items() if label in found), None)
+        if holder == version_id:
+            return
+        named: Any = {} if holder is None else {"RemoveFromVersionId": holder}
         self._client.update_secret_version_stage(
-            SecretId=self._secret_id, VersionStage=PENDING, RemoveFromVersionId=version_id
+            SecretId=self._secret_id, VersionStage=label, MoveToVersionId=version_id, **named
+        )
+
+    def detach(self, label: str, version_id: str) -> None:
+        """Take a label of ours from the version that has it."""
+        self._client.update_secret_version_stage(
+            SecretId=self._secret_id, VersionStage=label, RemoveFromVersionId=version_id
         )
 
 
@@ -246,6 +260,16 @@ class SecretStore:
             ]
         return sorted(found, key=lambda held: held.token.expires_at, reverse=True)
 
+    def note_rejected(self, held: StoredToken) -> None:
+        """Have all further reads of this version say that the API called its token dead."""
+        with translated("note that the token is dead"):
+            self._versions.attach(REJECTED, held.version_id)
+
+    def note_accepted(self, held: StoredToken) -> None:
+        """Take back what ``note_rejected`` noted of this version."""
+        with translated("note that the token is alive after all"):
+            self._versions.detach(REJECTED, held.version_id)
+
     def _staged(
         self, token: Token, written: "PutSecretValueResponseTypeDef", text: str
     ) -> StoredToken:
@@ -300,7 +324,11 @@ def held_in(answer: Mapping[str, Any]) -> StoredToken:
     if "SecretBinary" in answer:
         raise TokenMalformedError("the secret's value is binary: store it as a string")
     held = parse(_text(answer), answer["VersionId"], written_at=_written_by_keeper_at(answer))
-    return replace(held, created_at=answer.get("CreatedDate"))
+    return replace(
+        held,
+        created_at=answer.get("CreatedDate"),
+        is_rejected=REJECTED in answer.get("VersionStages", ()),
+    )
 
 
 def _written_by_keeper_at(answer: Mapping[str, Any]) -> datetime | None:

@@ -65,7 +65,7 @@ class SessionStore:
     def _abandon(self, version_id: str) -> None:
         """Take the label from a staged version that lost: no later run is to find it."""
         with suppress(BotoCoreError, ClientError):  # then only a run that takes over would look
-            self._versions.unstage(version_id)
+            self._versions.detach(PENDING, version_id)
 
     def left_behind(self, *, over: StoredSession) -> StoredSession | None:
         """Return the session that a run staged after ``over`` was written, and could not promote.

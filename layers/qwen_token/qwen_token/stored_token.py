@@ -18,7 +18,8 @@ class StoredToken:
 
     ``written_at`` (aware, UTC) is when the keeper wrote this version; it is None where somebody
     else did, or where that is not known. ``created_at`` is when anybody wrote it, where that is
-    known. Neither makes another version of it, so they are not compared.
+    known. ``is_rejected`` says that the API called the token dead, and that no other one could be
+    put in its place yet. None of these makes another version of it, so they are not compared.
     """
 
     token: Token
@@ -26,6 +27,7 @@ class StoredToken:
     text: str = field(repr=False)
     written_at: datetime | None = field(default=None, compare=False)
     created_at: datetime | None = field(default=None, compare=False)
+    is_rejected: bool = field(default=False, compare=False)
 
     def is_newer(self, *, than: "StoredToken") -> bool:
         """Return whether it was written after another version, as far as that is known."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from qwen_token.errors import TokenRejectedError
-from qwen_token.policy import Severity, TokenState, assess, login_ends_at
+from qwen_token.policy import Severity, TokenState, login_ends_at, state_of
 from qwen_token.run_memory import Incident, RunMemory
 from qwen_token.session import Grant, Session
 from qwen_token.tokens import date, in_days, iso
@@ -180,12 +180,7 @@ class _Status:
         held = self.secret.held
         if held is None:
             return None
-        return assess(
-            held.token,
-            now=self.now,
-            refresh_before=self.refresh_before,
-            written_at=held.written_at,
-        )
+        return state_of(held, now=self.now, refresh_before=self.refresh_before)
 
     def is_ending(self) -> bool:
         """Return whether the login ends so soon that a person is needed now."""

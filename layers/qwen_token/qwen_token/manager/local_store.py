@@ -5,6 +5,7 @@ import os
 import secrets
 import threading
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Final
 
 from qwen_token.errors import (
@@ -36,6 +37,7 @@ class TokenStore(ABC):
     """
 
     _staged: StoredToken | None = None
+    _rejected: str | None = None
     _key: bytes = _PROCESS_KEY
 
     @abstractmethod
@@ -131,6 +133,15 @@ class TokenStore(ABC):
             return []
         return [] if staged.token.raw == to.token.raw else [staged]
 
+    def note_rejected(self, held: StoredToken) -> None:
+        """Have this process's reads of the version say that the API called its token dead."""
+        self._rejected = held.version_id
+
+    def note_accepted(self, held: StoredToken) -> None:
+        """Take back what ``note_rejected`` noted of this version."""
+        if self._rejected == held.version_id:
+            self._rejected = None
+
     def _replaced(self, over: StoredToken, text: str) -> bool:
         # The store compares with the text as it has it, which ``over`` may hold in escapes.
         found = self.load()
@@ -140,7 +151,8 @@ class TokenStore(ABC):
 
     def _held(self, text: str) -> StoredToken:
         encoded = _encoded(text)
-        return parse(encoded.decode(), hmac.digest(self._key, encoded, "sha256").hex())
+        held = parse(encoded.decode(), hmac.digest(self._key, encoded, "sha256").hex())
+        return replace(held, is_rejected=held.version_id == self._rejected)
 
 
 class MemoryStore(TokenStore):

@@ -419,7 +419,12 @@ class TokenManager:
         known = self._known
         try:
             held = self._stored()
-            if held is None or force or self._is_due(held.token, self._window()):
+            if (
+                held is None
+                or force
+                or held.is_rejected
+                or self._is_due(held.token, self._window())
+            ):
                 tried = True
                 held = self._refreshed(held, known=known)
                 self._take(held.token)

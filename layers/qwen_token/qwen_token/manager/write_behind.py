@@ -109,6 +109,14 @@ class WriteBehind:
     def alternatives(self, *, to: StoredToken) -> list[StoredToken]:
         return self._store.alternatives(to=to)
 
+    def note_rejected(self, held: StoredToken) -> None:
+        if held.version_id != _UNWRITTEN:
+            self._store.note_rejected(held)
+
+    def note_accepted(self, held: StoredToken) -> None:
+        if held.version_id != _UNWRITTEN:
+            self._store.note_accepted(held)
+
     def after_fork(self) -> None:
         """Open the store again: its connections are the parent process's."""
         self._opened = None
