@@ -19,7 +19,14 @@ from localcloud import qwen as scenarios
 from localcloud.aws import ROOT, Cloud
 from localcloud.qwen import ACCOUNT, QwenStandIn, Scenario
 from localcloud.recording_proxy import Loss, Refusal
-from localcloud.sign_in_host import ANSWERS, Rotation, SessionPolicy, SignInHost, SignInRequest
+from localcloud.sign_in_host import (
+    ANSWERS,
+    BLOCK_SLIDER,
+    Rotation,
+    SessionPolicy,
+    SignInHost,
+    SignInRequest,
+)
 from localcloud.stack import CURRENT, PREVIOUS
 from tests.e2e.conftest import Deployed, Hosts
 
@@ -325,6 +332,27 @@ def test_a_check_replaces_a_token_that_was_revoked_on_its_first_day(newer: Deplo
 
     assert run.result is not None
     assert (run.result["outcome"], run.result["grant"]) == ("refreshed", "refresh_token")
+    assert newer.qwen.accepts(newer.stack.current().text)
+
+
+def test_a_token_that_a_check_found_dead_is_replaced_by_the_first_run_that_can(
+    newer: Deployed,
+) -> None:
+    newer.hold_session()
+    raw = newer.qwen.issue_access_token()
+    newer.stack.put(raw)
+    newer.qwen.retire(raw)
+    newer.sign_in_host.answer_with(BLOCK_SLIDER)
+    checked = newer.stack.invoke({"check": True})
+    assert checked.error is not None
+    [alert] = newer.stack.notifications()
+    assert alert.attributes == {"severity": "critical", "reason": "upstream_blocked"}
+
+    newer.sign_in_host.answer_with(ANSWERS)
+    run = newer.stack.invoke()
+
+    assert run.result is not None
+    assert run.result["outcome"] == "refreshed"
     assert newer.qwen.accepts(newer.stack.current().text)
 
 

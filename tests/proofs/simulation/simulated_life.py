@@ -20,7 +20,7 @@ from keeper_runtime.clients import Clients
 from keeper_runtime.state_table import StateTable
 from qwen_token import QwenTokenError, Token, TokenMalformedError
 from qwen_token.errors import SessionMalformedError, StoreError, UpstreamError
-from qwen_token.policy import TokenState, assess, due_before
+from qwen_token.policy import TokenState, due_before, state_of
 from qwen_token.run_memory import RunMemory
 from qwen_token.secret_store import CURRENT, PREVIOUS, SecretStore
 from qwen_token.session import Session
@@ -663,12 +663,7 @@ class SimulatedLife:
         return True
 
     def _state(self, held: StoredToken) -> TokenState:
-        return assess(
-            held.token,
-            now=self.clock(),
-            refresh_before=REFRESH_BEFORE,
-            written_at=held.written_at,
-        )
+        return state_of(held, now=self.clock(), refresh_before=REFRESH_BEFORE)
 
     def _labels(self) -> dict[str, str]:
         return self._labels_of(self._arn)
