@@ -41,7 +41,7 @@ _CUT_OFF_TIME: Final = 0.5
 _RETRIES: Final = 3
 _BACKOFF_FACTOR: Final = 0.5
 _BACKOFF_JITTER: Final = 0.5
-# Between two attempts of one call, even where a ``Retry-After`` asks for more.
+# Between two attempts of one call. Where a ``Retry-After`` asks for more, there is no second one.
 _LONGEST_WAIT: Final = timedelta(seconds=10)
 
 
@@ -175,7 +175,9 @@ class _Redirectless(requests.Session):
 
 
 class _RetryUntil(Retry):
-    """Exponential backoff with jitter that gives up where its next wait would pass a deadline."""
+    """Exponential backoff with jitter that gives up where its next wait would be too long, or would
+    pass a deadline.
+    """
 
     def __init__(self, *, deadline: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -186,14 +188,15 @@ class _RetryUntil(Retry):
 
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
         asked = retry_after(response.headers.get("Retry-After", ""), now=datetime.now(UTC))
-        return None if asked is None else min(asked, _LONGEST_WAIT).total_seconds()
+        return None if asked is None else asked.total_seconds()
 
     def increment(self, *args: Any, **kwargs: Any) -> Self:
         successor = super().increment(*args, **kwargs)
         response: BaseHTTPResponse | None = kwargs.get("response")
         asked = self.get_retry_after(response) if response is not None else None
         wait = asked if asked is not None else successor.get_backoff_time() + _BACKOFF_JITTER
-        if time.monotonic() + wait + _SHORTEST_ATTEMPT > self._deadline:
+        is_too_long = wait > _LONGEST_WAIT.total_seconds()
+        if is_too_long or time.monotonic() + wait + _SHORTEST_ATTEMPT > self._deadline:
             # Where there was a reply, urllib3 returns that instead.
             raise MaxRetryError(kwargs["_pool"], args[1], kwargs.get("error"))
         if response is not None:
