@@ -32,7 +32,7 @@ CONFIG = samconfig.$(STACK).toml
 $(CONFIG):
 	@echo 'The first deployment asks its questions, and keeps the answers in $@.'
 	cp samconfig.toml $@
-	$(SAM) deploy --guided --stack-name $(STACK) --config-file '$(CURDIR)/$@'
+	$(SAM) deploy --guided --stack-name $(STACK) --config-file '$(CURDIR)/$@' $(ARGS)
 
 # The region that was answered there. Without such a file, it is what the AWS configuration says.
 REGION = $(if $(wildcard $(CONFIG)),$(shell $(PYTHON) -c 'import sys, tomllib; \
@@ -41,8 +41,8 @@ REGION = $(if $(wildcard $(CONFIG)),$(shell $(PYTHON) -c 'import sys, tomllib; \
 IN_REGION = $(addprefix --region ,$(REGION))
 OF_STACK = --stack $(STACK) $(IN_REGION)
 
-deploy: build ## build and deploy the stack; guided the first time
-	$(if $(wildcard $(CONFIG)),$(SAM) deploy --config-file '$(CURDIR)/$(CONFIG)',@$(MAKE) -s $(CONFIG))
+deploy: build ## build and deploy the stack; guided the first time (ARGS=--guided: asks again)
+	$(if $(wildcard $(CONFIG)),$(SAM) deploy --config-file '$(CURDIR)/$(CONFIG)' $(ARGS),@$(MAKE) -s $(CONFIG))
 
 put-token: ## store a login, whatever kind: asks at a hidden prompt, or reads standard input (ARGS=--sign-in)
 status: ## show the token, its login, their time left, trouble and alarms (ARGS=--check, ARGS=--fleet)
@@ -58,8 +58,8 @@ put-token status refresh smoke remove-token sweep redrive: .venv/ready
 logs: .venv/ready .tools/sam/ready ## follow the function's log
 	$(SAM) logs --stack-name $(STACK) --name RefreshFunction --tail $(IN_REGION)
 
-destroy: .venv/ready .tools/sam/ready ## delete the stack; the secret stays
-	$(SAM) delete --stack-name $(STACK) $(IN_REGION)
+destroy: .venv/ready .tools/sam/ready ## delete the stack, and what it was told; the secrets stay
+	$(SAM) delete --stack-name $(STACK) $(IN_REGION) $(ARGS) && rm -f $(CONFIG)
 
 ##@ Develop
 

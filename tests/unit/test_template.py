@@ -5,8 +5,9 @@ Whether it deploys, and works, is shown by the end-to-end tests.
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import hypothesis
 import pytest
@@ -18,6 +19,7 @@ import handler
 from keeper_runtime import settings
 from keeper_runtime.clients import Clients
 from keeper_runtime.settings import RefreshSettings
+from localcloud.cloudformation import read_template
 from qwen_token import ConfigError
 from tests.fake_lambda_context import FakeLambdaContext
 from tests.fakes import Recorder
@@ -39,6 +41,8 @@ from tests.unit.template import (
     policies,
     texts,
 )
+
+ROOT: Final = Path(__file__).parents[2]
 
 # The contract: names that other people's stacks, scripts and alarms hold on to.
 DEFAULTS = {
@@ -1100,6 +1104,26 @@ def test_only_schedules_of_this_account_region_and_group_may_take_the_schedules_
     assert "GroupName" not in timer["Properties"], "a schedule without one is in the default group"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "template.yaml", *sorted(ROOT.glob("examples/*/*.yaml"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_a_template_holds_no_null(path: Path) -> None:
+    """CloudFormation refuses one; neither cfn-lint nor the emulator does."""
+    assert "Resources" in (template := read_template(path.read_text(encoding="utf-8")))
+    assert not list(nulls(template))
+
+
+def nulls(node: Json) -> Iterator[None]:
+    values = node.values() if isinstance(node, dict) else node
+    for value in values:
+        if value is None:
+            yield value
+        elif isinstance(value, dict | list):
+            yield from nulls(value)
+
+
 # ── Alerts ──────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -1271,7 +1295,7 @@ def test_an_alarms_name_cannot_be_that_of_another_stack(names: tuple[str, ...], 
                 "ApproximateAgeOfOldestMessage",
                 {"QueueName": {"Fn::GetAtt": ["FleetQueue", "QueueName"]}},
             ),
-            ("Maximum", "GreaterThanThreshold", 3600),
+            ("Maximum", "GreaterThanThreshold", 7200),
             "notBreaching",
         ),
     ],

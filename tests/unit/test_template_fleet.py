@@ -15,12 +15,14 @@ from tests.unit.template import (
     actions,
     dicts,
     function_properties,
+    holds,
     policies,
 )
 
 FUNCTIONS = ("DispatchFunction", "WorkerFunction")
 THE_QUEUE = {"Fn::GetAtt": ["FleetQueue", "Arn"]}
 THE_TOPIC = {"Ref": "AlertTopic"}
+WHERE_LOOPS_ARE_DETECTED = {"Fn::If": ["HasLoopDetection", "Allow", {"Ref": "AWS::NoValue"}]}
 ANY_SECRET = "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:*"
 THE_BUS = {
     "Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default"
@@ -181,23 +183,52 @@ def test_a_sweep_is_not_tried_again_by_lambda_and_may_go_on_for_as_long_as_it_ta
     dispatch = properties("DispatchFunction")
 
     assert dispatch["EventInvokeConfig"]["MaximumRetryAttempts"] == 0
-    assert dispatch["RecursiveLoop"] == "Allow"
+    assert dispatch["RecursiveLoop"] == WHERE_LOOPS_ARE_DETECTED
 
 
 def test_what_a_worker_puts_off_is_not_taken_for_an_endless_loop() -> None:
     # Lambda would stop it, and what it puts off would become dead letters.
-    assert properties("WorkerFunction")["RecursiveLoop"] == "Allow"
+    assert properties("WorkerFunction")["RecursiveLoop"] == WHERE_LOOPS_ARE_DETECTED
+
+
+@pytest.mark.parametrize(
+    ("partition", "region", "detects"),
+    [
+        ("aws", "eu-central-1", True),
+        ("aws", "us-east-1", True),
+        ("aws", "mx-central-1", False),
+        ("aws", "ap-southeast-6", False),
+        ("aws-cn", "cn-north-1", False),
+        ("aws-us-gov", "us-gov-west-1", False),
+        ("aws-eusc", "eusc-de-east-1", False),
+    ],
+)
+def test_the_property_is_left_out_where_lambda_may_refuse_it(
+    partition: str, region: str, *, detects: bool
+) -> None:
+    where = {"AWS::Partition": partition, "AWS::Region": region}
+
+    assert holds({"Condition": "HasLoopDetection"}, where) is detects
 
 
 def test_the_queue_gives_a_worker_the_time_that_aws_advises_and_a_crash_three_tries() -> None:
     queue = properties("FleetQueue")
 
-    assert queue["VisibilityTimeout"] == 6 * properties("WorkerFunction")["Timeout"]
+    worker = properties("WorkerFunction")
+    window = worker["Events"]["Jobs"]["Properties"]["MaximumBatchingWindowInSeconds"]
+    assert queue["VisibilityTimeout"] == 6 * worker["Timeout"] + window
     assert queue["RedrivePolicy"] == {
         "deadLetterTargetArn": {"Fn::GetAtt": ["FleetDeadLetterQueue", "Arn"]},
         "maxReceiveCount": 3,
     }
     assert properties("FleetDeadLetterQueue")["MessageRetentionPeriod"] == 14 * 86_400
+
+
+def test_what_crashes_is_told_as_a_dead_letter_before_it_is_told_as_old() -> None:
+    queue = properties("FleetQueue")
+    buried_after = queue["VisibilityTimeout"] * queue["RedrivePolicy"]["maxReceiveCount"]
+
+    assert properties("FleetQueueOldAlarm")["Threshold"] > buried_after
 
 
 def test_the_workers_are_bounded_where_the_queue_calls_them() -> None:
