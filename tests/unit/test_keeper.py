@@ -1592,6 +1592,20 @@ def test_an_echo_is_not_followed_by_an_alternative_that_expires_sooner(scene: Sc
     assert scene.calls == [("exchange", echoed)]
 
 
+@pytest.mark.parametrize("answer", [OLD, TokenNotExtendedError("an echo")], ids=["worse", "echo"])
+def test_a_live_token_that_a_person_put_in_stays_though_the_one_before_it_lives_longer(
+    answer: Answer,
+) -> None:
+    scene = Scene()
+    scene.store.hold(NEWER)
+    scene.store.hold(NEW)
+    scene.exchange.answers[NEW] = answer
+
+    scene.fails(TokenNotExtendedError, force=True)
+
+    assert scene.store.current_token == NEW
+
+
 def test_an_alternative_that_could_not_be_tried_is_tried_by_the_next_run_and_nothing_else() -> None:
     scene = dead_with_an_alternative()
     scene.client.refuses[NEW] = DOWN
@@ -1615,7 +1629,7 @@ def test_an_earlier_token_that_takes_over_for_minutes_is_not_called_short_lived(
 
 def test_an_alternative_of_another_account_than_the_sessions_does_not_take_over() -> None:
     scene = of_a_session(DEAD_SESSION, held=LATER_ACCESS)
-    scene.store.hold(ACCESS)
+    scene.store.hold_own(ACCESS, age=11 * MINUTE)
     scene.log_in(replace(BY_CREDENTIAL, account="alice"))
 
     scene.fails(SessionRejectedError)

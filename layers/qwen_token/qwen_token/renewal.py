@@ -456,7 +456,7 @@ class Renewal:
                 if self._state(candidate) is TokenState.EXPIRED:
                     # So are those after it: the one that lives longest comes first.
                     break
-                if not _is_better(candidate.token, held, is_dead=chain.is_dead(held)):
+                if not self._may_take_over(candidate, held, chain):
                     continue
                 try:
                     staged = self._revive(candidate, held, stored, chain)
@@ -480,6 +480,14 @@ class Renewal:
         raise type(refusal)(
             f"{refusal}; an earlier or staged token could not be tried: {obstacle}"
         ) from obstacle
+
+    def _may_take_over(self, candidate: StoredToken, held: StoredToken, chain: GrantChain) -> bool:
+        """Return whether another version is better, and no person chose a living one over it."""
+        is_dead = chain.is_dead(held)
+        lives = not is_dead and self._state(held) is not TokenState.EXPIRED
+        if lives and held.written_at is None and not candidate.is_newer(than=held):
+            return False
+        return _is_better(candidate.token, held, is_dead=is_dead)
 
     def _revive(
         self,
