@@ -1549,6 +1549,16 @@ def test_no_sign_in_comes_after_the_session_was_taken_away() -> None:
     assert facts.next_sign_in_at is None
 
 
+def test_no_sign_in_is_spent_for_a_token_that_a_person_has_replaced_by_now(scene: Scene) -> None:
+    scene.log_in(BY_PASSWORD)
+    scene.exchange.answers[OLD] = REJECTED
+    scene.exchange.during = [lambda: scene.store.hold(NEW)]
+
+    assert scene.run().outcome is Outcome.SUPERSEDED
+    assert scene.store.current_token == NEW
+    assert "password" not in dict(scene.calls)
+
+
 def test_no_sign_in_is_spent_while_an_alternative_could_not_be_tried() -> None:
     scene = dead_with_an_alternative()
     scene.log_in(BY_PASSWORD)

@@ -322,6 +322,11 @@ class Renewal:
             if revived is not None:
                 return revived
         if isinstance(outcome, Refused):
+            if stored.session.email is not None and held is not None:
+                # What a sign-in gives is lost if it does not fit to the token that is there by now.
+                current = self.store.read()
+                if current is not None and current.version_id != held.version_id:
+                    return Report(Outcome.SUPERSEDED, current, session=stored.session)
             outcome = chain.sign_in(held, stored, after=outcome)
         if isinstance(outcome, Obtained):
             return outcome

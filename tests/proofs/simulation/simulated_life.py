@@ -58,6 +58,8 @@ _NOTICED_IN: Final = CHECK + _RECOVERS_IN
 # While the same failure goes on, so many runs are made at the schedule's pace, then fewer.
 _AT_FULL_PACE: Final = 15
 _TABLE: Final = "state"
+# The call that spends a password, as a run's calls are named.
+_SIGN_IN: Final = "obtain password"
 _NEVER: Final = 10_000 * DAY
 
 
@@ -440,8 +442,10 @@ class SimulatedLife:
 
         self.run(trouble={at: log_in})
         read = "get_secret_value" + (" of the session" if self.kind is not Kind.TOKEN else "")
-        if readable and self.qwen.outage is None and read in read_after:
-            # It could see it.
+        before_sign_in = read_after[: (*read_after, _SIGN_IN).index(_SIGN_IN)]
+        sees_token = _SIGN_IN not in read_after or "get_secret_value" in before_sign_in
+        if readable and self.qwen.outage is None and read in read_after and sees_token:
+            # It could see it, and had not signed in for the login before.
             grave = [each for each in self.alerts[alerts:] if each["severity"] == "critical"]
             failed = [each for each in grave if each["event"] == "refresh_failed"]
             self._check(not failed, "a login during a run alarms nobody")
@@ -523,7 +527,7 @@ class SimulatedLife:
             }
             is_lost |= name == "put_secret_value of the session" and trouble is Trouble.DEATH
             # Nobody can tell whether a sign-in whose answer was lost was answered.
-            is_lost |= name == "obtain password"
+            is_lost |= name == _SIGN_IN
             self._answer_lost |= is_lost
             if name in {"verify", "get_secret_value", "obtain exchange", "refresh"} or run.died:
                 # A check that did not get through is made again a day later.
@@ -773,10 +777,7 @@ class SimulatedLife:
             self._last_sign_in_at = at
             self._sign_in_from = at + SIGN_IN_EVERY
         self.qwen.sign_ins.clear()
-        if any(
-            name == "obtain password" and trouble is not Trouble.DEATH
-            for trouble, name in run.struck
-        ):
+        if any(name == _SIGN_IN and trouble is not Trouble.DEATH for trouble, name in run.struck):
             # An attempt whose answer did not arrive counts for ten minutes.
             self._last_sign_in_at = None
         if run.struck or self._answer_lost or self._runs or outcome in {"fresh", "leased"}:
