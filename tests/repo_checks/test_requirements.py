@@ -12,10 +12,12 @@ ROOT = Path(__file__).parents[2]
 LAYERS = sorted(ROOT.glob("layers/*/requirements.txt"))
 LOCK = ROOT / "requirements/aws-sdk/package-lock.json"
 FILES = sorted([*ROOT.glob("requirements/*.txt"), *LAYERS])
+WORKFLOWS = sorted(ROOT.glob(".github/**/*.y*ml"))
 
 PIN = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(\[[a-z,]+\])?==(?P<version>[A-Za-z0-9.+!]+)")
 MARKER = r"( ; [a-z_A-Z0-9 '.<>=!()]+)?"
 HASH = r"    --hash=sha256:[0-9a-f]{64}"
+ACTION = re.compile(r" +[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
 LINE = re.compile(rf"{PIN.pattern}{MARKER} \\|{HASH}( \\)?| *#.*")
 
 
@@ -55,6 +57,15 @@ def test_the_lock_of_npm_holds_versions_and_hashes_and_no_address() -> None:
         assert re.fullmatch(r"[0-9][0-9A-Za-z.+-]*", package["version"])
         assert re.fullmatch(r"sha512-[0-9A-Za-z+/]{86}==", package["integrity"])
     assert "://" not in LOCK.read_text()
+
+
+def test_an_action_is_pinned_by_its_commit() -> None:
+    # Whoever can move a tag can change what it runs. The version is for people, and for Dependabot.
+    text = "\n".join(file.read_text() for file in WORKFLOWS)
+    actions = re.findall(r"""\buses["']?\s*:(.*)""", text)
+
+    assert actions
+    assert [each for each in actions if not ACTION.fullmatch(each)] == []
 
 
 def shipped_pins() -> dict[str, str]:
