@@ -1,5 +1,6 @@
 """What the tests of the use case put around a run: both secrets, the API and the grants."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -67,7 +68,7 @@ class MemoryStore:
     def hold(self, held_token: Token, *, note: str = "") -> None:
         """Put a token in, as a person does, with something of their own beside it."""
         version = f"v{len(self.versions) + 1}"
-        text = f"{held_token.raw} {note}"
+        text = json.dumps({"token": held_token.raw, "note": note}) if note else held_token.raw
         self.versions[version] = StoredToken(held_token, version, text, created_at=self._date())
         self._move(version)
 
@@ -181,6 +182,8 @@ class MemorySessions:
     before_stage: Callable[[], None] = lambda: None
     before_promote: Callable[[], None] = lambda: None
     left_behind_fails: QwenTokenError | None = None
+    # What the secret holds, for whoever looks.
+    text: str = ""
 
     def hold(self, session: Session | QwenTokenError) -> None:
         """Put a session in, as a person does; an error stands for a value that is none."""
@@ -203,7 +206,9 @@ class MemorySessions:
         session = self.versions[self.current]
         if isinstance(session, QwenTokenError):
             raise session
-        return StoredSession(session, self.current, "", by_keeper=self.current == self.pending)
+        return StoredSession(
+            session, self.current, self.text, by_keeper=self.current == self.pending
+        )
 
     def keep(self, session: Session, *, over: StoredSession) -> StoredSession | None:
         self.before_stage()

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ SECRET = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/token-a1b2c3
 SESSION = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:qwen/session-d4e5f6"
 ALONE = RunLocation(stack="my-stack", function="keeper", region="eu-west-1")
 LOCATION = replace(ALONE, session_secret_id=SESSION)
+# Secrets that hold a login and nothing else.
+BARE = RunFacts(token_holds_more=False, session_holds_more=False)
 
 
 def alert(
@@ -43,7 +45,7 @@ def alert(
     facts: RunFacts | None = None,
 ) -> Alert:
     expires_at = None if left is None else NOW + left
-    error = error.of_run(facts or RunFacts(), expires_at=expires_at)
+    error = error.of_run(facts or BARE, expires_at=expires_at)
     failure = Failure.of(error, secret_id=SECRET, location=location, now=NOW)
     return Alert(level, "request-1", NOW, (failure,), since=NOW - HOUR)
 
@@ -101,7 +103,7 @@ def test_people_read_what_happened_how_long_is_left_and_what_to_do() -> None:
         SessionRejectedError("the sign-in host says that the session is over"),
         left=14 * MINUTE,
         level=Severity.CRITICAL,
-        facts=RunFacts(login_ends_at=NOW + 20 * DAY, session_expires_at=NOW + 20 * DAY),
+        facts=replace(BARE, login_ends_at=NOW + 20 * DAY, session_expires_at=NOW + 20 * DAY),
     )
     assert (
         told.text()
@@ -171,6 +173,50 @@ def test_one_command_is_for_a_checkout_and_one_for_the_aws_cli_alone(
     if not isinstance(error, ConfigError):
         with_project += " STACK=my-stack REGION=eu-west-1"
     assert f"Command:        {with_project}\n  AWS CLI only: {with_aws}\n" in text
+
+
+def ending(at: datetime, *, holds_more: bool = False) -> Failure:
+    return Failure.ending(
+        at,
+        secret_id=SECRET,
+        location=LOCATION,
+        token_expires_at=NOW + DAY,
+        now=NOW,
+        holds_more=holds_more,
+    )
+
+
+BY_HAND = (
+    'in the AWS console, Secrets Manager, {}, "Retrieve secret value", "Edit": change {}, and '
+    "leave the rest as it is."
+)
+TOKEN_BY_HAND = BY_HAND.format("qwen/token", "the token")
+SESSION_BY_HAND = BY_HAND.format("qwen/session", "'refresh_token' (or 'email' and 'password')")
+
+
+@pytest.mark.parametrize(
+    ("failure", "by_hand"),
+    [
+        (TokenMalformedError("a comma too many"), TOKEN_BY_HAND),
+        (TokenMissingError("no key 'token'"), TOKEN_BY_HAND),
+        (SessionMalformedError("a comma too many"), SESSION_BY_HAND),
+        (TokenRejectedError("dead"), SESSION_BY_HAND),
+        (ending(NOW + DAY, holds_more=True), SESSION_BY_HAND),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.reason,
+)
+def test_no_command_replaces_a_value_that_holds_more_or_that_could_not_be_read(
+    failure: QwenTokenError | Failure, by_hand: str
+) -> None:
+    """The project's own command keeps the other keys, or refuses."""
+    told = (
+        Alert(Severity.WARNING, "request-1", NOW, (failure,), Event.SESSION_ENDING)
+        if isinstance(failure, Failure)
+        else alert(failure, left=DAY, level=Severity.CRITICAL, facts=RunFacts())
+    )
+    command = "make put-token STACK=my-stack REGION=eu-west-1"
+    assert f"Command:        {command}\n  Or by hand:   {by_hand}\nSecret: " in told.text()
+    assert "put-secret-value" not in told.text()
 
 
 def test_without_a_session_secret_the_token_is_what_is_put_in() -> None:
@@ -288,9 +334,7 @@ Run request-1, 2026-11-24 12:00 UTC.
 def test_the_end_of_a_login_says_by_when_somebody_has_to_log_in(
     left: timedelta, subject: str, advice: str
 ) -> None:
-    failure = Failure.ending(
-        NOW + left, secret_id=SECRET, location=LOCATION, token_expires_at=NOW + DAY, now=NOW
-    )
+    failure = ending(NOW + left)
     told = Alert(Severity.WARNING, "request-1", NOW, (failure,), Event.SESSION_ENDING)
     assert told.subject() == f"[WARNING] Qwen token: {subject}"
     assert f"What to do:     Log in again {advice}, in a private window" in told.text()

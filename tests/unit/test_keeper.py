@@ -1,5 +1,6 @@
 """One run of the keeper, as a table of scenarios, each with what is stored afterwards."""
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -27,7 +28,7 @@ from qwen_token import (
     UpstreamUnexpectedError,
     WrongAccountError,
 )
-from qwen_token.errors import RunFacts
+from qwen_token.errors import RunFacts, TokenDocumentError
 from qwen_token.grants import Granted
 from qwen_token.policy import AlertPolicy, Severity, severity
 from qwen_token.run_memory import RunMemory, SignIn
@@ -248,7 +249,7 @@ def test_a_key_edited_beside_the_token_meanwhile_is_kept_and_the_token_refreshed
     assert report.outcome is Outcome.REFRESHED
     assert report.held is not None
     assert report.held.token == NEW
-    assert report.held.text.endswith(" edited")
+    assert json.loads(report.held.text)["note"] == "edited"
 
 
 def test_a_run_that_other_writers_keep_overtaking_with_due_tokens_fails_in_the_end(
@@ -465,7 +466,7 @@ def test_an_alternative_takes_over_the_current_versions_other_keys() -> None:
 
     assert report.outcome is Outcome.REFRESHED
     assert report.held is not None
-    assert report.held.text == f"{NEW.raw} as it is"
+    assert json.loads(report.held.text) == {"token": NEW.raw, "note": "as it is"}
 
 
 @pytest.mark.parametrize("kind", [TokenMalformedError, TokenMissingError])
@@ -779,6 +780,36 @@ def test_what_a_failed_run_knew_of_its_login_goes_with_the_failure() -> None:
     assert scene.fails(UpstreamUnavailableError).facts == RunFacts(
         version_id="v1", login_ends_at=NOW + DAY, session_expires_at=NOW + DAY
     )
+
+
+@pytest.mark.parametrize("note", ["", "ours"])
+def test_a_failed_run_says_whether_a_bare_login_would_lose_what_else_is_stored(note: str) -> None:
+    scene = of_a_session(DEAD_SESSION)
+    scene.store.hold(ACCESS, note=note)
+
+    facts = scene.fails(SessionRejectedError).facts
+
+    assert facts is not None
+    assert (facts.token_holds_more, facts.session_holds_more) == (bool(note), False)
+
+
+def test_a_run_that_could_not_read_the_session_does_not_say_that_it_holds_nothing_else() -> None:
+    scene = of_a_session()
+    scene.log_in(SessionMalformedError("a comma too many"))
+
+    facts = scene.fails(SessionMalformedError).facts
+
+    assert facts is not None
+    assert facts.session_holds_more
+
+
+@pytest.mark.parametrize("text", ["", '{"refresh_token": "credential-1", "note": 1}'])
+def test_a_run_that_succeeds_says_it_of_the_session(text: str) -> None:
+    scene = of_a_session()
+    sessions_of(scene).text = text
+
+    assert scene.run().session_holds_more is bool(text)
+    assert scene.run(check=True).session_holds_more is bool(text)
 
 
 def test_a_token_that_is_its_own_login_ends_with_it(scene: Scene) -> None:
@@ -1264,6 +1295,18 @@ def test_a_token_that_a_person_put_in_wins_over_a_staged_one_that_is_no_better()
 
     assert scene.run().outcome is Outcome.REFRESHED
     assert scene.store.current_token == better
+
+
+def test_nothing_is_spent_on_a_token_that_there_is_no_place_for() -> None:
+    scene = of_a_session()
+    scene.store.hold(ACCESS)
+    held = scene.store.versions[scene.store.current or ""]
+    scene.store.versions[held.version_id] = replace(held, text=f"token={ACCESS.raw}\nnote=ours")
+
+    scene.fails(TokenDocumentError)
+
+    assert scene.calls == []
+    assert scene.store.current == held.version_id
 
 
 # --- an expired current token, and a verification that says nothing -------------------------------

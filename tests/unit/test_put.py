@@ -414,3 +414,84 @@ def test_a_token_of_the_first_kind_is_checked_and_goes_into_the_token_secret(
     assert "the API accepts it" in shown
     assert ("the session secret holds a login too" in shown) is beside
     assert not any(piece in shown for piece in pieces(given.raw))
+
+
+GIVEN = token(left=timedelta(days=5), now=NOW)
+CUT_OFF = f'{{"token": "{GIVEN.raw}", "note": "hunter2",}}'
+
+
+@pytest.mark.parametrize("secret", [TOKEN_SECRET, SESSION_SECRET])
+@pytest.mark.parametrize("value", [CUT_OFF, CUT_OFF.encode()], ids=["text", "binary"])
+def test_what_cannot_be_kept_is_refused_until_somebody_gives_it_up(
+    stack: FakeStack, put: Put, value: str | bytes, secret: str
+) -> None:
+    piped = GIVEN.raw if secret is TOKEN_SECRET else CREDENTIAL
+    stack.secrets.secret(secret).write(value)
+
+    code, shown = put(piped, "--no-check")
+
+    assert code == 1
+    assert "_malformed)" in shown
+    assert "Nothing was stored. Correct the secret's value by hand" in shown
+    assert "make put-token ARGS=--replace" in shown
+    assert stack.secrets.secret(secret).value == value
+
+    code, shown = put(piped, "--no-check", "--replace")
+
+    assert code == 0, shown
+    size = len(value)
+    given_up = f"a text of {size}" if isinstance(value, str) else f"a binary value of {size} bytes"
+    assert f"Given up  {given_up}" in " ".join(shown.split()).replace("Given up ", "Given up  ")
+    assert "AWSPREVIOUS has it" in shown
+    assert "hunter2" not in shown
+    written = stack.secrets.secret(secret).value
+    assert written in {GIVEN.raw, json.dumps({"refresh_token": CREDENTIAL})}
+
+
+@pytest.mark.parametrize(
+    ("value", "given_up"),
+    [
+        (None, None),
+        ("", None),
+        (GIVEN.raw, None),
+        (json.dumps({"token": GIVEN.raw}), "the shape: it was a JSON object"),
+        (
+            json.dumps({"token": "x", "db.password-2": 1, "a b": 2, GIVEN.raw: 3}),
+            "the keys db.password-2, 2 more that cannot be shown",
+        ),
+    ],
+    ids=["never a value", "nothing", "a token", "a shape", "keys"],
+)
+def test_what_is_given_up_is_named_as_far_as_it_is_no_secret(
+    stack: FakeStack, put: Put, value: str | None, given_up: str | None
+) -> None:
+    if value is not None:
+        stack.secrets.hold(TOKEN_SECRET, value)
+
+    code, shown = put(GIVEN.raw, "--no-check", "--replace", "--json")
+
+    assert code == 0
+    assert json.loads(shown)["given_up"] == given_up
+    assert stack.secrets.secret(TOKEN_SECRET).value == GIVEN.raw
+
+
+def test_the_keys_beside_a_session_are_named_as_well(stack: FakeStack, put: Put) -> None:
+    there = {"refresh_token": "old", "account": "a", "note": 1}
+    stack.secrets.hold(SESSION_SECRET, json.dumps(there))
+
+    shown = put(CREDENTIAL, "--no-check", "--replace", "--json")[1]
+
+    assert json.loads(shown)["given_up"] == "the keys note"
+    assert stored(stack) == {"refresh_token": CREDENTIAL}
+    assert json.loads(put(CREDENTIAL, "--no-check", "--json")[1])["given_up"] is None
+
+
+def test_a_member_of_the_fleet_keeps_its_other_keys_too(stack: FakeStack, put: Put) -> None:
+    stack.outputs["DispatchFunctionName"] = "dispatch"
+    stack.parameters["FleetTag"] = "qwen-token"
+    member = stack.secrets.add("pool/zoe", CUT_OFF, tags={"qwen-token": "on"})
+
+    assert put(GIVEN.raw, "--no-check", "--fleet", "--name", "pool/zoe")[0] == 1
+    assert stack.secrets.secret(member).value == CUT_OFF
+    assert put(GIVEN.raw, "--no-check", "--fleet", "--name", "pool/zoe", "--replace")[0] == 0
+    assert stack.secrets.secret(member).value == GIVEN.raw

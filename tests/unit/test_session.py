@@ -18,8 +18,9 @@ from qwen_token import (
     Token,
     TokenMalformedError,
 )
+from qwen_token.errors import SessionDocumentError
 from qwen_token.session import is_credential
-from qwen_token.stored_session import parse_session, recognise, rendered_session
+from qwen_token.stored_session import holds_more, parse_session, recognise, rendered_session
 from tests.minting import ACCOUNT, NOW, all_said, mint, pieces
 
 EXP = int(NOW.timestamp())
@@ -498,10 +499,110 @@ def test_a_pasted_form_is_replaced_by_the_plain_object() -> None:
         }
 
 
-def test_what_cannot_be_read_is_replaced() -> None:
-    held = Session(email="me@example.com", password=PASSWORD)
-    for over in ("", "{", "curl 'x"):
-        assert session(rendered_session(held, over=over)) == held
+SIGN_IN = Session(email="me@example.com", password=PASSWORD)
+
+
+@pytest.mark.parametrize(
+    "over",
+    ["", " \n", "curl 'x", "hunter2", "eyJhbGciOiJIUzI1NiJ9.eyJ", ACCESS, "\ufeff"],
+    ids=["nothing", "blank", "cut off", "a word", "half a JWT", "an access token", "a mark"],
+)
+def test_what_holds_no_key_is_replaced_whether_or_not_it_can_be_read(over: str) -> None:
+    assert json.loads(rendered_session(SIGN_IN, over=over)) == {
+        "email": "me@example.com",
+        "password": PASSWORD,
+    }
+
+
+OTHER_VALUES = {
+    "half an object": '{"refresh_token": "old", "note": "hunter2"',
+    "a comma too many": '{"refresh_token": "old", "note": "hunter2",}',
+    "single quotes": "{'refresh_token': 'old', 'note': 'hunter2'}",
+    "a comment": '// ours\n{"refresh_token": "old", "note": "hunter2"}',
+    "a comment inside": '{"refresh_token": "old", /* ours */ "note": "hunter2"}',
+    "text before it": 'session = {"refresh_token": "old", "note": "hunter2"}',
+    "text after it": '{"refresh_token": "old", "note": "hunter2"} ours',
+    "two objects": '{"refresh_token": "old"}\n{"note": "hunter2"}',
+    "an object in a JSON string": json.dumps('{"refresh_token": "old", "note": "hunter2"}'),
+    "half a list": '[{"name": "refresh_token", "value": "old"}, {"note": "hunter2"}',
+    "a list without a login": '[{"note": "hunter2"}]',
+    "a number that is too long": '{"refresh_token": "old", "note": ' + "9" * 5000 + "}",
+    "nesting that is too deep": '{"note": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "lines of another format": "DB_PASSWORD=hunter2\nREFRESH_TOKEN=old\n",
+    "YAML": "note: hunter2\nemail: me@example.com\n",
+    "words": "ours: hunter2",
+    "an object under the login's key": '{"refresh_token": {"value": "old", "note": "hunter2"}}',
+    "a list under the login's key": '{"password": ["hunter2"]}',
+    "an object under the account": '{"refresh_token": "old", "account": {"note": "hunter2"}}',
+    "an object in the login's string": json.dumps(
+        {"refresh_token": '{"value": "old", "note": "hunter2"}'}
+    ),
+    "keys that make it another kind": '{"resource_url": "hunter2", "note": 1}',
+    "cookies of another kind": '{"cookies": [], "resource_url": "hunter2"}',
+}
+
+
+@pytest.mark.parametrize("over", OTHER_VALUES.values(), ids=OTHER_VALUES)
+def test_what_holds_anything_else_and_cannot_be_kept_is_refused(over: str) -> None:
+    """For whoever puts a login in, and for the keeper, which has read it before it writes."""
+    with pytest.raises(SessionDocumentError) as caught:
+        rendered_session(SIGN_IN, over=over)
+    assert "hunter2" not in all_said(caught.value)
+    assert "Retrieve secret value" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("over", "expected"),
+    [
+        ('{"note": 1.10, "note": 1e400, "password": 1}', '{"note": 1.10, "note": 1e400, {}}'),
+        ('\ufeff{"note": "f\\u00fcr \ud83d"}', '{"note": "f\\u00fcr \ud83d", {}}'),
+        ("'{\"note\": NaN}'\r\n", '{"note": NaN, {}}'),
+        ('{\r\n"Email": "hunter2"\r\n}\r\n', '{\r\n"Email": "hunter2",\r\n{}\r\n}\r\n'),
+        ('{"note":' + "9" * 400 + "}", '{"note":' + "9" * 400 + ",{}}"),
+        ('{"origins": [], "cookies": [], "note": {"a": [1.0]}}', '{"note": {"a": [1.0]}, {}}'),
+        ('{"cookies": [1], "email": "old@b", "password": "b"}', '{"cookies": [1], {}}'),
+    ],
+    ids=["digits", "escapes", "quotes", "lines", "a long number", "a browser's state", "a name"],
+)
+def test_other_keys_stay_as_they_were_written(over: str, expected: str) -> None:
+    colon = ":" if ":9" in over else ": "
+    held = Session(refresh_token="new")
+    assert rendered_session(held, over=over) == expected.replace(
+        "{}", f'"refresh_token"{colon}"new"'
+    )
+
+
+def test_an_object_that_leaves_no_room_for_a_credential_is_refused_before_that_is_spent() -> None:
+    """In bytes: of 65,536, a new credential may take 4,096 more than the one before it."""
+
+    def document(size: int) -> str:
+        text = json.dumps({"refresh_token": "x" * 30, "note": "é"}, ensure_ascii=False)
+        return text.replace("é", "é" + "x" * (size - len(text.encode())))
+
+    longest = document(61_440)
+    longer = Session(refresh_token="y" * (30 + 4096))
+    assert len(rendered_session(longer, over=longest).encode()) == 65_536
+    assert parse_session(longest, "v1").text == longest
+    with pytest.raises(SessionDocumentError, match="61441 bytes long, which leaves no room"):
+        parse_session(document(61_441), "v1")
+    with pytest.raises(SessionDocumentError, match="65537 bytes long, more than the 65536"):
+        rendered_session(longer, over=document(61_441))
+
+
+@pytest.mark.parametrize(
+    ("value", "more"),
+    [
+        ("", False),
+        (OPAQUE, False),
+        (f"Cookie: a=b; refresh_token={OPAQUE}", False),
+        (json.dumps({"refresh_token": OPAQUE, "expires_at": EXP, "account": "id"}), False),
+        (json.dumps({"refresh_token": OPAQUE, "note": 1}), True),
+        ('{"refresh_token": "x",}', True),
+        ("note: 1", True),
+    ],
+)
+def test_a_value_that_holds_more_than_a_login_is_known(value: str, *, more: bool) -> None:
+    assert holds_more(value) is more
 
 
 def test_an_object_keeps_its_other_keys_in_their_places() -> None:

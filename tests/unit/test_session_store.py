@@ -384,7 +384,7 @@ def test_looking_for_it_may_fail() -> None:
     [
         pytest.param(None, {"refresh_token": PERSONS}, id="into a secret without a value"),
         pytest.param("", {"refresh_token": PERSONS}, id="over nothing"),
-        pytest.param("something else", {"refresh_token": PERSONS}, id="over garbage"),
+        pytest.param("hunter2", {"refresh_token": PERSONS}, id="over garbage"),
         pytest.param(FIRST, {"refresh_token": PERSONS}, id="over a bare credential"),
         pytest.param(
             document(FIRST, note=1, account="before", expires_at=1799999999),

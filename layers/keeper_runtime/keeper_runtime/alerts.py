@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from qwen_token.errors import (
     QwenTokenError,
@@ -56,7 +56,8 @@ class Failure:
     """One secret's failure, in words. Times and what is left are None where they are unknown.
 
     ``commands`` are what the owner may type: in a checkout of the project, and with the AWS CLI
-    alone, which then waits for ``to_paste``. ``remaining`` is what the token has left, and
+    alone, which then waits for ``to_paste``. ``by_hand`` stands in the place of the second one
+    where that would lose what else is stored. ``remaining`` is what the token has left, and
     ``login_ends_at`` when a person is needed at the latest.
     """
 
@@ -66,6 +67,7 @@ class Failure:
     advice: str
     commands: tuple[str, ...] = ()
     to_paste: str = ""
+    by_hand: str = ""
     expires_at: datetime | None = None
     remaining: timedelta | None = None
     session_expires_at: datetime | None = None
@@ -77,14 +79,15 @@ class Failure:
     ) -> Self:
         """Describe ``error``, which a run at ``location`` met."""
         facts = error.facts or RunFacts()
-        commands, to_paste = _commands(error, location, secret_id)
+        todo = _commands(error, facts, location, secret_id)
         return cls(
             secret_id=secret_id,
             reason=error.reason,
             message=str(error),
             advice=error.advice,
-            commands=commands,
-            to_paste=to_paste,
+            commands=todo.commands,
+            to_paste=todo.to_paste,
+            by_hand=todo.by_hand,
             expires_at=error.expires_at,
             remaining=None if error.expires_at is None else error.expires_at - now,
             session_expires_at=facts.session_expires_at,
@@ -94,14 +97,16 @@ class Failure:
     @classmethod
     def awaiting(cls, *, secret_id: str, location: RunLocation) -> Self:
         """Describe that the secret still waits for its first token."""
-        commands, to_paste = _put_commands(location, secret_id, location.session_secret_id)
+        # There is nothing yet that could be lost.
+        todo = _put(location, secret_id, location.session_secret_id, holds_more=False)
         return cls(
             secret_id=secret_id,
             reason=TokenMissingError.reason,
             message="the secret has no token yet: nothing can be kept alive",
             advice=TokenMissingError.advice,
-            commands=commands,
-            to_paste=to_paste,
+            commands=todo.commands,
+            to_paste=todo.to_paste,
+            by_hand=todo.by_hand,
         )
 
     @classmethod
@@ -128,7 +133,7 @@ class Failure:
         )
 
     @classmethod
-    def ending(
+    def ending(  # noqa: PLR0913 - what ends, and what there is now
         cls,
         ends_at: datetime,
         *,
@@ -136,11 +141,15 @@ class Failure:
         location: RunLocation,
         token_expires_at: datetime | None,
         now: datetime,
+        holds_more: bool,
     ) -> Self:
-        """Describe that the login ends at ``ends_at``, and that only a person can extend it."""
+        """Describe that the login ends at ``ends_at``, and that only a person can extend it.
+
+        ``holds_more`` says that the session secret holds more than the login.
+        """
         is_over = ends_at <= now
         when = "now" if is_over else f"before {date(ends_at)}"
-        commands, to_paste = _put_commands(location, secret_id, location.session_secret_id)
+        todo = _put(location, secret_id, location.session_secret_id, holds_more=holds_more)
         return cls(
             secret_id=secret_id,
             reason=SESSION_ENDING,
@@ -151,8 +160,9 @@ class Failure:
                 f"Log in again {when}, in a private window, put the new session in, and close the "
                 "window without logging out."
             ),
-            commands=commands,
-            to_paste=to_paste,
+            commands=todo.commands,
+            to_paste=todo.to_paste,
+            by_hand=todo.by_hand,
             expires_at=token_expires_at,
             remaining=None if token_expires_at is None else token_expires_at - now,
             session_expires_at=ends_at,
@@ -273,6 +283,8 @@ class Alert:
                     f"                It waits: paste {failure.to_paste}, and press Enter. "
                     "Nothing is shown."
                 )
+            if failure.by_hand:
+                lines.append(f"  Or by hand:   {failure.by_hand}")
         lines.append(f"Secret:         {failure.secret_id or 'unknown'}")
         return "\n".join(lines)
 
@@ -315,36 +327,55 @@ def name_of(secret_id: str) -> str:
     return arn["name"] if arn else secret_id
 
 
+class _ToDo(NamedTuple):
+    """What the owner may type or do, as a ``Failure`` has it."""
+
+    commands: tuple[str, ...]
+    to_paste: str = ""
+    by_hand: str = ""
+
+
 def _commands(
-    error: QwenTokenError, location: RunLocation, secret_id: str | None
-) -> tuple[tuple[str, ...], str]:
-    """Return the commands, and what the second of them waits for."""
+    error: QwenTokenError, facts: RunFacts, location: RunLocation, secret_id: str | None
+) -> _ToDo:
     if isinstance(error, TokenError | SessionError):
         # What mends a token that cannot be read is a token; all else, a session, if there may be.
         is_the_token_itself = isinstance(error, TokenMalformedError | TokenMissingError)
         session_secret_id = "" if is_the_token_itself else location.session_secret_id
-        return _put_commands(location, secret_id, session_secret_id)
+        holds_more = facts.session_holds_more if session_secret_id else facts.token_holds_more
+        return _put(location, secret_id, session_secret_id, holds_more=holds_more)
     function = f"--function-name {location.function} --region {location.region}"
     of_stack = f"STACK={location.stack} REGION={location.region}"
     if isinstance(error, UpstreamError | StoreError):
         again = "sweep" if location.of_fleet else "refresh"
-        return (f"make {again} {of_stack}", f"aws lambda invoke {function} /dev/stdout"), ""
-    return ("make deploy", f"aws lambda get-function-configuration {function}"), ""
+        return _ToDo((f"make {again} {of_stack}", f"aws lambda invoke {function} /dev/stdout"))
+    return _ToDo(("make deploy", f"aws lambda get-function-configuration {function}"))
 
 
-def _put_commands(
-    location: RunLocation, secret_id: str | None, session_secret_id: str
-) -> tuple[tuple[str, ...], str]:
-    """Return what puts a login in, and has it used; and what the second command waits for.
+def _put(
+    location: RunLocation, secret_id: str | None, session_secret_id: str, *, holds_more: bool
+) -> _ToDo:
+    """Return what puts a login in, and has it used.
 
-    The first one needs the project, the second one the AWS CLI alone, as in CloudShell.
+    The first command needs the project, and keeps what else is in the secret. The second one needs
+    the AWS CLI alone, as in CloudShell. It replaces the whole value, so it is only for a secret
+    that holds nothing else.
     """
     put = f"make put-token STACK={location.stack} REGION={location.region}"
     if location.of_fleet and secret_id is not None:
         put += f" ARGS='--fleet --name {name_of(secret_id)}'"
     target = session_secret_id or secret_id
     if target is None:
-        return (put,), ""
+        return _ToDo((put,))
+    if holds_more:
+        changed = (
+            "'refresh_token' (or 'email' and 'password')" if session_secret_id else "the token"
+        )
+        return _ToDo(
+            (put,),
+            by_hand=f"in the AWS console, Secrets Manager, {name_of(target)}, "
+            f'"Retrieve secret value", "Edit": change {changed}, and leave the rest as it is.',
+        )
     # Nothing that is typed comes into the history, or into a list of processes.
     with_aws = (
         f'read -rs LOGIN; printf %s "$LOGIN" | aws secretsmanager put-secret-value --region '
@@ -362,7 +393,7 @@ def _put_commands(
         if session_secret_id
         else "the token"
     )
-    return (put, with_aws), to_paste
+    return _ToDo((put, with_aws), to_paste)
 
 
 def _time_left(failure: Failure, *, is_over: bool) -> str:

@@ -127,6 +127,7 @@ class Owner:
             location=self.location,
             token_expires_at=report.expires_at,
             now=now,
+            holds_more=report.session_holds_more,
         )
         return self._reminded(memory, GradedFailure(level, failure), Event.SESSION_ENDING)
 

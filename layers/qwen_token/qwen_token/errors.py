@@ -6,12 +6,14 @@
     ├── TokenError                  the token itself
     │   ├── TokenMissingError       token_missing
     │   ├── TokenMalformedError     token_malformed
+    │   │   └── TokenDocumentError  token_malformed, of what is stored around the token
     │   ├── TokenRejectedError      token_rejected
     │   ├── TokenNotExtendedError   token_not_extended
     │   ├── TokenShortLivedError    token_short_lived
     │   └── WrongAccountError       wrong_account
     ├── SessionError                the login that the keeper gets tokens with
     │   ├── SessionMalformedError   session_malformed
+    │   │   └── SessionDocumentError  session_malformed, of what is stored around the login
     │   ├── SessionRejectedError    session_rejected
     │   └── SignInRefusedError      sign_in_refused
     ├── UpstreamError               the API, which says nothing about the token
@@ -29,7 +31,7 @@ text may hold one.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import ClassVar, Final, Self
 
@@ -46,6 +48,10 @@ class RunFacts:
     itself is the login, and ``is_login_known`` is false where the session could not be read, which
     may go on for longer than the token. ``next_sign_in_at`` is when a sign-in is allowed again,
     where that is all that the failure waits for.
+
+    ``token_holds_more`` and ``session_holds_more`` say of the values of the two secrets that a bare
+    login in their place would lose something else, or might: they may not be known. That is no part
+    of the login, so it is not compared.
     """
 
     version_id: str | None = None
@@ -56,6 +62,8 @@ class RunFacts:
     is_exchanged: bool = False
     is_login_known: bool = True
     next_sign_in_at: datetime | None = None
+    token_holds_more: bool = field(default=True, compare=False)
+    session_holds_more: bool = field(default=True, compare=False)
 
 
 class QwenTokenError(Exception):
@@ -118,6 +126,15 @@ class TokenMalformedError(TokenError):
     )
 
 
+class TokenDocumentError(TokenMalformedError):
+    """What is stored around the token could not be kept, so nothing was written."""
+
+    advice = (
+        "Correct the stored value by hand (a secret's: in the AWS console, Secrets Manager, "
+        '"Retrieve secret value", "Edit"), so that its other keys can stay.'
+    )
+
+
 class TokenRejectedError(TokenError):
     """The API itself says that the token is dead; for a reader, the token may also have expired."""
 
@@ -165,6 +182,12 @@ class SessionMalformedError(SessionError):
         "'email' and 'password'; the value of the cookie 'refresh_token' alone; a Cookie header; "
         'the browser\'s "Copy as cURL" of a request to qwen.ai; a JSON list of cookies.'
     )
+
+
+class SessionDocumentError(SessionMalformedError):
+    """What is stored around the login could not be kept, so nothing was written."""
+
+    advice = TokenDocumentError.advice
 
 
 class SessionRejectedError(SessionError):

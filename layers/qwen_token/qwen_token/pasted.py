@@ -91,6 +91,11 @@ def read(text: str) -> dict[str, object] | list[Cookie] | str:
     return value
 
 
+def is_command(text: str) -> bool:
+    """Return whether a text is a copied request, whole or cut off."""
+    return _CURL.match(text.strip()) is not None or _POWERSHELL.search(text) is not None
+
+
 def _read_json(text: str) -> dict[str, object] | list[Cookie]:
     document: object = None
     with suppress(ValueError, RecursionError):

@@ -13,6 +13,7 @@ from .errors import (
     SessionMalformedError,
     SessionRejectedError,
     StoreError,
+    TokenDocumentError,
     TokenError,
     TokenMalformedError,
     TokenMissingError,
@@ -42,7 +43,7 @@ from .run_memory import Refusal
 from .run_report import Outcome, Report
 from .session import Grant, Session
 from .stored_session import NO_SESSION, StoredSession
-from .stored_token import StoredToken
+from .stored_token import StoredToken, holds_more, rendered
 from .tokens import Token
 
 # Time for what a run does after its calls to Qwen: stage, promote, read what is current, and alert.
@@ -110,11 +111,16 @@ class Renewal:
         self._confirm(held, account, None)
         try:
             # The owner is to hear in time that the login ends, however long this token lives.
-            session = chain.session().session
+            stored = chain.session()
         except (SessionMalformedError, StoreError, SupersededError):
             # It is not needed yet: the run that needs it says so.
-            session = None
-        return Report(Outcome.CHECKED, held, session=session)
+            return Report(Outcome.CHECKED, held)
+        return Report(
+            Outcome.CHECKED,
+            held,
+            session=stored.session,
+            session_holds_more=stored.holds_more,
+        )
 
     def _require_patience(self, held: StoredToken) -> None:
         """Raise TokenShortLivedError while another token would only die as the last ones did."""
@@ -156,6 +162,7 @@ class Renewal:
                 if self._state(held) is TokenState.FRESH:
                     return Report(Outcome.SUPERSEDED, held)
         for _ in range(_TURNS):
+            self._require_place(held)
             try:
                 report = self._turn(held)
             except QwenTokenError:
@@ -191,6 +198,15 @@ class Renewal:
         with suppress(StoreError):
             self.store.note_rejected(held)
 
+    def _require_place(self, held: StoredToken | None) -> None:
+        """Require that a new token can be written, before a login is spent on it."""
+        if held is None:
+            return
+        try:
+            rendered(held.token, over=held.text)
+        except TokenDocumentError as error:
+            raise self._failed(error, held, None) from None
+
     def _turn(self, held: StoredToken | None) -> Report:
         """Replace ``held``; SUPERSEDED is another writer's doing, whose version is current then."""
         chain = self._chain()
@@ -204,7 +220,9 @@ class Renewal:
                     raise
                 # The token may be a login of its own.
                 stored, malformed = NO_SESSION, error
-            report = self._replaced(held, stored, chain)
+            report = replace(
+                self._replaced(held, stored, chain), session_holds_more=stored.holds_more
+            )
         except SupersededError:
             return Report(Outcome.SUPERSEDED, held)
         except (TokenShortLivedError, TokenMissingError, TokenMalformedError):
@@ -565,6 +583,8 @@ class Renewal:
             is_exchanged=is_own_login and session.refresh_token is None,
             is_login_known=stored is not None or self.sessions is None or is_own_login,
             next_sign_in_at=self._next_sign_in_at(error, held, session),
+            token_holds_more=held is not None and holds_more(held.text),
+            session_holds_more=stored is None or stored.holds_more,
         )
         return error.of_run(facts, expires_at=None if token is None else token.expires_at)
 

@@ -1,6 +1,6 @@
 """What a run of the keeper did, and what is current after it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -35,7 +35,7 @@ class Report:
 
     ``grant`` is the one that gave the token, if one did. ``session`` is the session beside the
     token, None where the run had no need to read it. ``replaced`` is the version that ours took the
-    place of.
+    place of. ``session_holds_more`` says that the session secret holds more than a login, or may.
     """
 
     outcome: Outcome
@@ -43,6 +43,7 @@ class Report:
     grant: "Grant | None" = None
     session: "Session | None" = None
     replaced: str | None = None
+    session_holds_more: bool = field(default=True, compare=False)
 
     @property
     def expires_at(self) -> datetime | None:

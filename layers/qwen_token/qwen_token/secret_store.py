@@ -17,7 +17,13 @@ from botocore.exceptions import (
     NoRegionError,
 )
 
-from .errors import ConfigError, StoreError, TokenMalformedError, TokenMissingError
+from .errors import (
+    ConfigError,
+    StoreError,
+    TokenDocumentError,
+    TokenMalformedError,
+    TokenMissingError,
+)
 from .policy import same_account
 from .stored_token import StoredToken, parse, rendered
 from .tokens import Token
@@ -76,12 +82,13 @@ class SecretVersions:
         """Return what readers get."""
         return self._client.get_secret_value(SecretId=self._secret_id, VersionStage=CURRENT)
 
-    def current_text(self) -> str:
-        """Return the text that readers get, an empty one where it is binary or there is none."""
+    def current_value(self) -> str | bytes:
+        """Return what readers get, be it text or binary; an empty text where there is nothing."""
         try:
-            return self.current().get("SecretString", "")
+            answer = self.current()
         except self.not_found:
             return ""
+        return answer.get("SecretString", "") or answer.get("SecretBinary", "")
 
     def version(self, version_id: str) -> "GetSecretValueResponseTypeDef":
         """Return one version."""
@@ -182,7 +189,7 @@ class SecretStore:
         """Write ``successor`` as a new version under QWEN_PENDING; readers do not see it yet.
 
         Raises:
-            TokenMalformedError: with ``successor``, the value would be too long to be stored.
+            TokenDocumentError: what is stored around the token cannot be kept.
         """
         text = rendered(successor, over=over.text)
         with translated("stage the new token"):
@@ -197,18 +204,27 @@ class SecretStore:
             return candidate
         return self.stage(candidate.token, over=over)
 
-    def put(self, token: Token) -> StoredToken:
-        """Make ``token`` current, whatever is there now: for people, who know what they do.
+    def put(self, token: Token, *, replace: bool = False) -> StoredToken:
+        """Make ``token`` current, whatever token is there now: for people.
 
-        The shape and the other keys are kept even where the old token cannot be read.
+        The shape and the other keys are kept even where the old token cannot be read. With
+        ``replace``, neither is: the token is stored alone.
 
         Raises:
-            TokenMalformedError: the other keys cannot be kept: the value there is half a JSON
-                object, or it would become too long to be stored.
+            TokenDocumentError: what else is there cannot be kept: it is not a JSON object, or the
+                value would become too long to be stored.
         """
         with translated("put the token in"):
-            text = rendered(token, over=self._versions.current_text())
+            over = "" if replace else self.current_value()
+            if isinstance(over, bytes):
+                raise _is_binary()
+            text = rendered(token, over=over)
             return StoredToken(token, self._versions.write(text, label=CURRENT)["VersionId"], text)
+
+    def current_value(self) -> str | bytes:
+        """Return what readers get, whatever it is; an empty text where there is nothing."""
+        with translated(f"read the secret {self.secret_id}"):
+            return self._versions.current_value()
 
     def put_first(self, token: Token) -> StoredToken:
         """Store the keeper's own first token, bare, and return what is current then.
@@ -302,6 +318,10 @@ class SecretStore:
         return sum(set(stages) != {PENDING} for stages in labels) <= 1
 
 
+def _is_binary() -> TokenDocumentError:
+    return TokenDocumentError("the secret's value is binary: store it as a string")
+
+
 def _is_empty(answer: Mapping[str, Any]) -> bool:
     return not (answer.get("SecretString") or answer.get("SecretBinary"))
 
@@ -322,7 +342,7 @@ def held_in(answer: Mapping[str, Any]) -> StoredToken:
         TokenMalformedError: what is there is none.
     """
     if "SecretBinary" in answer:
-        raise TokenMalformedError("the secret's value is binary: store it as a string")
+        raise _is_binary()
     held = parse(_text(answer), answer["VersionId"], written_at=_written_by_keeper_at(answer))
     return replace(
         held,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from .errors import SessionMalformedError
+from .errors import SessionDocumentError, SessionMalformedError
 from .secret_store import CURRENT, PENDING, PREVIOUS, SecretVersions, translated
 from .session import Session
 from .stored_session import StoredSession, parse_session, rendered_session
@@ -67,6 +67,11 @@ class SessionStore:
         with suppress(BotoCoreError, ClientError):  # then only a run that takes over would look
             self._versions.detach(PENDING, version_id)
 
+    def current_value(self) -> str | bytes:
+        """Return what is current, whatever it is; an empty text where there is nothing."""
+        with translated(f"read the session secret {self.secret_id}"):
+            return self._versions.current_value()
+
     def left_behind(self, *, over: StoredSession) -> StoredSession | None:
         """Return the session that a run staged after ``over`` was written, and could not promote.
 
@@ -91,17 +96,32 @@ class SessionStore:
             return None
         return found[-1][1]
 
-    def put(self, session: Session) -> StoredSession:
-        """Make ``session`` current, whatever is there now: for people, who know what they do."""
+    def put(self, session: Session, *, replace: bool = False) -> StoredSession:
+        """Make ``session`` current, whatever login is there now: for people.
+
+        Other keys than the login's are kept, unless with ``replace``.
+
+        Raises:
+            SessionDocumentError: what else is there cannot be kept.
+        """
         with translated("put the session in"):
-            text = rendered_session(session, over=self._versions.current_text())
+            over = "" if replace else self.current_value()
+            if isinstance(over, bytes):
+                raise _is_binary()
+            text = rendered_session(session, over=over)
+            # The function, too, has to be able to read it.
+            parse_session(text, "")
             version_id = self._versions.write(text, label=CURRENT)["VersionId"]
         return StoredSession(session, version_id, text)
 
 
+def _is_binary() -> SessionDocumentError:
+    return SessionDocumentError("the session secret's value is binary: store it as a string")
+
+
 def _stored(answer: Mapping[str, Any]) -> StoredSession | None:
     if "SecretBinary" in answer:
-        raise SessionMalformedError("the session secret's value is binary: store it as a string")
+        raise _is_binary()
     text = answer.get("SecretString", "")
     if not text.strip():
         return None

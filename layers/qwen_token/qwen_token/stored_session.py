@@ -7,15 +7,18 @@ from datetime import UTC, datetime
 from typing import Final
 
 from .document import json_object, replace_members
-from .errors import SessionMalformedError, TokenMalformedError
-from .pasted import Cookie, holds_login, read
+from .errors import SessionDocumentError, SessionMalformedError, TokenMalformedError
+from .pasted import Cookie, holds_login, is_command, read
 from .session import Session, is_credential
+from .stored_token import MOST_BYTES, size_of
 from .tokens import (
+    SURROUNDINGS,
     Token,
     account_of,
     decode_token,
     instant,
     is_access_token,
+    stands_alone,
     unverified_claims,
     unwrapped,
 )
@@ -27,6 +30,10 @@ _JWE_PARTS: Final = 5
 _QWEN: Final = re.compile(r"(?:.*\.)?qwen\.ai", re.IGNORECASE)
 
 _COOKIE: Final = "refresh_token"
+_OWN_KEYS: Final = frozenset({"refresh_token", "expires_at", "email", "password", "account"})
+_BROWSER_STATE: Final = ("cookies", "origins")
+# Of an object, with room for a credential that is longer than the one before it.
+_LONGEST: Final = MOST_BYTES - 4096
 _WHERE_IT_IS: Final = (
     "the credential is the cookie 'refresh_token', which is HttpOnly, so that document.cookie does "
     "not have it: copy it from the developer tools (Application, Cookies)"
@@ -53,6 +60,11 @@ class StoredSession:
     created_at: datetime | None = None
     by_keeper: bool = False
 
+    @property
+    def holds_more(self) -> bool:
+        """Whether a bare login in the place of the value would lose more than a login."""
+        return holds_more(self.text)
+
 
 # What a secret without a session holds: the token is its own login.
 NO_SESSION: Final = StoredSession(Session(), "", "")
@@ -69,14 +81,33 @@ def parse_session(text: str, version_id: str) -> StoredSession:
 
     Raises:
         SessionMalformedError: there is no login in it, or one that cannot be used as it is.
+        SessionDocumentError: it is so long that the next credential may not fit in.
     """
-    return StoredSession(_session_in(read(text)), version_id, text)
+    session = _session_in(read(text))
+    if (size := size_of(text)) > _LONGEST and _object_in(text) is not None:
+        # Before the credential is spent: the one that comes for it has to be kept.
+        raise SessionDocumentError(
+            f"the stored value is {size} bytes long, which leaves no room for the next credential: "
+            "move other keys of it to another secret"
+        )
+    return StoredSession(session, version_id, text)
+
+
+def holds_more(text: str) -> bool:
+    """Return whether a bare login in the place of this value would lose more than a login."""
+    document = json_object(_object_in(text) or "")
+    return not _is_alone(text) if document is None else not document.keys() <= _OWN_KEYS
 
 
 def rendered_session(session: Session, *, over: str) -> str:
     """Return the value that stores ``session`` in the place of the value ``over``.
 
-    An object keeps its other keys; every other form is replaced by the plain object.
+    An object keeps its other keys, as they were written. Every other form in which people paste a
+    login is replaced by the plain object.
+
+    Raises:
+        SessionDocumentError: ``over`` holds something else, or the new value could not be read, or
+            would be longer than Secrets Manager stores. Nothing may be dropped silently.
     """
     expires_at = None if session.refresh_token is None else session.expires_at
     members: dict[str, str | int | None] = {
@@ -86,13 +117,67 @@ def rendered_session(session: Session, *, over: str) -> str:
         "password": session.password,
         "account": session.account,
     }
+    around = _object_in(over)
+    if around is None:
+        if not _is_alone(over):
+            raise SessionDocumentError(
+                "the stored value holds something else than a login, and cannot be read as a JSON "
+                "object, so it cannot be kept: correct it first"
+            )
+        return replace_members("{}", members)
+    _require_keys_of_their_own(json_object(around) or {})
+    if isinstance(read(around), list):
+        # A browser's state, as Playwright exports it, is a login as people paste it.
+        members |= dict.fromkeys(_BROWSER_STATE)
+    return _require_readable(replace_members(around, members))
+
+
+def _object_in(text: str) -> str | None:
+    """Return the JSON object that a value is, without quotes around it; None: it is not one."""
+    forms = (text, text.strip(SURROUNDINGS))
+    return next((form for form in forms if json_object(form) is not None), None)
+
+
+def _is_alone(text: str) -> bool:
+    """Return whether a value that is not an object is a login as people paste it, or one word."""
+    if stands_alone(text) or is_command(text):
+        return True
     try:
-        pasted = read(over)
+        _session_in(read(text))
     except SessionMalformedError:
-        pasted = ""
-    # Within quotes, or after a word, an object is pasted text: it is not kept as it was written.
-    is_object = isinstance(pasted, dict) and json_object(over) is not None
-    return replace_members(over if is_object else "{}", members)
+        return False
+    return True
+
+
+def _require_keys_of_their_own(document: Mapping[str, object]) -> None:
+    """Require that nothing but a login is lost with the values that are replaced."""
+    for key in _OWN_KEYS:
+        value = document.get(key)
+        if isinstance(value, dict | list) or (key == _COOKIE and not _may_go(value)):
+            raise SessionDocumentError(
+                f"the key '{key}' of the stored JSON object holds other values, which cannot be "
+                "kept: correct it first"
+            )
+
+
+def _may_go(credential: object) -> bool:
+    text = credential if isinstance(credential, str) else ""
+    return is_credential(text) or _is_alone(text)
+
+
+def _require_readable(text: str) -> str:
+    if (size := size_of(text)) > MOST_BYTES:
+        raise SessionDocumentError(
+            f"with the new login, the stored value would be {size} bytes long, more than the "
+            f"{MOST_BYTES} that Secrets Manager stores: move other keys of it to another secret"
+        )
+    try:
+        _session_in(read(text))
+    except SessionMalformedError as error:
+        raise SessionDocumentError(
+            f"beside the other keys of the stored value, the login could not be read: {error}"
+        ) from error
+    return text
 
 
 def recognise(text: str) -> Token | Session:

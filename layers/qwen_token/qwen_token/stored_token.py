@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Final
 
 from .document import begins_like_object, json_object, replace_members
-from .errors import TokenMalformedError, TokenMissingError
-from .tokens import Token, decode_token
+from .errors import TokenDocumentError, TokenMalformedError, TokenMissingError
+from .tokens import Token, decode_token, stands_alone
 
 # Secrets Manager's limit of a value.
-_MOST_BYTES: Final = 65_536
+MOST_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ def parse(text: str, version_id: str, *, written_at: datetime | None = None) -> 
 
     Raises:
         TokenMissingError: it is empty, or an object without a token.
-        TokenMalformedError: what it holds is not a token, or is only half an object.
+        TokenMalformedError: what it holds is not a token.
+        TokenDocumentError: it begins like an object, but cannot be read as one.
     """
     if not text.strip():
         raise TokenMissingError("the stored value is empty")
@@ -49,9 +50,9 @@ def parse(text: str, version_id: str, *, written_at: datetime | None = None) -> 
         return StoredToken(decode_token(text), version_id, text, written_at)
     document = json_object(text)
     if document is None:
-        raise TokenMalformedError(
-            "the stored value begins like a JSON object, but cannot be read as one: correct it, or "
-            "store the bare token in its place"
+        raise TokenDocumentError(
+            "the stored value begins like a JSON object, but cannot be read as one: correct it "
+            "first"
         )
     token = document.get("token")
     if token is not None and not isinstance(token, str):
@@ -61,33 +62,59 @@ def parse(text: str, version_id: str, *, written_at: datetime | None = None) -> 
     return StoredToken(decode_token(token), version_id, text, written_at)
 
 
+def holds_more(text: str) -> bool:
+    """Return whether a bare token in the place of this value would lose a shape, or other keys."""
+    return begins_like_object(text) or not stands_alone(text)
+
+
 def rendered(token: Token, *, over: str) -> str:
     """Return the value that puts ``token`` in the place of the value ``over``, in its shape.
 
     Of a JSON object, every other key stays as it was written.
 
     Raises:
-        TokenMalformedError: ``over`` begins like a JSON object, but is not one, or the new value
-            would be longer than Secrets Manager stores. Nothing may be dropped silently.
+        TokenDocumentError: ``over`` holds more than a token, and that cannot be kept: it is not a
+            JSON object, or the new value would be longer than Secrets Manager stores. Nothing may
+            be dropped silently.
     """
-    text = _around(token, over)
-    # Half a surrogate pair counts as well: such a text cannot be encoded otherwise.
-    size = len(text.encode(errors="surrogatepass"))
-    if size > _MOST_BYTES:
-        raise TokenMalformedError(
+    text = _around(token, over) if holds_more(over) else token.raw
+    size = size_of(text)
+    if size > MOST_BYTES:
+        raise TokenDocumentError(
             f"with the new token, the stored value would be {size} bytes long, more than the "
-            f"{_MOST_BYTES} that Secrets Manager stores: move other keys of it to another secret"
+            f"{MOST_BYTES} that Secrets Manager stores: move other keys of it to another secret"
         )
     return text
 
 
+def size_of(text: str) -> int:
+    """Return how many bytes a value takes."""
+    # Half a surrogate pair counts as well: such a text cannot be encoded otherwise.
+    return len(text.encode(errors="surrogatepass"))
+
+
 def _around(token: Token, over: str) -> str:
     if not begins_like_object(over):
-        return token.raw
-    if json_object(over) is None:
-        raise TokenMalformedError(
-            "the stored value begins like a JSON object, but cannot be read as one, so its other "
-            "keys cannot be kept: correct it first, or replace it by a value without a brace"
+        raise TokenDocumentError(
+            "the stored value holds more than a token, and is not a JSON object, so the rest of it "
+            "cannot be kept: correct it first"
         )
+    document = json_object(over)
+    if document is None:
+        raise TokenDocumentError(
+            "the stored value begins like a JSON object, but cannot be read as one, so its other "
+            "keys cannot be kept: correct it first"
+        )
+    before = document.get("token")
+    if isinstance(before, str) and not stands_alone(before):
+        raise TokenDocumentError(
+            "the key 'token' of the stored JSON object holds more than a token: correct it first"
+        )
+    for key in ("token", "expires_at"):
+        if isinstance(document.get(key), dict | list):
+            raise TokenDocumentError(
+                f"the key '{key}' of the stored JSON object holds other values, which cannot be "
+                "kept: correct it first"
+            )
     expires_at = int(token.expires_at.timestamp())
     return replace_members(over, {"token": token.raw, "expires_at": expires_at})

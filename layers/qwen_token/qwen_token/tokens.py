@@ -14,6 +14,14 @@ from .errors import TokenMalformedError, UpstreamUnexpectedError
 # Only these characters ever reach a request header.
 _JWT_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _COOKIE: Final = re.compile(r"""(?:^|[;\s])token=["']?([^;\s"']+)""")
+# A Cookie or Set-Cookie header, with its name or without it. Only a date has blanks in it.
+_COOKIES: Final = re.compile(
+    r"(?:(?:set-)?cookie[ \t]*:[ \t]*)?[\w.-]+=[^;\s]*"
+    r"(?:;[ \t]*(?:expires=[^;\r\n]*|(?!expires=)[\w.-]+(?:=[^;\s]*)?)?)*",
+    re.IGNORECASE,
+)
+# Nothing that separates a key from its value, or one value from the next.
+_WORD: Final = re.compile(r"[^\s{}\[\]<>:=,;&#\"'`]*")
 _PREFIX: Final = re.compile(
     r"\A(?:(?:authorization\s*:\s*)?bearer\s+|authorization\s*:\s*)", re.IGNORECASE
 )
@@ -126,6 +134,17 @@ def unwrapped(text: str) -> str:
     if cookie := _COOKIE.search(value):
         value = cookie[1]
     return value.strip(SURROUNDINGS)
+
+
+def stands_alone(text: str) -> bool:
+    """Return whether a text is a token as people paste one, or at most one word of anything else.
+
+    In any other text there may be more than a token, which would be lost with it.
+    """
+    value = text.strip(SURROUNDINGS)
+    if _WORD.fullmatch(_PREFIX.sub("", value)):
+        return True
+    return _COOKIES.fullmatch(value) is not None and _COOKIE.search(value) is not None
 
 
 def unverified_claims(raw: str) -> Mapping[str, object]:

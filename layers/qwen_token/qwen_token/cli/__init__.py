@@ -2,7 +2,8 @@
 
 Each command is a module that adds its options and runs; this one puts them together. Commands do
 not import each other. What they share: ``deployed`` (the stack), ``membership`` (its fleet),
-``token_input`` and ``hidden_prompt`` (what people give to a command), ``readings`` (what AWS says),
+``token_input`` and ``hidden_prompt`` (what people give to a command), ``given_up`` (what a command
+replaces for good), ``readings`` (what AWS says),
 ``output`` and ``outcomes`` (what people see) and ``failures`` (what people read when a command
 fails).
 """

@@ -6,16 +6,13 @@ import boto3
 
 from qwen_token.errors import ConfigError
 from qwen_token.fleet import OFF
-from qwen_token.secret_store import SecretStore, translated
+from qwen_token.secret_store import translated
 
 from .deployed import Stack
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_secretsmanager.type_defs import CreateSecretRequestTypeDef
-
-    from qwen_token.stored_token import StoredToken
-    from qwen_token.tokens import Token
 
 # Not empty: the functions' roles ask for the tag to be there, and IAM's documentation of such
 # conditions counts an empty value as none.
@@ -38,8 +35,8 @@ def find_fleet(session: boto3.Session, name: str) -> Stack:
     return stack
 
 
-def join(name: str, token: "Token", stack: Stack, client: "SecretsManagerClient") -> "StoredToken":
-    """Put ``token`` into the member ``name``, which is made where there is no such secret.
+def join(name: str, stack: Stack, client: "SecretsManagerClient") -> None:
+    """Make ``name`` a member of the fleet: a secret that is made where there is none.
 
     Raises:
         ConfigError: there is such a secret, but it is none of the fleet's: it may hold anything.
@@ -59,7 +56,6 @@ def join(name: str, token: "Token", stack: Stack, client: "SecretsManagerClient"
         except client.exceptions.ResourceExistsException:
             if _value_of(tag, name, client) == OFF:
                 client.tag_resource(SecretId=name, Tags=[{"Key": tag, "Value": _ON}])
-    return SecretStore(client, name).put(token)
 
 
 def leave(name: str, stack: Stack, client: "SecretsManagerClient") -> None:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import boto3
 
-from qwen_token.errors import ConfigError, TokenRejectedError, UpstreamError
+from qwen_token.errors import (
+    ConfigError,
+    SessionDocumentError,
+    TokenDocumentError,
+    TokenRejectedError,
+    UpstreamError,
+)
 from qwen_token.origin import BASE_URL
 from qwen_token.secret_store import SecretStore
 from qwen_token.stored_session import recognise
@@ -16,6 +22,7 @@ from qwen_token.tokens import Token, date, in_days
 from . import put_session
 from .deployed import Stack, secrets_manager, session_for
 from .failures import Advice
+from .given_up import given_up_row, what_is_given_up
 from .membership import find_fleet, join
 from .output import OK, console_for, print_rows, token_bar
 from .readings import read_session
@@ -40,9 +47,19 @@ A session or a sign-in goes into the stack's session secret, and replaces all of
 login that was there. It is not used from here: the deployed function does that at
 once, as only one may ever spend it. A token is checked with the API, and goes into the
 token secret.
+
+Of a secret that is a JSON object, every other key stays as it was written. What cannot
+be kept is refused; --replace gives it up, and says what that was.
 """
 
+_NOT_KEPT: Final = (
+    "Nothing was stored. Correct the secret's value by hand (in the AWS console: Secrets Manager, "
+    '"Retrieve secret value", "Edit"), so that its other keys can stay. Or give up all that it '
+    "holds besides the login: --replace (make put-token ARGS=--replace)."
+)
 _ADVICE: Final[Advice] = {
+    TokenDocumentError: _NOT_KEPT,
+    SessionDocumentError: _NOT_KEPT,
     UpstreamError: (
         "Nothing was stored. Try again, or store the token without asking the API about it "
         "(--no-check)."
@@ -77,6 +94,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a token into a secret of the fleet, made if there is none",
     )
     parser.add_argument("--name", metavar="NAME", help="the secret's name, with --fleet")
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="store the login alone, and give up whatever else is in the secret",
+    )
 
 
 def _check(options: argparse.Namespace) -> str | None:
@@ -126,9 +148,10 @@ def _put_token(token: Token, options: argparse.Namespace, console: "Console | No
         QwenApi(api_base_url).verify(token, within=_CHECK_TIME)
 
     if options.fleet and stack is not None:
-        held = join(secret_id, token, stack, client)
-    else:
-        held = SecretStore(client, secret_id).put(token)
+        join(secret_id, stack, client)
+    store = SecretStore(client, secret_id)
+    given_up = what_is_given_up(store.current_value(), of_token=True) if options.replace else None
+    held = store.put(token, replace=options.replace)
     document = {
         "kind": "token",
         "secret_id": secret_id,
@@ -137,6 +160,7 @@ def _put_token(token: Token, options: argparse.Namespace, console: "Console | No
         "expires_at": token.expires_at.isoformat(),
         "days_remaining": in_days(token.remaining(now)),
         "checked": not options.no_check,
+        "given_up": given_up,
     }
     if console is None:
         print(json.dumps(document))
@@ -148,6 +172,7 @@ def _put_token(token: Token, options: argparse.Namespace, console: "Console | No
         {
             "Secret": secret_id,
             "Version": held.version_id,
+            **given_up_row(given_up),
             "Account": token.account,
             "Expires": date(token.expires_at),
             "Time left": token_bar(token, now, colour="green"),

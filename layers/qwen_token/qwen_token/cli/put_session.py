@@ -30,6 +30,7 @@ from qwen_token.tokens import date, in_days
 
 from .deployed import Stack, run_function, secrets_manager, session_for
 from .failures import FAILURES, CommandFailure, failure_of
+from .given_up import given_up_row, what_is_given_up
 from .outcomes import RETRYING, in_words
 from .output import FAILED, OK, complain, print_rows, token_bar
 from .readings import read_memory, read_secret
@@ -85,6 +86,8 @@ class _Stored:
     held: StoredToken | None
     account: str | None
     refresh_before: timedelta
+    # What else was in the secret, and is not any more.
+    given_up: str | None = None
 
     @property
     def session(self) -> Session:
@@ -127,9 +130,11 @@ def run(session: Session, options: argparse.Namespace, console: "Console | None"
             f"this is a session, and the stack {stack.name!r} has no session secret to keep it in: "
             "deploy it with the parameter SessionSecretName (qwen/session), or put a token in"
         )
-    stored = SessionStore(secrets_manager(aws, secret_id), secret_id).put(session)
+    store = SessionStore(secrets_manager(aws, secret_id), secret_id)
+    given_up = what_is_given_up(store.current_value(), of_token=False) if options.replace else None
+    stored = store.put(session, replace=options.replace)
     use = _Use() if options.no_check else _used_by_function(aws, stack)
-    after = _after(aws, stack, secret_id, stored, use)
+    after = replace(_after(aws, stack, secret_id, stored, use), given_up=given_up)
     if console is None:
         print(json.dumps(_document(after)))
     else:
@@ -217,6 +222,7 @@ def _document(after: _Stored) -> dict[str, object]:
         "expires_at": token and token.expires_at.isoformat(),
         "days_remaining": token and in_days(token.remaining(datetime.now(UTC))),
         "session_expires_at": expires_at and expires_at.isoformat(),
+        "given_up": after.given_up,
         "error": None if use.failure is None else use.failure._asdict(),
     }
 
@@ -228,6 +234,7 @@ def _print(console: "Console", after: _Stored) -> None:
         "Version": after.stored.version_id,
         "Kind": _kind(after.session)[1],
         "Before": "whatever login was there is replaced by this one",
+        **given_up_row(after.given_up),
     }
     if after.use.has_spent:
         rows["Account"] = after.account or "the token does not say"
