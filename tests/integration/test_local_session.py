@@ -10,12 +10,14 @@ from typing import Final
 import pytest
 
 from qwen_token import FileStoreError, Session, SessionMalformedError, StoreError
+from qwen_token.errors import SessionDocumentError
 from qwen_token.ledger import State, UnsharedState
 from qwen_token.manager.local_session import LocalSessions, newer_login
 from qwen_token.manager.local_store import FileStore, MemoryStore
 from qwen_token.manager.text_state import TextState
 from qwen_token.run_memory import RunMemory
 from qwen_token.stored_session import StoredSession
+from tests.minting import all_said
 
 NOW: Final = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 MINUTE: Final = timedelta(minutes=1)
@@ -218,3 +220,38 @@ def test_a_state_that_cannot_be_read_is_an_error_and_stays(text: str) -> None:
     with pytest.raises(StoreError, match="delete it"):
         TextState(place).acquire("ours", now=NOW, until=NOW + MINUTE)
     assert place.load() == text
+
+
+def test_what_else_a_persons_file_holds_is_not_lost_with_a_login_put_over_it(
+    tmp_path: Path,
+) -> None:
+    place = FileStore(tmp_path / "token").beside("session")
+    file = tmp_path / "token.session"
+    file.write_text('{"refresh_token": "old", "note": "hunter2",}')
+    sessions = LocalSessions(place, A)
+
+    with pytest.raises(SessionDocumentError, match="correct it first") as caught:
+        sessions.put(B)
+
+    assert "hunter2" not in all_said(caught.value)
+    assert file.read_text() == '{"refresh_token": "old", "note": "hunter2",}'
+    file.write_text('{"refresh_token": "old", "note": 1.10}')
+    sessions.put(B)
+    assert '"note": 1.10' in file.read_text()
+
+
+def test_names_of_spent_credentials_give_way_to_the_next_credential(tmp_path: Path) -> None:
+    file = tmp_path / "token.session"
+    file.write_text(json.dumps({"refresh_token": A.refresh_token, "note": "x" * 57_000}))
+    sessions = LocalSessions(FileStore(tmp_path / "token").beside("session"), A)
+    for turn in range(60):
+        next_one = Session(refresh_token=f"{A.refresh_token}-{turn}")
+        assert sessions.keep(next_one, over=read(sessions)) is not None
+
+    assert read(sessions).session == next_one
+    assert len(file.read_bytes()) <= 61_440
+    # The latest ones are recognised still.
+    assert read(LocalSessions(FileStore(tmp_path / "token").beside("session"), A)).session != A
+    spent = Session(refresh_token=f"{A.refresh_token}-58")
+    again = LocalSessions(FileStore(tmp_path / "token").beside("session"), spent)
+    assert read(again).session == next_one

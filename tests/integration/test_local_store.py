@@ -1,5 +1,6 @@
 """Where a program without AWS keeps its token: real files, real processes, real crashes."""
 
+import fcntl
 import json
 import os
 import stat
@@ -19,6 +20,7 @@ from qwen_token import (
     TokenMalformedError,
     TokenMissingError,
 )
+from qwen_token.manager.owner_file import OwnerFile
 from qwen_token.stored_token import StoredToken
 from tests.minting import all_said, pieces, token
 from tests.programs import run_program, start_program
@@ -28,6 +30,8 @@ DAY: Final = timedelta(days=1)
 OLD: Final = token(left=2 * DAY, now=NOW)
 NEW: Final = token(left=7 * DAY, now=NOW)
 NEWER: Final = token(left=8 * DAY, now=NOW)
+A_GROUP: Final = 65533
+SERVICE: Final = 65534
 STRANGERS: Final = token(left=2 * DAY, account="somebody-else", now=NOW)
 
 
@@ -375,6 +379,221 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         path,
     )
     assert said == "0"
+
+
+# Other processes, and other users
+
+
+def test_a_lock_on_the_directory_which_anybody_can_take_keeps_nobody_from_writing(
+    path: Path,
+) -> None:
+    directory = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
+    assert FileStore(path).save(OLD.raw, over=None)
+    os.close(directory)
+
+
+def impatient(path: Path) -> OwnerFile:
+    return OwnerFile(path, patience=timedelta(milliseconds=200))
+
+
+def test_a_process_that_was_stopped_while_it_wrote_is_not_waited_for_without_end(
+    path: Path,
+) -> None:
+    path.write_text(OLD.raw)
+    stopped = f"""
+import os, signal
+from qwen_token import FileStore
+with FileStore({str(path)!r})._file.locked():
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+    with start_program(stopped) as process:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        with pytest.raises(FileStoreError, match="another process has held its lock") as caught:
+            impatient(path).save(NEW.raw, over=OLD.raw)
+        assert caught.value.may_pass
+        assert path.read_text() == OLD.raw
+        process.kill()
+    assert impatient(path).save(NEW.raw, over=OLD.raw)
+    assert [file.name for file in path.parent.iterdir()] == ["token"]
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o620, 0o666])
+@pytest.mark.parametrize("name", ["token", "token.session", "token.state"])
+def test_a_file_that_others_may_write_is_not_trusted(path: Path, name: str, mode: int) -> None:
+    os.chown(path.parent, -1, A_GROUP if os.geteuid() == 0 else -1)
+    file = path.with_name(name)
+    file.write_text(OLD.raw)
+    os.chown(file, -1, A_GROUP if os.geteuid() == 0 else -1)
+    file.chmod(mode)
+    place = OwnerFile(file)
+    for use in (place.load, lambda: place.save(NEW.raw, over=OLD.raw)):
+        if mode & stat.S_IWOTH or os.geteuid() == 0:
+            with pytest.raises(FileStoreError, match=r"others may write .*chmod 600"):
+                use()
+    assert file.read_text() == OLD.raw
+
+
+def test_neither_is_one_in_a_directory_that_others_may_write(path: Path) -> None:
+    path.write_text(OLD.raw)
+    path.parent.chmod(0o777)
+    for use in (FileStore(path).load, lambda: FileStore(path).put(NEW)):
+        with pytest.raises(FileStoreError, match=r"others may write in .*chmod go-w"):
+            use()
+    path.parent.chmod(0o1777)
+    assert FileStore(path).put(NEW).token == NEW
+
+
+@pytest.mark.parametrize("make", [linked, a_directory, a_pipe])
+def test_what_lies_in_the_place_of_the_lock_is_neither_waited_for_nor_followed(
+    path: Path, make: Any
+) -> None:
+    make(path.with_name(".token.write.lock"))
+    with pytest.raises(FileStoreError):
+        impatient(path).save(NEW.raw, over=None)
+    assert not path.exists()
+
+
+def test_what_another_file_is_just_written_to_is_left_alone(path: Path) -> None:
+    theirs = path.with_name(".token.session.abcd1234.new")
+    theirs.write_text("theirs")
+    left_behind = path.with_name(".token.abcd1234.new")
+    left_behind.write_text("left behind")
+
+    assert FileStore(path).save(NEW.raw, over=None)
+
+    assert theirs.read_text() == "theirs"
+    assert not left_behind.exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "cp1252"])
+def test_a_text_of_another_encoding_is_refused_and_stays(path: Path, encoding: str) -> None:
+    content = json.dumps({"token": OLD.raw, "note": "für hunter2"}, ensure_ascii=False)
+    path.write_bytes(content.encode(encoding))
+    store = FileStore(path)
+    for use in (store.read, lambda: store.put(NEW)):
+        with pytest.raises(TokenMalformedError, match="UTF-8, and stays as it is") as caught:
+            use()
+        assert not pieces(OLD.raw) & pieces(all_said(caught.value))
+    assert path.read_bytes() == content.encode(encoding)
+
+
+def test_what_could_not_be_read_again_is_not_written(path: Path) -> None:
+    """In bytes, as they are written: half a character takes six."""
+    text = f'{{"token": "{OLD.raw}", "expires_at": 1234567890, "note": ""}}'
+    room = 65_536 - len(text)
+    for note, fits in (("é" * (room // 2), True), ("\ud800" * (room // 3), False)):
+        store = FileStore(path)
+        path.unlink(missing_ok=True)
+        path.write_text(text.replace('"note": ""', f'"note": "{note if fits else ""}"'))
+        over = store.load()
+        written = text.replace('"note": ""', f'"note": "{note}"')
+        if fits:
+            assert store.put(NEW) == store.read()
+            continue
+        with pytest.raises(TokenMalformedError, match="would be longer than 65536 bytes"):
+            store.save(written.encode(errors="backslashreplace").decode(), over=over)
+        assert store.load() == over
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+
+
+@pytest.fixture(name="services")
+def _services() -> Iterator[Path]:
+    """Return a file's path in a service's own directory, which everybody can look into."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chown(directory, SERVICE, SERVICE)
+        Path(directory).chmod(0o755)
+        yield Path(directory) / "token"
+
+
+AS_SERVICE = f"os.setgid({SERVICE}); os.setuid({SERVICE})"
+
+
+@as_root
+def test_after_root_has_written_the_service_reads_and_writes_its_files_as_before(
+    services: Path,
+) -> None:
+    run(f"{AS_SERVICE}\nassert FileStore(path).save(old, over=None)", services)
+    store = FileStore(services)
+    for place in (store, store.beside("session"), store.beside("state")):
+        assert place is not None
+        text = place.load()
+        assert place.save(NEW.raw, over=text)
+    said = run(
+        f"""
+{AS_SERVICE}
+store = FileStore(path)
+for place in (store, store.beside("session"), store.beside("state")):
+    assert place.save(old, over=new)
+    print(oct(os.stat(place._file.path if place is store else place.path).st_mode & 0o777))
+""",
+        services,
+    )
+    assert said.split() == ["0o600"] * 3
+    assert {file.stat().st_uid for file in services.parent.iterdir()} == {SERVICE}
+    assert len(list(services.parent.iterdir())) == 3
+
+
+@as_root
+def test_a_file_that_only_root_can_read_is_named_with_its_owner(services: Path) -> None:
+    services.write_text(OLD.raw)
+    services.chmod(0o600)
+    said = run(
+        f"""
+{AS_SERVICE}
+try:
+    FileStore(path).load()
+except FileStoreError as error:
+    print(error)
+""",
+        services,
+    )
+    assert said == (
+        f"{services} could not be read: Permission denied: it belongs to the user 0, and this is "
+        f"the user {SERVICE}"
+    )
+
+
+@as_root
+@pytest.mark.parametrize("what", ["the file", "the directory"])
+def test_what_belongs_to_another_user_is_not_trusted(services: Path, what: str) -> None:
+    services.write_text(OLD.raw)
+    if what == "the file":
+        os.chown(services, A_GROUP, -1)
+    else:
+        os.chown(services.parent, A_GROUP, -1)
+        os.chown(services, SERVICE, -1)
+    said = run(
+        f"""
+{AS_SERVICE}
+for use in (FileStore(path).load, lambda: FileStore(path).save(new, over=old)):
+    try:
+        use()
+    except FileStoreError as error:
+        print(error)
+""",
+        services,
+    )
+    assert said.count(f"belongs to another user ({A_GROUP})") == 2
+    assert services.read_text() == OLD.raw
+
+
+@as_root
+def test_root_trusts_nobody_elses_file_where_anybody_may_put_one(path: Path) -> None:
+    path.parent.chmod(0o1777)
+    path.write_text(OLD.raw)
+    os.chown(path, SERVICE, SERVICE)
+    left = path.with_name(".token.abcd1234.new")
+    left.write_text("")
+    os.chown(left, SERVICE, SERVICE)
+
+    with pytest.raises(FileStoreError, match=rf"another user \({SERVICE}\), and is not trusted"):
+        FileStore(path).load()
+    path.unlink()
+    assert FileStore(path).save(NEW.raw, over=None)
+    assert left.exists()
 
 
 def test_the_home_directory_and_the_working_directory_are_those_of_the_beginning(

@@ -284,8 +284,8 @@ class FileStoreError(StoreError):
     """A token file could not be read or written."""
 
     advice = (
-        "Name a regular file, not a link, in a directory that this process may write in, on a disk "
-        "with room left."
+        "Name a regular file, not a link, in a directory that this process may write in and other "
+        "users may not, on a disk with room left."
     )
 
 

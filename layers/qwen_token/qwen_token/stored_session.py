@@ -33,7 +33,7 @@ _COOKIE: Final = "refresh_token"
 _OWN_KEYS: Final = frozenset({"refresh_token", "expires_at", "email", "password", "account"})
 _BROWSER_STATE: Final = ("cookies", "origins")
 # Of an object, with room for a credential that is longer than the one before it.
-_LONGEST: Final = MOST_BYTES - 4096
+LONGEST: Final = MOST_BYTES - 4096
 _WHERE_IT_IS: Final = (
     "the credential is the cookie 'refresh_token', which is HttpOnly, so that document.cookie does "
     "not have it: copy it from the developer tools (Application, Cookies)"
@@ -84,7 +84,7 @@ def parse_session(text: str, version_id: str) -> StoredSession:
         SessionDocumentError: it is so long that the next credential may not fit in.
     """
     session = _session_in(read(text))
-    if (size := size_of(text)) > _LONGEST and _object_in(text) is not None:
+    if (size := size_of(text)) > LONGEST and _object_in(text) is not None:
         # Before the credential is spent: the one that comes for it has to be kept.
         raise SessionDocumentError(
             f"the stored value is {size} bytes long, which leaves no room for the next credential: "

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from qwen_token.document import json_object, replace_members
-from qwen_token.errors import SessionMalformedError, StoreError
+from qwen_token.errors import SessionDocumentError, SessionMalformedError, StoreError
 from qwen_token.session import Session
-from qwen_token.stored_session import StoredSession, parse_session, rendered_session
+from qwen_token.stored_session import LONGEST, StoredSession, parse_session, rendered_session
+from qwen_token.stored_token import size_of
 
 from .owner_file import TextPlace
 
@@ -146,7 +147,7 @@ class LocalSessions:
         def write() -> StoredSession | None:
             try:
                 written = self._write(session, over)
-            except StoreError as error:
+            except (StoreError, SessionDocumentError) as error:
                 # Nobody else has this credential, and this process goes on with it.
                 _log.warning("the session's new credential is in memory only: %s", error)
                 self._unwritten = write
@@ -227,6 +228,15 @@ def _read(text: str | None) -> _Kept | None:
 
 
 def _rendered(kept: _Kept, *, over: str | None) -> str:
+    """Return the text, with as many names of spent credentials as leave room for the next one."""
+    text = _written(kept, over=over)
+    while size_of(text) > LONGEST and kept.spent:
+        kept = replace(kept, spent=kept.spent[1:])
+        text = _written(kept, over=over)
+    return text
+
+
+def _written(kept: _Kept, *, over: str | None) -> str:
     return replace_members(
         rendered_session(kept.session, over=over or ""),
         {

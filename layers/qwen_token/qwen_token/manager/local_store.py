@@ -210,8 +210,10 @@ class FileStore(TokenStore):
 
     A new text is written beside the file, brought to the disk and put in its place: whoever reads
     it at any time, and after any crash, finds the old text or the new one, whole. Writers take
-    turns (by a lock on the directory, which leaves nothing behind), also those of other processes.
-    Every failure is a FileStoreError. For systems with POSIX files and locks.
+    turns, also those of other processes; one that has had its turn for ten seconds is given up on.
+    A file that others may write, or may replace in its directory, is not trusted. What root writes
+    stays the property of the file's owner. Every failure is a FileStoreError. For systems with
+    POSIX files and locks.
 
     With a ``session``, two more files lie beside it, kept with the same care: ``<name>.session``
     holds the login, and ``<name>.state``, without any secret, who is spending it and what the API
@@ -220,7 +222,7 @@ class FileStore(TokenStore):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Take the file's path, ``~`` included. It need not be there yet; its directory must."""
-        self._file = OwnerFile(path, too_long=TokenMalformedError)
+        self._file = OwnerFile(path, unusable=TokenMalformedError)
 
     def load(self) -> str | None:
         return self._file.load()
@@ -232,7 +234,8 @@ class FileStore(TokenStore):
         path = self._file.path
         return OwnerFile(
             path.with_name(f"{path.name}.{name}"),
-            too_long=SessionMalformedError if name == SESSION else FileStoreError,
+            beside=path,
+            unusable=SessionMalformedError if name == SESSION else FileStoreError,
         )
 
     def __repr__(self) -> str:

@@ -235,7 +235,8 @@ class TokenManager:
         """Store a token that a person brought, in place of any other, without calling the API.
 
         Raises:
-            TokenMalformedError: ``text`` is not a JWT with an account and an expiry.
+            TokenMalformedError: ``text`` is not a JWT with an account and an expiry, or what else
+                the store holds could not be kept around it; nothing has changed.
             StoreError: the token could not be stored; nothing has changed.
         """
         token = decode_token(text)
@@ -253,6 +254,8 @@ class TokenManager:
 
         Raises:
             ConfigError: the manager was made without a session.
+            SessionMalformedError: what else is stored could not be kept around it; nothing has
+                changed.
             StoreError: the session could not be stored; nothing has changed.
         """
         if self._login is None:
