@@ -597,7 +597,10 @@ def test_a_base_url_that_no_token_may_go_to_is_refused(base_url: str) -> None:
         ("https://chat.qwen.ai", True),
         ("https://chat.qwen.ai:443/a?b#c", True),
         ("HTTPS://CHAT.QWEN.AI/", True),
-        ("https://me@chat.qwen.ai/", True),
+        # What is before a host is where parsers disagree.
+        ("https://me@chat.qwen.ai/", False),
+        ("https://chat.qwen.ai\\@example/", False),
+        ("https://chat.qwen.ai?x=1", True),
         ("http://chat.qwen.ai/", False),
         ("https://chat.qwen.ai:8443/", False),
         ("https://chat.qwen.ai.example/", False),

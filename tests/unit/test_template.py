@@ -21,6 +21,7 @@ from keeper_runtime.clients import Clients
 from keeper_runtime.settings import RefreshSettings
 from localcloud.cloudformation import read_template
 from qwen_token import ConfigError
+from tests.addresses import CASES
 from tests.fake_lambda_context import FakeLambdaContext
 from tests.fakes import Recorder
 from tests.minting import NOW, mint
@@ -193,36 +194,7 @@ ARNS = {
     "a space": (f" {SECRET_ARN}", False),
 }
 
-URLS = {
-    "a host": ("https://chat.qwen.ai", True),
-    "a slash at the end": ("https://chat.qwen.ai/", True),
-    "a port and a path": ("https://proxy.example:8443/qwen/v1", True),
-    "the highest port": ("https://proxy.example:65535", True),
-    "an unencrypted loopback address": ("http://127.0.0.1:8080", True),
-    "another unencrypted loopback address": ("http://127.255.0.9", True),
-    "an unencrypted loopback name": ("http://localhost:8080", True),
-    "an unencrypted IPv6 loopback address": ("http://[::1]:8080", True),
-    "no scheme": ("chat.qwen.ai", False),
-    "no host": ("https://", False),
-    "unencrypted": ("http://chat.qwen.ai", False),
-    "an unencrypted private address": ("http://10.0.0.1", False),
-    "a host that begins like a loopback address": ("http://127.0.0.1.example.com", False),
-    "a host that begins like a loopback name": ("http://localhost.example.com", False),
-    "no loopback address after all": ("http://127.0.0.256", False),
-    "a user": ("https://user@chat.qwen.ai", False),
-    # Nobody's password:
-    # pragma: allowlist nextline secret
-    "a user and a password": ("https://user:secret@chat.qwen.ai", False),
-    "a host as the user of another": ("http://127.0.0.1@evil.example", False),
-    "a query": ("https://chat.qwen.ai?x=1", False),
-    "a fragment": ("https://chat.qwen.ai#x", False),
-    "a port that is no number": ("https://chat.qwen.ai:port", False),
-    "a port out of range": ("https://chat.qwen.ai:65536", False),
-    "another scheme": ("ftp://127.0.0.1", False),
-    "a quote, which would end the dashboard's text": ('https://chat.qwen.ai/"', False),
-    "a space": ("https://chat.qwen.ai /", False),
-    "too long": ("https://chat.qwen.ai/" + "x" * 492, False),
-}
+URLS = {name: (address, is_safe) for name, address, is_safe in CASES}
 
 SCHEDULES = {
     "every twelve hours": ("rate(12 hours)", True),
@@ -293,8 +265,8 @@ VALUES: dict[str, dict[str, tuple[object, bool]]] = {
         "an id alone": (KEY_ARN.rpartition("/")[2], False),
         "any key": (KEY_ARN.rpartition("/")[0] + "/*", False),
     },
-    "ApiBaseUrl": {**URLS, "nothing": ("", False)},
-    "AuthBaseUrl": {**URLS, "nothing: an Open WebUI server": ("", True)},
+    "ApiBaseUrl": URLS,
+    "AuthBaseUrl": {**URLS, "nothing": ("", True)},
     "WebVersion": {
         "a version": ("0.3.12", True),
         "a release candidate": ("0.4.0-rc.1", True),

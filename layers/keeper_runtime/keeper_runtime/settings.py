@@ -62,8 +62,7 @@ def text(value: str, *, start: str = "") -> str | None:
 
 def url(value: str) -> str | None:
     """Return a URL that a token may be sent to, without a slash at its end."""
-    given = value.rstrip("/")
-    return given if is_safe_url(given) else None
+    return value.rstrip("/") if is_safe_url(value) else None
 
 
 def _days(text: str) -> timedelta | None:

@@ -1,8 +1,8 @@
 """The token on the requests of an ``httpx`` client, with or without asyncio; needs httpx."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anyio.to_thread
 import httpx
@@ -10,6 +10,10 @@ import httpx
 from .origin import authorization, token_in
 from .replies import ENVELOPE_LIMIT, body_refuses, head_refuses
 from .source_auth import SourceAuth
+
+# What httpx's transport is about to do, as it tells the extension ``trace``.
+_SENDS_HEADERS: Final = ".send_request_headers.started"
+_BEGINS_SOCKS: Final = "socks.setup_socks5_connection.started"
 
 # What to do next: send a request, read an answer's body, or ask the source.
 _Step: TypeAlias = httpx.Request | httpx.Response | Callable[[], str]
@@ -25,11 +29,20 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
 
     It works as ``QwenAuth`` does for requests, but only a body in memory (``content=b"…"``,
     ``data``, ``json``) is sent again; after a streamed or multipart one the refusal is returned.
+    A proxy that would get plain http, wherever it was named, gets no token: ConfigError is raised.
     With an ``AsyncClient`` the source runs in a worker thread, so the event loop is not blocked.
     """
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
         """Send the request with the token, and once more with another one if it is refused."""
+        before = request.extensions.get("trace")
+
+        def trace(event: str, info: Mapping[str, Any]) -> None:
+            self._require_no_proxy(event, info)
+            if before is not None:
+                before(event, info)
+
+        self._watch(request, trace)
         steps = self._steps(request)
         done: Any = None
         while True:
@@ -48,6 +61,14 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """Send the request with the token, and once more with another one if it is refused."""
+        before = request.extensions.get("trace")
+
+        async def trace(event: str, info: Mapping[str, Any]) -> None:
+            self._require_no_proxy(event, info)
+            if before is not None:
+                await before(event, info)
+
+        self._watch(request, trace)
         steps = self._steps(request)
         done: Any = None
         while True:
@@ -62,6 +83,30 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
             else:
                 # A request that is cancelled does not wait for Secrets Manager.
                 done = await anyio.to_thread.run_sync(step, abandon_on_cancel=True)
+
+    def _watch(
+        self, request: httpx.Request, trace: Callable[[str, Mapping[str, Any]], Any]
+    ) -> None:
+        """Have ``trace`` called before each thing that httpx sends for ``request``, if need be."""
+        if not self._origin.is_encrypted and self._origin.holds(str(request.url)):
+            request.extensions = {**request.extensions, "trace": trace}
+
+    def _require_no_proxy(self, event: str, info: Mapping[str, Any]) -> None:
+        """Raise ConfigError where what is about to be sent to our origin goes to a proxy.
+
+        An auth does not see which proxy its client uses. Only the request that the transport sends
+        says it: it is for the proxy's own host, but its target is a whole URL.
+        """
+        if event == _BEGINS_SOCKS:
+            # Our origin, or another one after a redirect.
+            place, target = (info["host"], info["port"]), ""
+        elif event.endswith(_SENDS_HEADERS):
+            url = info["request"].url
+            place, target = None, url.target.decode("ascii", "replace")
+        else:
+            return
+        if place == (self._origin.host, self._origin.port) or self._origin.holds(target):
+            raise self._through_a_proxy()
 
     def _steps(self, request: httpx.Request) -> Generator[_Step, Any]:
         if not self._origin.holds(str(request.url)):

@@ -1,15 +1,16 @@
 """The token on the requests of a ``requests`` session, or of a single call."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import requests
 from requests.auth import AuthBase
 from requests.cookies import extract_cookies_to_jar
 from requests.exceptions import UnrewindableBodyError
-from requests.utils import rewind_body
+from requests.utils import get_environ_proxies, rewind_body, select_proxy
 from urllib3.exceptions import HTTPError
 
+from .errors import ConfigError
 from .origin import authorization, token_in
 from .replies import ENVELOPE_LIMIT, body_refuses, head_refuses
 from .source_auth import SourceAuth
@@ -31,15 +32,27 @@ class QwenAuth(SourceAuth, AuthBase):
     and the next request has the new token. What the source raises is raised to the caller, also
     when there is no other token than the refused one (TokenRejectedError).
 
+    Plain http (to this machine only) is not sent through a proxy, which would see the token: where
+    the environment names one, ConfigError is raised in place of the request. A proxy that the
+    session or the call itself names for http is not seen before the answer comes, which then is
+    ConfigError as well.
+
     A streamed answer stays a stream: only JSON is looked at, and at most 64 KiB of it.
     """
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Put the token on, if the request goes to our origin."""
         if self._origin.holds(request.url or ""):
+            self._require_no_proxy(request, get_environ_proxies(request.url or ""))
             request.headers["Authorization"] = authorization(self._source.current())
             request.register_hook("response", self._renew_and_resend)  # type: ignore[no-untyped-call]
         return request
+
+    def _require_no_proxy(
+        self, request: requests.PreparedRequest, proxies: Mapping[str, str]
+    ) -> None:
+        if not self._origin.is_encrypted and select_proxy(request.url or "", proxies):
+            raise self._through_a_proxy()
 
     def _renew_and_resend(self, response: requests.Response, **how: Any) -> requests.Response:
         """Return ``response``, or the second attempt's if it refuses the token."""
@@ -49,6 +62,11 @@ class QwenAuth(SourceAuth, AuthBase):
         # the token. Only our origin's answer counts.
         if rejected is None or not self._origin.holds(request.url or ""):
             return response
+        try:
+            self._require_no_proxy(request, how.get("proxies") or {})
+        except ConfigError:
+            response.close()
+            raise
         if not _is_refusal(response, streams=bool(how.get("stream"))):
             return response
         try:

@@ -2,6 +2,7 @@
 
 from typing import Self, Unpack
 
+from .errors import ConfigError
 from .origin import BASE_URL, Origin
 from .shared_token import SharedToken, Source, SourceOptions
 
@@ -24,6 +25,13 @@ class SourceAuth:
     ) -> Self:
         """Take tokens from the process's shared source for this secret (``SharedToken.of``)."""
         return cls(SharedToken.of(secret_id, **options), base_url=base_url)
+
+    def _through_a_proxy(self) -> ConfigError:
+        """Return the error for plain http that does not go straight to our origin."""
+        return ConfigError(
+            f"the token for {self._origin} would go through a proxy in the clear: add "
+            f"{self._origin.host} to NO_PROXY, and give the session no proxy for http"
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._origin}, token=[redacted])"

@@ -18,7 +18,8 @@ from requests.adapters import HTTPAdapter
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import HTTPError, MaxRetryError
 
-from .errors import UpstreamUnavailableError, UpstreamUnexpectedError
+from .errors import ConfigError, UpstreamUnavailableError, UpstreamUnexpectedError
+from .origin import SAFE_URL, is_safe_url
 from .replies import PASSING_STATUSES, Reply, retry_after
 
 # Their warnings quote what a server sent where it could not be parsed, and every answer of this API
@@ -72,10 +73,13 @@ def send(request: Request, *, within: timedelta) -> Reply:
     Raises:
         UpstreamUnavailableError: no complete reply came in time.
         UpstreamUnexpectedError: the reply's body is too long.
+        ConfigError: the address is not one that a secret may be sent to.
     """
     # A socket's timeout bounds the wait for the next byte only, and nothing bounds a name look-up.
     # So a thread does the work, and its socket is shut down when time is up. Otherwise that thread
     # would go on, run after run, for as long as a server keeps dripping.
+    if not is_safe_url(request.url.partition("?")[0]):
+        raise ConfigError(f"nothing was sent: the address should be {SAFE_URL}")
     seconds = within.total_seconds()
     if seconds < _SHORTEST_ATTEMPT:
         raise UpstreamUnavailableError("no time was left to call the API")
@@ -128,6 +132,9 @@ def _send(request: Request, deadline: float, lifeline: "_Lifeline") -> Reply:
     )
     seconds = deadline - time.monotonic()
     with _Redirectless() as session:
+        # Plain http goes to this machine only, and a proxy would see the token. For https, a proxy
+        # of the environment is a tunnel.
+        session.trust_env = request.url.startswith("https:")
         for scheme in ("https://", "http://"):
             session.mount(scheme, _Adapter(lifeline, max_retries=retry))
         with session.request(
@@ -136,9 +143,6 @@ def _send(request: Request, deadline: float, lifeline: "_Lifeline") -> Reply:
             headers={"Accept-Encoding": "identity", **request.headers},
             json=request.json,
             auth=_as_it_is,
-            # Plain http goes to this machine only, and a proxy would see the token. For https, a
-            # proxy of the environment is a tunnel.
-            proxies={"http": ""},
             timeout=(min(_CONNECT_TIMEOUT, seconds), min(_READ_TIMEOUT, seconds)),
             allow_redirects=False,
             stream=True,
