@@ -182,7 +182,7 @@ def test_a_request_to_another_host_may_go_through_a_proxy(
         assert asyncio.run(ask()) == 200
     else:
         module: Any = requests if get is by_requests else httpx
-        auth = auths[get](Source(), base_url="http://127.0.0.1:1")  # type: ignore[abstract]
+        auth = auths[get](Source(), base_url="http://127.0.0.1:1")
         assert module.get(url, auth=auth, timeout=5).status_code == 200
     assert not has_the_token(proxy)
 

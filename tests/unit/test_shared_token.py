@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsError
+from botocore.parsers import ResponseParserError
 
 import qwen_token
 from localcloud.waiting import wait_until
@@ -46,13 +47,18 @@ OUTAGES = [
     pytest.param(ConnectTimeoutError(endpoint_url="https://aws"), id="no answer"),
     pytest.param(refusal("InternalServiceError", 500), id="a server's failure"),
     pytest.param(refusal("ThrottlingException"), id="throttled"),
+    pytest.param(NoCredentialsError(), id="no credentials"),
+    pytest.param(FileNotFoundError(2, "no such file"), id="a token file that is gone"),
+    pytest.param(PermissionError(13, "no"), id="a file that may not be read"),
+    pytest.param(RuntimeError("still expired"), id="credentials that stay expired"),
+    pytest.param(ResponseParserError("half a page"), id="an answer that is none"),
+    pytest.param(UnicodeError("a label is too long"), id="a name that no resolver takes"),
 ]
 OUTAGE = refusal("ServiceUnavailable", 503)
 REFUSALS = [
     pytest.param(refusal("AccessDeniedException"), "AccessDenied", id="missing permission"),
     pytest.param(refusal("InvalidRequestException"), "InvalidRequest", id="a deleted secret"),
     pytest.param(refusal("DecryptionFailure"), "Decryption", id="a key that may not be used"),
-    pytest.param(NoCredentialsError(), "NoCredentials", id="no credentials"),
 ]
 
 
@@ -550,7 +556,11 @@ def fail_to_run() -> None:
     [
         pytest.param(lambda: None, "was run, and changed nothing", id="it changed nothing"),
         pytest.param(lambda: {"FunctionError": "Unhandled"}, "failed as well", id="it failed"),
-        pytest.param(fail_to_run, "could not be run: AccessDenied", id="no permission to run it"),
+        pytest.param(
+            fail_to_run,
+            "refresh function: AccessDenied",
+            id="no permission to run it",
+        ),
     ],
 )
 def test_a_refresh_function_that_does_not_help_is_told_in_the_error(
@@ -745,7 +755,7 @@ def test_a_refresh_function_that_cannot_be_reached_is_asked_once(
     with wire(answer(HELD), raw(b""), answer(HELD)) as aws:
         environment(aws.base_url)
         shared = SharedToken(ARN, refresh_function="keeper", clock=clock)
-        with pytest.raises(TokenRejectedError, match="could not be run: ConnectionClosedError"):
+        with pytest.raises(TokenRejectedError, match="refresh function: ConnectionClosed"):
             shared.renew(rejected=OLD.raw)
     assert len(aws.requests) == 3
 

@@ -194,7 +194,9 @@ ARNS = {
     "a space": (f" {SECRET_ARN}", False),
 }
 
-URLS = {name: (address, is_safe) for name, address, is_safe in CASES}
+URLS: dict[str, tuple[object, bool]] = {
+    name: (address, is_safe) for name, address, is_safe in CASES
+}
 
 SCHEDULES = {
     "every twelve hours": ("rate(12 hours)", True),

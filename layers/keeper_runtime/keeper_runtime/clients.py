@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import boto3
 
-from qwen_token.secret_store import AWS_CONFIG
+from qwen_token.secret_store import new_client
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -65,7 +65,15 @@ class Clients:
 
     @classmethod
     def real(cls) -> Self:
-        """Return the real ones. Nothing is made yet, and each is made once."""
+        """Return the real ones. Nothing is made yet, and each is made once.
+
+        Where a client cannot be made, asking for it raises ConfigError.
+        """
+        # One for all: each would read its own copy of what boto3 knows of AWS.
+        session = cache(boto3.Session)
+
+        def client(service: str) -> Callable[[], Any]:
+            return cache(lambda: new_client(service, session=session))
 
         @cache
         def qwen(base_url: str, user_agent: str) -> "QwenApi":
@@ -88,12 +96,12 @@ class Clients:
         return cls(
             environ=os.environ,
             clock=lambda: datetime.now(UTC),
-            secrets=cache(lambda: boto3.client("secretsmanager", config=AWS_CONFIG)),
-            sns=cache(lambda: boto3.client("sns", config=AWS_CONFIG)),
-            events=cache(lambda: boto3.client("events", config=AWS_CONFIG)),
-            sqs=cache(lambda: boto3.client("sqs", config=AWS_CONFIG)),
-            functions=cache(lambda: boto3.client("lambda", config=AWS_CONFIG)),
-            dynamodb=cache(lambda: boto3.client("dynamodb", config=AWS_CONFIG)),
+            secrets=client("secretsmanager"),
+            sns=client("sns"),
+            events=client("events"),
+            sqs=client("sqs"),
+            functions=client("lambda"),
+            dynamodb=client("dynamodb"),
             qwen=qwen,
             grant=grant,
             wait=time.sleep,

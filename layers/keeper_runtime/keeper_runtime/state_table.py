@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from qwen_token.errors import StoreError
+from qwen_token.errors import ConfigError, StoreError
 from qwen_token.ledger import Leased, Ledger, State
 from qwen_token.run_memory import RunMemory
 from qwen_token.secret_store import translated
@@ -80,31 +80,36 @@ class StateTable:
 
     def write(self, owner: str, memory: RunMemory) -> None:
         """Write the memory, and keep the lease. Raises StoreError also where the lease was lost."""
+        values = self._values(owner, memory)
         with translated("write what the run did", by="DynamoDB"):
-            self._update("SET memory = :memory, expires_at = :forget", owner, memory)
+            self._update("SET memory = :memory, expires_at = :forget", values)
 
     def release(self, owner: str, memory: RunMemory) -> None:
         """Write the memory, and give the lease back. A lease that was lost changes nothing."""
         expression = "SET memory = :memory, expires_at = :forget REMOVE lease_owner, lease_until"
+        values = self._values(owner, memory)
         with translated("give the lease back", by="DynamoDB"):
             try:
-                self._update(expression, owner, memory)
+                self._update(expression, values)
             except self._client.exceptions.ConditionalCheckFailedException:
                 # Another run has it by now, and what that one remembers is newer. (Or this call is
                 # boto3's repetition of one that was carried out.)
                 return
 
-    def _update(self, expression: str, owner: str, memory: RunMemory) -> None:
+    def _values(self, owner: str, memory: RunMemory) -> dict[str, Any]:
+        return {
+            ":owner": {"S": owner},
+            ":memory": {"S": memory.to_json()},
+            ":forget": _number(self._clock() + _FORGET_AFTER),
+        }
+
+    def _update(self, expression: str, values: Mapping[str, Any]) -> None:
         self._client.update_item(
             TableName=self._table,
             Key=self._key,
             UpdateExpression=expression,
             ConditionExpression="lease_owner = :owner",
-            ExpressionAttributeValues={
-                ":owner": {"S": owner},
-                ":memory": {"S": memory.to_json()},
-                ":forget": _number(self._clock() + _FORGET_AFTER),
-            },
+            ExpressionAttributeValues=values,
         )
 
     def _give_back(self, owner: str) -> None:
@@ -131,8 +136,12 @@ def ledger_of(clients: "Clients", time_left: Callable[[], timedelta]) -> Ledger:
     def state() -> State:
         if not table or not secret_id:
             return in_process
-        with translated("be reached", by="DynamoDB"):
-            client = clients.dynamodb()
+        try:
+            with translated("be reached", by="DynamoDB"):
+                client = clients.dynamodb()
+        except ConfigError as error:
+            # It hides nothing of what is to be reported.
+            raise StoreError(f"DynamoDB could not be reached: {error}") from error
         return StateTable(client, table, secret_id, clock=clients.clock)
 
     return Ledger(

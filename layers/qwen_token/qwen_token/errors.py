@@ -24,6 +24,7 @@
     ├── StoreError                  store_failed
     │   └── FileStoreError          store_failed, of a token file
     └── ConfigError                 config_invalid
+        └── NetworkConfigError      config_invalid, of this process's way to the network
 
 A message never quotes a token, a credential or a password, nor text that came from upstream: such
 text may hold one.
@@ -296,6 +297,12 @@ class ConfigError(QwenTokenError):
     advice = (
         "Fix what the message names, and try again (the refresh function: run it once by hand)."
     )
+
+
+class NetworkConfigError(ConfigError):
+    """The proxy or the CA bundle that the environment names cannot be used: nothing was sent."""
+
+    advice = "Correct the variable that the message names, in the environment of this process."
 
 
 def error_of(reason: str, message: str) -> QwenTokenError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from .errors import QwenTokenError, StoreError, TokenError, TokenMissingError
-from .secret_store import held_in, translated
+from .secret_store import code_in, held_in, translated, whole
 from .stored_token import StoredToken
 
 if TYPE_CHECKING:
@@ -68,10 +68,9 @@ class Fleet:
             request["NextToken"] = after
         with translated("list the fleet's secrets"):
             listed = self._client.list_secrets(**request)
+            entries = [(entry["ARN"], entry["Name"], entry) for entry in listed["SecretList"]]
         members = tuple(
-            Member(entry["ARN"], entry["Name"], _obstacle(entry))
-            for entry in listed["SecretList"]
-            if self._has(entry)
+            Member(arn, name, _obstacle(entry)) for arn, name, entry in entries if self._has(entry)
         )
         return Page(members, listed.get("NextToken"))
 
@@ -116,15 +115,19 @@ class Fleet:
             return {}
         with translated("read the fleet's secrets"):
             response = self._client.batch_get_secret_value(SecretIdList=secret_ids)
+            refusals = {
+                each["SecretId"]: code_in(each.get("ErrorCode"))
+                for each in response.get("Errors", ())
+            }
+            values = {each["ARN"]: whole(each) for each in response.get("SecretValues", ())}
         found: dict[str, StoredToken | QwenTokenError] = {
-            refused["SecretId"]: _refusal(refused.get("ErrorCode", "unknown"))
-            for refused in response.get("Errors", ())
+            secret_id: _refusal(code) for secret_id, code in refusals.items()
         }
-        for value in response.get("SecretValues", ()):
+        for secret_id, value in values.items():
             try:
-                found[value["ARN"]] = held_in(value)
+                found[secret_id] = held_in(value)
             except TokenError as error:
-                found[value["ARN"]] = error
+                found[secret_id] = error
         return found
 
     def _has(self, entry: "SecretListEntryTypeDef") -> bool:

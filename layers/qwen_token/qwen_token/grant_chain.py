@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Final
 
 from .errors import (
+    NetworkConfigError,
     QwenTokenError,
     RateLimitedError,
     SessionMalformedError,
@@ -34,7 +35,12 @@ from .tokens import Token, date
 _KEEP_ATTEMPTS: Final = 3
 
 # After these, the sign-in host may not even have seen the password.
-_NO_ANSWER: Final = (RateLimitedError, UpstreamUnavailableError, UpstreamBlockedError)
+_NO_ANSWER: Final = (
+    RateLimitedError,
+    UpstreamUnavailableError,
+    UpstreamBlockedError,
+    NetworkConfigError,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,24 @@
 """The secret in Secrets Manager: read it, stage a successor, promote it as compare-and-swap."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,  # noqa: A004 - botocore's own, no subclass of the builtin
-    CredentialRetrievalError,
-    HTTPClientError,
     NoRegionError,
+    ParamValidationError,
 )
 
 from .errors import (
     ConfigError,
+    QwenTokenError,
     StoreError,
     TokenDocumentError,
     TokenMalformedError,
@@ -53,10 +53,17 @@ AWS_CONFIG: Final = Config(
     retries={"mode": "standard", "total_max_attempts": 2},
 )
 
-# Answers, or the lack of them, that say nothing about the secret or the caller's permissions; with
-# the server errors (5xx) and these codes of other statuses.
-_PASSING: Final = (HTTPClientError, ConnectionError, CredentialRetrievalError)
+# Without an answer of AWS, nothing is known of the secret or the caller's permissions: credentials
+# that cannot be had for a moment look like the network does. These are no matter of time.
+_LASTING: Final = (NoRegionError, ParamValidationError)
+# The same is true of server errors (5xx), and of these codes of other statuses.
 _PASSING_CODES: Final = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsException"})
+
+
+# AWS's codes; some have the service's name in them.
+_CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+
+_Answer = TypeVar("_Answer", bound=Mapping[str, Any])
 
 
 def _now() -> datetime:
@@ -80,7 +87,7 @@ class SecretVersions:
 
     def current(self) -> "GetSecretValueResponseTypeDef":
         """Return what readers get."""
-        return self._client.get_secret_value(SecretId=self._secret_id, VersionStage=CURRENT)
+        return whole(self._client.get_secret_value(SecretId=self._secret_id, VersionStage=CURRENT))
 
     def current_value(self) -> str | bytes:
         """Return what readers get, be it text or binary; an empty text where there is nothing."""
@@ -92,18 +99,21 @@ class SecretVersions:
 
     def version(self, version_id: str) -> "GetSecretValueResponseTypeDef":
         """Return one version."""
-        return self._client.get_secret_value(SecretId=self._secret_id, VersionId=version_id)
+        return whole(self._client.get_secret_value(SecretId=self._secret_id, VersionId=version_id))
 
     def labels(self) -> Mapping[str, Sequence[str]]:
         """Return the labels of each version that has any. It fails where there is no secret."""
         described = self._client.describe_secret(SecretId=self._secret_id)
+        _require_name(described)
         return described.get("VersionIdsToStages", {})
 
     def write(self, text: str, *, label: str) -> "PutSecretValueResponseTypeDef":
         """Add a version with this label."""
         # botocore names a ClientRequestToken, the same in each attempt: a retry adds no version.
-        return self._client.put_secret_value(
-            SecretId=self._secret_id, SecretString=text, VersionStages=[label]
+        return whole(
+            self._client.put_secret_value(
+                SecretId=self._secret_id, SecretString=text, VersionStages=[label]
+            )
         )
 
     def make_current(self, version_id: str, *, over: str | None) -> None:
@@ -112,9 +122,10 @@ class SecretVersions:
         A call that failed may still have been carried out: it is the label that decides.
         """
         holder: Any = {} if over is None else {"RemoveFromVersionId": over}
-        self._client.update_secret_version_stage(
+        answer = self._client.update_secret_version_stage(
             SecretId=self._secret_id, VersionStage=CURRENT, MoveToVersionId=version_id, **holder
         )
+        _require_name(answer)
 
     def attach(self, label: str, version_id: str) -> None:
         """Move a label of ours to a version, from whichever has it."""
@@ -123,15 +134,34 @@ class SecretVersions:
         if holder == version_id:
             return
         named: Any = {} if holder is None else {"RemoveFromVersionId": holder}
-        self._client.update_secret_version_stage(
+        answer = self._client.update_secret_version_stage(
             SecretId=self._secret_id, VersionStage=label, MoveToVersionId=version_id, **named
         )
+        _require_name(answer)
 
     def detach(self, label: str, version_id: str) -> None:
         """Take a label of ours from the version that has it."""
         self._client.update_secret_version_stage(
             SecretId=self._secret_id, VersionStage=label, RemoveFromVersionId=version_id
         )
+
+
+def _require_name(answer: Mapping[str, Any]) -> None:
+    """Require that an answer names the secret: what boto3 makes of a page names none."""
+    if not isinstance(answer["ARN"], str):
+        raise TypeError
+
+
+def whole(answer: _Answer) -> _Answer:
+    """Return an answer that names its version and holds text, if it holds any.
+
+    boto3 passes on whatever a page, or half an answer, leaves over.
+    """
+    if not (
+        isinstance(answer["VersionId"], str) and isinstance(answer.get("SecretString", ""), str)
+    ):
+        raise TypeError
+    return answer
 
 
 class SecretStore:
@@ -159,7 +189,9 @@ class SecretStore:
         Raises:
             ConfigError: no region is known, or no client can be made.
         """
-        return cls(client or new_client("secretsmanager", secret_id, AWS_CONFIG), secret_id)
+        if client is None:
+            client = new_client("secretsmanager", region=region_of(secret_id))
+        return cls(client, secret_id)
 
     def read(self) -> StoredToken | None:
         """Return what is current, or None while the secret never had a value.
@@ -183,7 +215,8 @@ class SecretStore:
     def read_version(self, version_id: str) -> StoredToken | None:
         """Return a version, or None where it is gone or holds no token."""
         with translated("read a version of the secret"):
-            return self._read_version(version_id)
+            answer = self._version(version_id)
+        return _held_or_none(answer)
 
     def stage(self, successor: Token, *, over: StoredToken) -> StoredToken:
         """Write ``successor`` as a new version under QWEN_PENDING; readers do not see it yet.
@@ -193,7 +226,8 @@ class SecretStore:
         """
         text = rendered(successor, over=over.text)
         with translated("stage the new token"):
-            return self._staged(successor, self._versions.write(text, label=PENDING), text)
+            written = self._versions.write(text, label=PENDING)
+        return self._staged(successor, written, text)
 
     def adopt(self, candidate: StoredToken, *, over: StoredToken) -> StoredToken:
         """Return ``candidate`` if its value is what staging its token would write; else stage that.
@@ -214,12 +248,13 @@ class SecretStore:
             TokenDocumentError: what else is there cannot be kept: it is not a JSON object, or the
                 value would become too long to be stored.
         """
+        over = "" if replace else self.current_value()
+        if isinstance(over, bytes):
+            raise _is_binary()
+        text = rendered(token, over=over)
         with translated("put the token in"):
-            over = "" if replace else self.current_value()
-            if isinstance(over, bytes):
-                raise _is_binary()
-            text = rendered(token, over=over)
-            return StoredToken(token, self._versions.write(text, label=CURRENT)["VersionId"], text)
+            written = self._versions.write(text, label=CURRENT)
+        return StoredToken(token, written["VersionId"], text)
 
     def current_value(self) -> str | bytes:
         """Return what readers get, whatever it is; an empty text where there is nothing."""
@@ -240,12 +275,12 @@ class SecretStore:
             try:
                 current = self._versions.current()
             except self._versions.not_found:
-                empty_version = None
-            else:
-                if not _is_empty(current):
-                    return held_in(current)
-                # An emulator gives a new secret such a version.
-                empty_version = current["VersionId"]
+                current = None
+        if current is not None and not _is_empty(current):
+            return held_in(current)
+        # An emulator gives a new secret an empty version.
+        empty_version = None if current is None else current["VersionId"]
+        with translated("store the first token"):
             written = self._versions.write(token.raw, label=PENDING)
         staged = self._staged(token, written, token.raw)
         # AWS makes a secret's first version current, whatever label it is put under.
@@ -267,13 +302,16 @@ class SecretStore:
         Versions that hold no token, or another account's, are left out.
         """
         with translated("look for other versions"):
-            found = [
-                held
+            answers = [
+                self._version(version_id)
                 for version_id, stages in self._versions.labels().items()
                 if version_id != to.version_id and {PENDING, PREVIOUS} & set(stages)
-                if (held := self._read_version(version_id)) is not None
-                if same_account(held.token, to.token)
             ]
+        found = [
+            held
+            for answer in answers
+            if (held := _held_or_none(answer)) is not None and same_account(held.token, to.token)
+        ]
         return sorted(found, key=lambda held: held.token.expires_at, reverse=True)
 
     def note_rejected(self, held: StoredToken) -> None:
@@ -295,18 +333,19 @@ class SecretStore:
     def _make_current(self, staged: StoredToken, *, over: str | None, step: str) -> StoredToken:
         """Move AWSCURRENT to ``staged`` from the version ``over``, or from no version at all."""
         try:
-            self._versions.make_current(staged.version_id, over=over)
-        except (BotoCoreError, ClientError) as error:
+            with translated(step):
+                self._versions.make_current(staged.version_id, over=over)
+        except StoreError:
             current = self.read()
             if current is None or current.version_id == over:
-                raise _store_error(step, error) from error
+                raise
             return current
         return staged
 
-    def _read_version(self, version_id: str) -> StoredToken | None:
+    def _version(self, version_id: str) -> "GetSecretValueResponseTypeDef | None":
         try:
-            return held_in(self._versions.version(version_id))
-        except (self._versions.not_found, TokenMissingError, TokenMalformedError):
+            return self._versions.version(version_id)
+        except self._versions.not_found:
             return None
 
     def _never_had_a_value(self) -> bool:
@@ -351,6 +390,13 @@ def held_in(answer: Mapping[str, Any]) -> StoredToken:
     )
 
 
+def _held_or_none(answer: Mapping[str, Any] | None) -> StoredToken | None:
+    try:
+        return None if answer is None else held_in(answer)
+    except (TokenMissingError, TokenMalformedError):
+        return None
+
+
 def _written_by_keeper_at(answer: Mapping[str, Any]) -> datetime | None:
     """Return when the keeper wrote a version: it keeps the label that it was staged under.
 
@@ -362,10 +408,23 @@ def _written_by_keeper_at(answer: Mapping[str, Any]) -> datetime | None:
     return created_at.astimezone(UTC)
 
 
+def region_of(name_or_arn: str) -> str | None:
+    """Return the region of an ARN, or None for a name."""
+    parts = name_or_arn.split(":")
+    return (parts[3] or None) if parts[0] == "arn" and len(parts) > 3 else None  # noqa: PLR2004 - an ARN's
+
+
 def new_client(
-    service: Literal["secretsmanager", "lambda"], name_or_arn: str, config: Config
+    service: str,
+    *,
+    region: str | None = None,
+    config: Config = AWS_CONFIG,
+    session: Callable[[], Any] | None = None,
 ) -> Any:
-    """Make a client in the region of the ARN, or else in the one that boto3 finds.
+    """Make a client in ``region``, or else in the one that boto3 finds.
+
+    ``session`` makes the boto3 session. By default it is a new one: boto3's own is not safe to make
+    clients in several threads.
 
     Raises:
         ConfigError: no region is known, or no client can be made.
@@ -373,41 +432,57 @@ def new_client(
     # Services that give a client of their own need no boto3.
     import boto3  # noqa: PLC0415
 
-    parts = name_or_arn.split(":")
-    region = parts[3] if parts[0] == "arn" and len(parts) > 3 else None  # noqa: PLR2004 - an ARN's
+    new_session: Callable[[], Any] = session or boto3.Session
     try:
-        # A session of its own: boto3's default one is not safe to make clients in several threads.
-        return boto3.Session().client(service, region_name=region or None, config=config)
+        return new_session().client(service, region_name=region, config=config)
     except NoRegionError as error:
         raise ConfigError(
             "no AWS region is known: set AWS_DEFAULT_REGION, or name the secret by its ARN"
         ) from error
-    except BotoCoreError as error:
+    except Exception as error:  # noqa: BLE001 - files, variables and providers of whoever runs this
         raise ConfigError(
             f"no client for {service} can be made: {type(error).__name__}; look at the AWS "
             "configuration of this process"
-        ) from error
+        ) from None
 
 
 @contextmanager
 def translated(step: str, *, by: str = "Secrets Manager") -> Iterator[None]:
-    """Raise what boto3 raises inside as a StoreError of this step; ``by`` is the service."""
+    """Raise whatever is raised inside as a StoreError of this step; ``by`` is the service.
+
+    It is for calls of boto3 and the reading of their answers, and for nothing else: whatever boto3
+    calls to get credentials, to find its way and to read an answer may raise any exception.
+    """
     try:
         yield
+    except QwenTokenError:
+        raise
     except (BotoCoreError, ClientError) as error:
         raise _store_error(step, error, by=by) from error
+    except Exception as error:  # noqa: BLE001 - as above
+        # Without the cause: nobody knows what its text holds.
+        raise _store_error(step, error, by=by) from None
 
 
-def _store_error(
-    step: str, error: BotoCoreError | ClientError, *, by: str = "Secrets Manager"
-) -> StoreError:
+def _store_error(step: str, error: Exception, *, by: str) -> StoreError:
     """Name the step and AWS's code; AWS's message stays in the cause."""
     if isinstance(error, ClientError):
+        code = code_in(error.response.get("Error", {}).get("Code"))
         # botocore's own say both; those that a service's tests make up may not.
-        code = error.response.get("Error", {}).get("Code", "unknown")
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         may_pass = code in _PASSING_CODES or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    else:
-        code = type(error).__name__
-        may_pass = isinstance(error, _PASSING)
-    return StoreError(f"{by} could not {step}: {code}", may_pass=may_pass)
+        return StoreError(f"{by} could not {step}: {code}", may_pass=may_pass)
+    from .environment_faults import AWS_CA_BUNDLES, unusable_ca_bundle  # noqa: PLC0415 - once failed
+
+    fault = ""
+    if variable := unusable_ca_bundle(AWS_CA_BUNDLES):
+        fault = f" (the CA bundle that {variable} names cannot be used: correct that variable)"
+    return StoreError(
+        f"{by} could not {step}: {type(error).__name__}{fault}",
+        may_pass=not isinstance(error, _LASTING),
+    )
+
+
+def code_in(said: object) -> str:
+    """Return AWS's code for a failure; what is no code did not come from AWS, and is not said."""
+    return said if isinstance(said, str) and _CODE.fullmatch(said) else "unknown"

@@ -1,13 +1,10 @@
 """The session secret: what only the keeper reads; a credential that changed is kept at once."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from .errors import SessionDocumentError, SessionMalformedError
+from .errors import SessionDocumentError, SessionMalformedError, StoreError
 from .secret_store import CURRENT, PENDING, PREVIOUS, SecretVersions, translated
 from .session import Session
 from .stored_session import StoredSession, parse_session, rendered_session
@@ -50,22 +47,29 @@ class SessionStore:
         text = rendered_session(session, over=over.text)
         with translated("stage the session's new credential"):
             version_id = self._versions.write(text, label=PENDING)["VersionId"]
-        with translated("make the session's new credential current"):
-            try:
+        step = "make the session's new credential current"
+        try:
+            with translated(step):
                 self._versions.make_current(version_id, over=over.version_id)
-            except (BotoCoreError, ClientError):
+        except StoreError:
+            # A call that failed may have been carried out: it is the label that decides.
+            with translated(step):
                 current = self._versions.current()["VersionId"]
-                if current == over.version_id:
-                    raise
-                if current != version_id:
-                    self._abandon(version_id)
-                    return None
+            if current == over.version_id:
+                raise
+            if current != version_id:
+                self._abandon(version_id)
+                return None
         return StoredSession(session, version_id, text, by_keeper=True)
 
     def _abandon(self, version_id: str) -> None:
         """Take the label from a staged version that lost: no later run is to find it."""
-        with suppress(BotoCoreError, ClientError):  # then only a run that takes over would look
-            self._versions.detach(PENDING, version_id)
+        try:
+            with translated("take the label from a session that lost"):
+                self._versions.detach(PENDING, version_id)
+        except StoreError:
+            # Only a run that takes over would look there.
+            return
 
     def current_value(self) -> str | bytes:
         """Return what is current, whatever it is; an empty text where there is nothing."""
@@ -104,13 +108,13 @@ class SessionStore:
         Raises:
             SessionDocumentError: what else is there cannot be kept.
         """
+        over = "" if replace else self.current_value()
+        if isinstance(over, bytes):
+            raise _is_binary()
+        text = rendered_session(session, over=over)
+        # The function, too, has to be able to read it.
+        parse_session(text, "")
         with translated("put the session in"):
-            over = "" if replace else self.current_value()
-            if isinstance(over, bytes):
-                raise _is_binary()
-            text = rendered_session(session, over=over)
-            # The function, too, has to be able to read it.
-            parse_session(text, "")
             version_id = self._versions.write(text, label=CURRENT)["VersionId"]
         return StoredSession(session, version_id, text)
 

@@ -100,11 +100,11 @@ class SharedToken:
     wait for that one read. If the secret still holds the same token, it is used up to its expiry,
     and the secret is read again after 5 s, 10 s, and then every 15 s. No expired token is returned.
 
-    Where Secrets Manager is unavailable (no answer, throttled, a server error), the copy bridges up
-    to ``max_stale`` seconds more, while the token lives; a read is tried again every 5 s then, by
-    one thread, and nobody waits for it. A refusal (no permission, no secret, no token in it) is
-    never bridged. A read that fails, or finds an expired token, takes at most 15 s, and for 5 s
-    everybody gets its error.
+    Where Secrets Manager is unavailable (no answer, throttled, a server error, or no credentials to
+    ask it with), the copy bridges up to ``max_stale`` seconds more, while the token lives; a read
+    is tried again every 5 s then, by one thread, and nobody waits for it. A refusal (no permission,
+    no secret, no token in it) is never bridged. A read that fails, or finds an expired token, takes
+    at most 15 s, and for 5 s everybody gets its error.
 
     ``client`` is boto3's for Secrets Manager; without one it is made by the first read, in the
     region that ``secret_id`` names if it is an ARN. ``refresh_function`` is the name or ARN of the
@@ -236,7 +236,7 @@ class SharedToken:
             try:
                 self._raise_again(self._failure)
                 return self._living(self._reread()).raw
-            except StoreError:
+            except (StoreError, ConfigError):
                 if (bridge := self._bridge()) is None:
                     raise
                 return self._prolong(bridge).raw
@@ -246,9 +246,7 @@ class SharedToken:
     def _bridge(self) -> _CachedToken | None:
         """Return the copy if Secrets Manager is unavailable, and it may be used all the same."""
         failure, held = self._failure, self._copy
-        if failure is None or not (
-            isinstance(failure.error, StoreError) and failure.error.may_pass
-        ):
+        if failure is None or not _may_pass(failure.error):
             return None
         now = self._clock()
         usable = held.fresh_from <= now < min(held.usable_until, held.expires_at)
@@ -336,20 +334,18 @@ class SharedToken:
         ):
             return "the refresh function was asked less than 15 minutes ago"
         self._refreshed_at = now
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        from .secret_store import translated  # noqa: PLC0415
 
         try:
             if self._functions is None:
                 self._functions = self._lambda_client or self._new_lambda_client(function)
-            response = self._functions.invoke(
-                FunctionName=function, InvocationType="RequestResponse", Payload=_FORCE
-            )
-            response["Payload"].read()
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "unknown")
-            return f"the refresh function could not be run: {code}"
-        except (BotoCoreError, ConfigError) as error:
-            return f"the refresh function could not be run: {type(error).__name__}"
+            with translated("run the refresh function", by="Lambda"):
+                response = self._functions.invoke(
+                    FunctionName=function, InvocationType="RequestResponse", Payload=_FORCE
+                )
+                response["Payload"].read()
+        except (StoreError, ConfigError) as error:
+            return str(error)
         if "FunctionError" in response:
             return "the refresh function failed as well: see its alert"
         return "the refresh function was run, and changed nothing"
@@ -357,7 +353,7 @@ class SharedToken:
     def _new_lambda_client(self, function: str) -> "LambdaClient":
         from botocore.config import Config  # noqa: PLC0415
 
-        from .secret_store import new_client  # noqa: PLC0415
+        from .secret_store import new_client, region_of  # noqa: PLC0415
 
         config = Config(
             connect_timeout=_CONNECT_TIMEOUT,
@@ -365,7 +361,7 @@ class SharedToken:
             retries={"mode": "standard", "total_max_attempts": 1},
         )
         arn = function if function.startswith("arn:") else self._secret_id
-        client: LambdaClient = new_client("lambda", arn, config)
+        client: LambdaClient = new_client("lambda", region=region_of(arn), config=config)
         return client
 
     def after_fork(self) -> None:
@@ -375,6 +371,14 @@ class SharedToken:
 
     def __repr__(self) -> str:
         return f"SharedToken({self._secret_id!r}, token=[redacted])"
+
+
+def _may_pass(error: QwenTokenError) -> bool:
+    """Return whether a read that failed like that says nothing about the secret.
+
+    A client that cannot be made is such a failure: with a copy, one could be made before.
+    """
+    return isinstance(error, ConfigError) or (isinstance(error, StoreError) and error.may_pass)
 
 
 _by_arguments: dict[tuple[object, ...], SharedToken] = {}

@@ -16,9 +16,21 @@ from typing import Any, Final, Self
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import BaseHTTPResponse, Retry
-from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.exceptions import MaxRetryError
 
-from .errors import ConfigError, UpstreamUnavailableError, UpstreamUnexpectedError
+from .environment_faults import (
+    HTTPS_PROXIES,
+    REQUESTS_CA_BUNDLES,
+    first_set,
+    unusable_ca_bundle,
+)
+from .errors import (
+    ConfigError,
+    NetworkConfigError,
+    QwenTokenError,
+    UpstreamUnavailableError,
+    UpstreamUnexpectedError,
+)
 from .origin import SAFE_URL, is_safe_url
 from .replies import PASSING_STATUSES, Reply, retry_after
 
@@ -71,8 +83,9 @@ def send(request: Request, *, within: timedelta) -> Reply:
     acted on it.
 
     Raises:
-        UpstreamUnavailableError: no complete reply came in time.
+        UpstreamUnavailableError: no complete reply came in time, for whatever reason.
         UpstreamUnexpectedError: the reply's body is too long.
+        NetworkConfigError: the environment names a proxy or a CA bundle that cannot be used.
         ConfigError: the address is not one that a secret may be sent to.
     """
     # A socket's timeout bounds the wait for the next byte only, and nothing bounds a name look-up.
@@ -97,7 +110,10 @@ def send(request: Request, *, within: timedelta) -> Reply:
             lifeline.cut()
 
     sender = threading.Thread(target=run, name="qwen-token-sender", daemon=True)
-    sender.start()
+    try:
+        sender.start()
+    except RuntimeError:
+        raise UpstreamUnavailableError("this process can start no thread to call the API") from None
     sender.join(seconds)
     if sender.is_alive():
         lifeline.cut()
@@ -105,15 +121,27 @@ def send(request: Request, *, within: timedelta) -> Reply:
         raise UpstreamUnavailableError(f"the API gave no complete answer within {seconds:.0f} s")
     if replies:
         return replies[0]
-    error = failures[0]
-    # Translated without the cause: it quotes what the server sent, and so perhaps a token.
+    # Without the cause: it quotes what the server sent, and so perhaps a token.
+    raise _translated(failures[0], request.url)
+
+
+def _translated(error: BaseException, url: str) -> BaseException:
+    """Return what is raised for whatever requests, and what it calls, raised."""
+    kind = type(error).__name__
+    if isinstance(error, QwenTokenError) or not isinstance(error, Exception):
+        return error
     if isinstance(error, requests.Timeout):
-        raise UpstreamUnavailableError("the API did not answer in time")
-    if isinstance(error, requests.RequestException | HTTPError):
-        raise UpstreamUnavailableError(
-            f"the API could not be reached, or broke off: {type(error).__name__}"
+        return UpstreamUnavailableError("the API did not answer in time")
+    if url.startswith("https:"):
+        is_about_files = isinstance(error, requests.exceptions.SSLError) or (
+            isinstance(error, OSError) and not isinstance(error, requests.RequestException)
         )
-    raise error
+        if is_about_files and (variable := unusable_ca_bundle(REQUESTS_CA_BUNDLES)):
+            return NetworkConfigError(f"the CA bundle that {variable} names cannot be used")
+        # The URL itself was checked: what cannot be read, or is not known, is the proxy's.
+        if isinstance(error, ValueError) and (variable := first_set(HTTPS_PROXIES)):
+            return NetworkConfigError(f"the proxy that {variable} names cannot be used: {kind}")
+    return UpstreamUnavailableError(f"the API could not be reached, or broke off: {kind}")
 
 
 def _send(request: Request, deadline: float, lifeline: "_Lifeline") -> Reply:
