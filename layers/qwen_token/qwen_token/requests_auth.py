@@ -1,17 +1,19 @@
 """The token on the requests of a ``requests`` session, or of a single call."""
 
-from collections.abc import Iterator, Mapping
+import io
+from collections.abc import Mapping
+from http.client import HTTPResponse
 from typing import Any, Final
 
 import requests
+import urllib3
 from requests.auth import AuthBase
 from requests.cookies import extract_cookies_to_jar
 from requests.exceptions import UnrewindableBodyError
-from requests.utils import get_environ_proxies, rewind_body, select_proxy
-from urllib3.exceptions import HTTPError
+from requests.utils import get_environ_proxies, get_netrc_auth, rewind_body, select_proxy
 
 from .errors import ConfigError
-from .origin import authorization, token_in
+from .origin import Origin, authorization, token_in
 from .replies import ENVELOPE_LIMIT, body_refuses, head_refuses
 from .source_auth import SourceAuth
 
@@ -37,7 +39,8 @@ class QwenAuth(SourceAuth, AuthBase):
     session or the call itself names for http is not seen before the answer comes, which then is
     ConfigError as well.
 
-    A streamed answer stays a stream: only JSON is looked at, and at most 64 KiB of it.
+    A streamed answer stays a stream: only JSON is looked at, and at most 64 KiB of it, and whoever
+    reads it reads all of it.
     """
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -45,6 +48,7 @@ class QwenAuth(SourceAuth, AuthBase):
         if self._origin.holds(request.url or ""):
             self._require_no_proxy(request, get_environ_proxies(request.url or ""))
             request.headers["Authorization"] = authorization(self._source.current())
+            _keep_token(request, self._origin)
             request.register_hook("response", self._renew_and_resend)  # type: ignore[no-untyped-call]
         return request
 
@@ -89,56 +93,135 @@ def _is_refusal(response: requests.Response, *, streams: bool) -> bool:
 
 
 def _peek(response: requests.Response) -> bytes:
-    """Return the body, or the beginning of a long one, and put it back to be read as before."""
+    """Return the body, or the beginning of a long one, and let it be read as if nothing was."""
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > ENVELOPE_LIMIT:
         return b""
-    rest = response.raw.stream(_CHUNK, decode_content=True)
-    head = bytearray()
-    error: HTTPError | None = None
+    wire = getattr(response.raw, "_original_response", None)
+    if not isinstance(wire, HTTPResponse):
+        # Not from a socket: what is read of it could not be put back.
+        return b""
+    if wire.fp is None:
+        return _content(response)
+    if response.raw.tell():
+        # A hook has begun to read it.
+        return b""
+    taken = _Taken(wire.fp)
+    twin = _twin(wire, taken)
+    answer = urllib3.HTTPResponse(
+        twin, response.raw.headers, response.raw.status, preload_content=False
+    )
+    chunks = answer.stream(_CHUNK, decode_content=True)
+    body = bytearray()
     try:
-        while len(head) <= ENVELOPE_LIMIT and (chunk := next(rest, None)) is not None:
-            head += chunk
-    except HTTPError as broken:
-        # Raised again to whoever reads the body, where requests translates it.
-        error = broken
-    response.raw = _Replayed(response.raw, _replay(bytes(head), error, rest))
-    return bytes(head)
+        while len(body) <= ENVELOPE_LIMIT and (chunk := next(chunks, None)) is not None:
+            body += chunk
+    except urllib3.exceptions.HTTPError:
+        # Raised again to whoever reads the body.
+        body.clear()
+    finally:
+        chunks.close()
+        twin.close()
+    wire.fp = io.BufferedReader(_PutBack(taken, wire.fp))
+    return bytes(body)
 
 
-def _replay(head: bytes, error: HTTPError | None, rest: Iterator[bytes]) -> Iterator[bytes]:
-    if head:
-        yield head
-    if error is not None:
-        raise error
-    yield from rest
+def _content(response: requests.Response) -> bytes:
+    """Return the body that a hook has read before, empty if it was not kept."""
+    try:
+        return response.content
+    except RuntimeError:
+        return b""
 
 
-class _Replayed:
-    """A body of which the beginning was read and put back; it is decoded already."""
+def _twin(wire: HTTPResponse, taken: "_Taken") -> HTTPResponse:
+    """Return the answer once more, to be read from ``taken`` without a change to ``wire``."""
+    twin = HTTPResponse(taken)  # type: ignore[arg-type]
+    for name in ("headers", "msg", "status", "chunked", "chunk_left", "length", "will_close"):
+        setattr(twin, name, getattr(wire, name))
+    return twin
 
-    def __init__(self, raw: Any, chunks: Iterator[bytes]) -> None:
-        self._raw = raw
-        self._chunks = chunks
-        self._kept = b""
 
-    def stream(self, _size: int | None = None, **_options: bool) -> Iterator[bytes]:
-        if self._kept:
-            kept, self._kept = self._kept, b""
-            yield kept
-        yield from self._chunks
+class _Taken(io.RawIOBase):
+    """What is read of a file, and kept to be put back; it takes a socket's place."""
 
-    def read(self, size: int | None = None, **_options: bool) -> bytes:
-        while size is None or len(self._kept) < size:
-            if (chunk := next(self._chunks, None)) is None:
-                break
-            self._kept += chunk
-        end = len(self._kept) if size is None else size
-        wanted, self._kept = self._kept[:end], self._kept[end:]
-        return wanted
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        self._file = file
+        self.kept = bytearray()
+        self.error: OSError | None = None
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._raw, name)
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            count = self._file.readinto1(buffer)
+        except OSError as error:
+            self.error = error
+            raise
+        self.kept += buffer[:count]
+        return count
+
+
+class _PutBack(io.RawIOBase):
+    """A file from which something was taken: it gives that once more, and goes on."""
+
+    def __init__(self, taken: _Taken, file: io.BufferedIOBase) -> None:
+        self._head = io.BytesIO(taken.kept)
+        self._error = taken.error
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if count := self._head.readinto(buffer):
+            return count
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self._file.readinto1(buffer)
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Bearing(requests.PreparedRequest):
+    """A request that keeps its token over redirects to the token's origin.
+
+    There requests would put the credentials of a ``.netrc`` in its place.
+    """
+
+    origin: Origin
+
+    def copy(self) -> requests.PreparedRequest:
+        copied = super().copy()
+        _keep_token(copied, self.origin)
+        return copied
+
+    def prepare_auth(self, auth: Any, url: str = "") -> None:
+        has_token = token_in(str(self.headers.get("Authorization", ""))) is not None
+        if not (
+            has_token
+            and self.origin.holds(self.url or "")
+            and auth == get_netrc_auth(self.url or "")
+        ):
+            super().prepare_auth(auth, url)
+
+
+def _keep_token(request: requests.PreparedRequest, origin: Origin) -> None:
+    """Make ``request`` keep its token where a redirect stays in ``origin``."""
+    # requests copies the request for each redirect, and asks nobody before it sends the copy.
+    if type(request) is requests.PreparedRequest:
+        request.__class__ = _Bearing
+        request.origin = origin  # type: ignore[attr-defined]
 
 
 def _rewind(request: requests.PreparedRequest) -> bool:
