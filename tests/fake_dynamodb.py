@@ -7,6 +7,7 @@ documents it. What an expression may say is no more than what is needed here: an
 # ruff: noqa: N803 - the arguments are named as boto3 names them
 
 import copy
+import operator as operators
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -19,7 +20,8 @@ from botocore.exceptions import ClientError
 Item = dict[str, Any]
 
 _NOT_EXISTS: Final = re.compile(r"attribute_not_exists\((\w+)\)")
-_COMPARISON: Final = re.compile(r"(\w+) (=|<=) (:\w+)")
+_COMPARISON: Final = re.compile(r"(\w+) (=|<=|>) (:\w+)")
+_OPERATORS: Final = {"=": operators.eq, "<=": operators.le, ">": operators.gt}
 _UPDATE: Final = re.compile(r"(?:SET (?P<set>.+?))?(?:(?:^| )REMOVE (?P<remove>.+))?")
 _ASSIGNMENT: Final = re.compile(r"(\w+) = (:\w+)")
 
@@ -130,7 +132,7 @@ def _is_true(term: str, item: Mapping[str, Any], values: Mapping[str, Any]) -> b
         return False
     if kind == "N":
         there, given = Decimal(there), Decimal(given)
-    return bool(there == given if operator == "=" else there <= given)
+    return bool(_OPERATORS[operator](there, given))
 
 
 def _updated(item: Mapping[str, Any], expression: str, values: Mapping[str, Any]) -> Item:

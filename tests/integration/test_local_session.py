@@ -194,6 +194,37 @@ def test_a_clock_that_was_set_back_does_not_keep_the_lease_for_a_day() -> None:
     assert state.acquire("theirs", now=NOW, until=NOW + MINUTE)
 
 
+@pytest.mark.parametrize(
+    "set_by", [timedelta(hours=-5), -MINUTE, MINUTE, timedelta(hours=5)], ids=str
+)
+def test_a_clock_that_is_set_does_not_end_the_lease_of_a_run_that_goes_on(
+    set_by: timedelta,
+) -> None:
+    place, gone = MemoryStore(), [100.0]
+    ours, theirs = (TextState(place, elapsed=lambda: gone[0]) for _ in range(2))
+    assert ours.acquire("ours", now=NOW, until=NOW + MINUTE)
+    gone[0] += 59
+    now = NOW + set_by
+    assert theirs.acquire("theirs", now=now, until=now + MINUTE) is None
+    ours.write("ours", RunMemory(pending="p"))
+    assert theirs.acquire("theirs", now=now, until=now + MINUTE) is None
+    gone[0] += 1
+    taken = theirs.acquire("theirs", now=now, until=now + MINUTE)
+    assert taken is not None
+    assert taken.taken_over
+
+
+def test_after_the_machine_started_again_a_lease_is_over_by_the_wall_clock() -> None:
+    place = MemoryStore()
+    assert TextState(place, elapsed=lambda: 1e6).acquire("ours", now=NOW, until=NOW + MINUTE)
+    text = place.load() or ""
+    document = {**json.loads(text), "lease_boot": "of the start before"}
+    assert place.save(json.dumps(document), over=text)
+    theirs = TextState(place, elapsed=lambda: 10.0)
+    assert theirs.acquire("theirs", now=NOW, until=NOW + MINUTE) is None
+    assert theirs.acquire("theirs", now=NOW + MINUTE, until=NOW + 2 * MINUTE)
+
+
 def test_of_many_that_want_the_lease_at_once_one_gets_it(tmp_path: Path) -> None:
     def acquire(number: int) -> bool:
         state = TextState(FileStore(tmp_path / "token").beside("state"))

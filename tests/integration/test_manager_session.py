@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import pytest
@@ -269,6 +270,31 @@ def test_by_a_clock_that_is_wrong_the_session_is_not_spent_again_and_again(
         time.passes(HOUR)
         assert manager.info.user_id == ACCOUNT
     assert 2 <= len(host.requests) <= (24 if ahead > timedelta(0) else 7)
+    assert set(host.spent.values()) == {1}
+
+
+@pytest.mark.parametrize("wrong_by", [-5 * HOUR, -12 * MINUTE, 12 * MINUTE, 5 * HOUR], ids=str)
+def test_a_clock_that_is_put_right_is_noticed_before_the_session_s_token_expires(
+    host: SignInHost, time: Time, wrong_by: timedelta
+) -> None:
+    # The host's clock is right all the time, and ours was wrong until now.
+    off_by = [wrong_by]
+    time.sets(wrong_by)
+
+    def answer(host: SignInHost, request: SignInRequest) -> Reply:
+        right = time.clock() - off_by[0]
+        life = right - datetime.now(UTC) + timedelta(seconds=900)
+        return host.answer(request, access_lifetime=life)
+
+    host.answer_with(Scenario("issues", "issues by a clock that is right", answer))
+    with managing(host, time) as manager:
+        manager.start_auto_refresh()
+        time.passes(MINUTE)
+        time.sets(-wrong_by)
+        off_by[0] = timedelta(0)
+        for _ in range(30):
+            time.passes(MINUTE)
+            assert time.clock() < manager.info.expires_at
     assert set(host.spent.values()) == {1}
 
 
@@ -677,7 +703,11 @@ def test_a_process_that_died_with_the_lease_is_taken_over_from(
         running.kill()
     time.takes(4 * MINUTE)
     assert managed(
-        host, Session(refresh_token=credential), store=FileStore(path), clock=time.clock
+        host,
+        Session(refresh_token=credential),
+        store=FileStore(path),
+        clock=time.clock,
+        elapsed=lambda: monotonic() + 240,
     ).token
 
 

@@ -122,6 +122,13 @@ def test_a_lease_keeps_others_out_until_it_is_given_back(new_state: NewState) ->
     assert state.acquire("two", now=NOW + MINUTE, until=UNTIL) == Leased(MEMORY)
 
 
+def test_a_lease_until_a_time_that_no_run_asks_for_holds_nobody_off(new_state: NewState) -> None:
+    state = new_state()
+    state.acquire("one", now=NOW + DAY, until=UNTIL + DAY)
+    assert state.acquire("two", now=NOW, until=UNTIL) == Leased(RunMemory(), taken_over=True)
+    assert state.acquire("three", now=NOW, until=UNTIL) is None
+
+
 def test_a_lease_whose_time_is_over_is_taken_over_with_the_memory_before_it(
     new_state: NewState,
 ) -> None:

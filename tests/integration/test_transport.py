@@ -70,6 +70,34 @@ def test_a_reply_has_its_status_its_body_and_each_of_its_headers() -> None:
     assert abs(got.received_at - datetime.now(UTC)) < timedelta(seconds=10)
 
 
+@pytest.mark.parametrize(
+    ("date", "at"),
+    [
+        ("Sat, 01 Jan 2050 12:00:00 GMT", datetime(2050, 1, 1, 12, tzinfo=UTC)),
+        ("Sat, 01 Jan 2000 12:00:00 GMT", datetime(2000, 1, 1, 12, tzinfo=UTC)),
+        ("soon", None),
+        ("Sat, 01 Jan 99999999 12:00:00 GMT", None),
+    ],
+)
+def test_a_reply_is_dated_by_the_servers_clock_where_that_says(
+    date: str, at: datetime | None
+) -> None:
+    with wire(reply("200 OK", b"", f"Date: {date}")) as server:
+        got = send(Request(server.base_url), within=BRIEF)
+    assert abs(got.received_at - (at or datetime.now(UTC))) < timedelta(seconds=10)
+
+
+def test_a_pause_until_a_date_is_counted_by_the_servers_clock() -> None:
+    busy = reply(
+        "503 Busy",
+        b"",
+        "Date: Sat, 01 Jan 2050 12:00:00 GMT",
+        "Retry-After: Sat, 01 Jan 2050 12:00:01 GMT",
+    )
+    with wire(busy, reply("200 OK")) as server:
+        assert send(Request(server.base_url), within=timedelta(seconds=6)).status == 200
+
+
 def test_a_cookie_that_was_set_goes_with_no_other_request() -> None:
     with wire(reply("503 Busy", b"", f"Set-Cookie: token={SECRET}; Path=/"), reply("200 OK")) as (
         server

@@ -9,7 +9,7 @@ import pytest
 
 from qwen_token import StoreError
 from qwen_token.ledger import Leased, Ledger, UnsharedState
-from qwen_token.run_memory import Incident, RunMemory
+from qwen_token.run_memory import Incident, RunMemory, SignIn
 from tests.minting import NOW
 
 SECOND = timedelta(seconds=1)
@@ -288,3 +288,16 @@ def test_it_is_written_once() -> None:
     second.open()
 
     assert second.memory == RunMemory()
+
+
+def test_what_was_noted_by_a_clock_that_was_ahead_lapses_from_now_on() -> None:
+    state = UnsharedState()
+    tomorrow = NOW + timedelta(days=1)
+    state.memory = RunMemory(sign_in=SignIn("v1", tomorrow, answered=True))
+    run = ledger(state)
+    assert run.open()
+    run.close()
+
+    # What the next run finds is not later than that.
+    assert state.memory.sign_in is not None
+    assert state.memory.sign_in.next_at() == tomorrow

@@ -33,11 +33,13 @@ from qwen_token.policy import (
     assess,
     due_before,
     expires_later,
+    is_braked,
     pause_after,
     require_better,
     require_long_lived,
     severity,
 )
+from qwen_token.stored_token import StoredToken
 from tests.minting import ACCOUNT, NOW, token
 
 DAY = timedelta(days=1)
@@ -45,6 +47,24 @@ SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 ALERTS = AlertPolicy(alert_after=HOUR, critical_before=DAY)
+
+
+@pytest.mark.parametrize(
+    ("written", "braked"),
+    [
+        pytest.param(None, False, id="by a person"),
+        pytest.param(10 * MINUTE, False, id="ten minutes ago"),
+        pytest.param(10 * MINUTE - SECOND, True, id="a moment later than that"),
+        pytest.param(-MINUTE, True, id="in a minute, by a clock that is a little ahead"),
+        pytest.param(-5 * HOUR, False, id="in five hours: the clocks say nothing"),
+    ],
+)
+def test_a_version_that_was_just_written_is_braked(
+    written: timedelta | None, *, braked: bool
+) -> None:
+    written_at = None if written is None else NOW - written
+    held = StoredToken(token(left=DAY), "1", "", written_at=written_at)
+    assert is_braked(held, now=NOW) is braked
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,22 @@ def test_what_is_written_is_read_again(memory: RunMemory) -> None:
     assert RunMemory.from_json(memory.to_json()) == memory
 
 
+@given(memories, instants)
+def test_what_was_noted_in_the_future_counts_from_now_on(memory: RunMemory, now: datetime) -> None:
+    seen = memory.as_of(now)
+    times = [
+        *(each.at for each in (*seen.refusals.values(), seen.sign_in, seen.first_try) if each),
+        *seen.reminded.values(),
+        *([seen.incident.since, *seen.incident.published.values()] if seen.incident else ()),
+        *filter(None, (seen.died_young_at, seen.confirmed_at)),
+    ]
+    assert all(at <= now for at in times)
+    assert seen.as_of(now) == seen
+    assert memory.as_of(datetime(2100, 1, 1, tzinfo=UTC)) == memory
+    # That is an end, and may be in the future.
+    assert seen.session_expires_at == memory.session_expires_at
+
+
 def test_a_secret_without_a_history_is_an_empty_object() -> None:
     assert RunMemory().to_json() == "{}"
     assert RunMemory.from_json("{}") == RunMemory()

@@ -414,6 +414,23 @@ def test_in_an_outage_nobody_waits_for_the_thread_that_tries_again(
         assert trying.result(SOON) == OLD.raw
 
 
+def test_an_outage_is_bridged_also_where_the_clock_was_set_back(
+    secrets: FakeSecretsManager, clock: Clock
+) -> None:
+    client: Any = secrets
+    shared = SharedToken(SECRET, client=client, clock=clock, max_age=300, max_stale=60)
+    shared.current()
+    secrets.fails_with = OUTAGE
+    clock.sleep(-5 * 3600)
+    assert shared.current() == OLD.raw
+    # Its time began anew: a jump does not make it longer than that.
+    clock.sleep(355)
+    assert shared.current() == OLD.raw
+    clock.sleep(10)
+    with pytest.raises(StoreError):
+        shared.current()
+
+
 @pytest.mark.parametrize(("answer", "name"), REFUSALS)
 def test_a_refusal_is_never_bridged(
     secrets: FakeSecretsManager, shared: SharedToken, clock: Clock, answer: Exception, name: str

@@ -84,6 +84,15 @@ def test_a_run_that_lost_its_lease_writes_nothing_and_takes_nobody_elses() -> No
     assert acquired(table, "c", now=NOW + MINUTE) is None
 
 
+def test_a_lease_until_a_time_that_no_run_asks_for_holds_nobody_off() -> None:
+    table = state(FakeDynamoDB())
+    # By the clock of a machine that is a day ahead, and died.
+    ahead = NOW + timedelta(days=1)
+    assert table.acquire("a", now=ahead, until=ahead + MINUTE)
+    assert acquired(table, "b") == Leased(RunMemory(), taken_over=True)
+    assert acquired(table, "c") is None
+
+
 def test_an_item_that_is_no_longer_needed_is_forgotten_after_a_quarter_of_a_year() -> None:
     dynamodb = FakeDynamoDB()
     table = state(dynamodb)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from qwen_token.errors import ConfigError, StoreError
-from qwen_token.ledger import Leased, Ledger, State
+from qwen_token.ledger import LONGEST_LEASE, Leased, Ledger, State
 from qwen_token.run_memory import RunMemory
 from qwen_token.secret_store import translated
 
@@ -51,12 +51,13 @@ class StateTable:
                     # Its own: boto3 may repeat a call that had been carried out.
                     ConditionExpression=(
                         "attribute_not_exists(lease_until) OR lease_until <= :now "
-                        "OR lease_owner = :owner"
+                        "OR lease_until > :beyond OR lease_owner = :owner"
                     ),
                     ExpressionAttributeValues={
                         ":owner": {"S": owner},
                         ":until": _number(until),
                         ":now": _number(now),
+                        ":beyond": _number(now + LONGEST_LEASE),
                     },
                     ReturnValues="ALL_OLD",
                 ).get("Attributes", {})

@@ -16,6 +16,9 @@ from .run_memory import RunMemory
 _MARGIN: Final = timedelta(seconds=5)
 # For runs that nothing ends at a certain time.
 _LONGEST: Final = timedelta(minutes=15)
+# Nothing takes a longer one. Where one seems to last longer, a clock was set since, or another
+# machine's is wrong: it would hold all runs off for as long as that, and is not waited for.
+LONGEST_LEASE: Final = timedelta(minutes=20)
 # A run that is to report asks for the lease until then, so often. Most runs take less.
 _PATIENCE: Final = timedelta(seconds=10)
 _ASKS_EVERY: Final = timedelta(seconds=0.25)
@@ -102,13 +105,13 @@ class Ledger:
         if leased is None:
             return False
         self.is_open, self.opened_at = True, now
-        self.memory = leased.memory
+        self.memory = leased.memory.as_of(now)
         if leased.taken_over:
             # It died before it could say what it did. This is remembered until a run has looked.
             self.memory = replace(self.memory, token_left_behind=True, session_left_behind=True)
         if self._in_process.is_unwritten:
             # What was published while the state could not be reached.
-            known = self._in_process.memory
+            known = self._in_process.memory.as_of(now)
             self.memory = replace(
                 self.memory,
                 incident=self.memory.incident or known.incident,
@@ -124,9 +127,9 @@ class Ledger:
         not known is an empty one.
         """
         try:
-            return self.memory if self._open_soon() else self._state().read()
+            return self.memory if self._open_soon() else self._state().read().as_of(self._clock())
         except StoreError:
-            return self._in_process.read()
+            return self._in_process.read().as_of(self._clock())
 
     def _open_soon(self) -> bool:
         patience = min(_PATIENCE, self._time_left() / 4)
@@ -181,7 +184,8 @@ class UnsharedState:
     def acquire(self, owner: str, *, now: datetime, until: datetime) -> Leased | None:
         with self._lock:
             is_held = self._owner is not None
-            if is_held and self._until is not None and now < self._until:
+            left = timedelta(0) if self._until is None else self._until - now
+            if is_held and timedelta(0) < left <= LONGEST_LEASE:
                 return None
             self._owner, self._until = owner, until
             return Leased(self.memory, taken_over=is_held)

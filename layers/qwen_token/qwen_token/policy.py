@@ -112,9 +112,9 @@ def is_braked(held: StoredToken, *, now: datetime) -> bool:
     """Return whether the keeper wrote this version so lately that no other one may follow.
 
     A forced run only checks it then, and one that the API refused at once is not followed by
-    another.
+    another. It was written by the store's clock, which ours may be behind, but not by hours.
     """
-    return held.written_at is not None and now - held.written_at < BRAKE
+    return held.written_at is not None and abs(now - held.written_at) < BRAKE
 
 
 def require_better(successor: Token, *, than: Token, is_dead: bool = False) -> Token:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import mktime_tz, parsedate_tz
 from http import HTTPStatus
 from typing import Final
@@ -64,7 +64,11 @@ _CHALLENGE_CODES: Final = ("FAIL_SYS_USER_VALIDATE", "RGV587_ERROR")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back over the wire, read in full. Its headers and its body may hold tokens."""
+    """What came back over the wire, read in full. Its headers and its body may hold tokens.
+
+    ``received_at`` is by the server's clock where the reply has its date: by that clock is whatever
+    else it dates, and ours may be wrong.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...] = field(repr=False)
@@ -205,6 +209,14 @@ def retry_after(value: str, *, now: datetime) -> timedelta | None:
         elif date := parsedate_tz(value):
             seconds = mktime_tz(date) - now.timestamp()
     return None if seconds is None else _pause(seconds)
+
+
+def http_date(value: str) -> datetime | None:
+    """Return the time of a header ``Date``; None where it is not one."""
+    with suppress(ValueError, OverflowError, OSError):
+        if date := parsedate_tz(value):
+            return datetime.fromtimestamp(mktime_tz(date), UTC)
+    return None
 
 
 def _asked_pause(reply: Reply, document: Mapping[str, object]) -> timedelta | None:

@@ -107,6 +107,37 @@ class RunMemory:
     incident: Incident | None = None
     reminded: Mapping[str, datetime] = field(default_factory=dict)
 
+    def as_of(self, now: datetime) -> Self:
+        """Return the memory with what was noted in the future as noted now.
+
+        The clock that it was noted by was ahead: nobody knows how long ago that was. What is to be
+        waited for after it is waited for from now on, not from then.
+        """
+
+        def past(at: datetime) -> datetime:
+            return min(at, now)
+
+        def each(instants: Mapping[str, datetime]) -> dict[str, datetime]:
+            return {name: past(at) for name, at in instants.items()}
+
+        return replace(
+            self,
+            refusals={
+                grant: replace(found, at=past(found.at)) for grant, found in self.refusals.items()
+            },
+            sign_in=self.sign_in and replace(self.sign_in, at=past(self.sign_in.at)),
+            first_try=self.first_try and replace(self.first_try, at=past(self.first_try.at)),
+            died_young_at=self.died_young_at and past(self.died_young_at),
+            confirmed_at=self.confirmed_at and past(self.confirmed_at),
+            incident=self.incident
+            and replace(
+                self.incident,
+                since=past(self.incident.since),
+                published=each(self.incident.published),
+            ),
+            reminded=each(self.reminded),
+        )
+
     def with_refusal(self, grant: Grant, refusal: Refusal) -> Self:
         """Return the memory, with what the API refused."""
         return replace(self, refusals={**self.refusals, grant: refusal})

@@ -112,7 +112,8 @@ class SharedToken:
     needs ``lambda:InvokeFunction`` on it.
 
     Time is the wall clock's (``clock``, in seconds since 1970), because it goes on while Lambda
-    freezes the process, and a monotonic clock need not. Set back, it makes the next call read.
+    freezes the process, and a monotonic clock need not. Set back, it makes the next call read; what
+    was to be waited for is not waited for then.
 
     A child process after a fork keeps the copy, and makes a lock and clients of its own; a client
     that was given is used as it is, so give each process its own.
@@ -249,8 +250,12 @@ class SharedToken:
         if failure is None or not _may_pass(failure.error):
             return None
         now = self._clock()
-        usable = held.fresh_from <= now < min(held.usable_until, held.expires_at)
-        return held if usable else None
+        if now < held.fresh_from:
+            # The clock was set back since. How old the copy is, nobody knows any more: its time
+            # begins anew, now.
+            usable_until = now + self._max_age + self._max_stale
+            held = replace(held, fresh_from=now, usable_until=usable_until)
+        return held if now < min(held.usable_until, held.expires_at) else None
 
     def _prolong(self, held: _CachedToken) -> _CachedToken:
         """Use the copy until the next read is due."""

@@ -32,7 +32,7 @@ from .errors import (
     UpstreamUnexpectedError,
 )
 from .origin import SAFE_URL, is_safe_url
-from .replies import PASSING_STATUSES, Reply, retry_after
+from .replies import PASSING_STATUSES, Reply, http_date, retry_after
 
 # Their warnings quote what a server sent where it could not be parsed, and every answer of this API
 # has a new token in its cookie.
@@ -179,7 +179,7 @@ def _send(request: Request, deadline: float, lifeline: "_Lifeline") -> Reply:
                 status=response.status_code,
                 headers=tuple(response.raw.headers.iteritems()),
                 body=_read_body(response),
-                received_at=datetime.now(UTC),
+                received_at=_date_of(response.headers),
             )
 
 
@@ -190,6 +190,10 @@ def _read_body(response: requests.Response) -> bytes:
         if len(body) > _MAX_BODY:
             raise UpstreamUnexpectedError(f"the API's answer is longer than {_MAX_BODY} bytes")
     return bytes(body)
+
+
+def _date_of(headers: Mapping[str, str]) -> datetime:
+    return http_date(headers.get("Date", "")) or datetime.now(UTC)
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -219,7 +223,8 @@ class _RetryUntil(Retry):
         return super().new(deadline=self._deadline, **kwargs)
 
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
-        asked = retry_after(response.headers.get("Retry-After", ""), now=datetime.now(UTC))
+        headers = response.headers
+        asked = retry_after(headers.get("Retry-After", ""), now=_date_of(headers))
         return None if asked is None else asked.total_seconds()
 
     def increment(self, *args: Any, **kwargs: Any) -> Self:

@@ -32,6 +32,9 @@ class KnownToken:
         """Return what is known after reading ``token``; ``before`` was known until then."""
         lifetime = None if before is None else before.lifetime
         got_at = None if before is None else before.got_at
+        if got_at is not None:
+            # Where the clock was set back since.
+            got_at = min(got_at, now)
         if before is not None and before.token != token:
             # The token was issued after the store was last read.
             lifetime = token.remaining(now) + max(now - before.read_at, timedelta(0))
@@ -43,9 +46,17 @@ class KnownToken:
         window = known.window(refresh_before) if token.is_access_token else refresh_before
         return replace(known, good_until=max(now + _LOOK, token.expires_at - window))
 
+    def is_good(self, *, now: datetime) -> bool:
+        """Return whether the token may be used without reading the store again.
+
+        After the clock was set back the store is read: by the new time, nobody knows how long ago
+        that was.
+        """
+        return self.read_at <= now < self.good_until
+
     def without_the_store(self, *, now: datetime) -> Self:
         """Return the same token, used a little longer because the store cannot be read."""
-        return replace(self, good_until=now + _LOOK)
+        return replace(self, read_at=min(self.read_at, now), good_until=now + _LOOK)
 
     def window(self, refresh_before: timedelta) -> timedelta:
         """Return how long before its expiry the token is due for an automatic refresh.
@@ -70,4 +81,5 @@ class KnownToken:
         since = self.got_at
         if self.token.is_access_token and self.token.issued_at is not None:
             since = self.token.issued_at
-        return since is not None and now - since < SHORTEST_LIFE
+        # In the future, it was noted by a clock that was set back since, or differs from ours.
+        return since is not None and abs(now - since) < SHORTEST_LIFE

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from qwen_token.errors import ConfigError, QwenTokenError
@@ -18,19 +18,31 @@ from .events import place
 _MOST_HOURS: Final = 876_000
 # Between two checks that succeed, however short a token lives.
 _SHORTEST_PAUSE: Final = timedelta(seconds=10)
-# The clock of a wait may stand still while the machine sleeps. This is how much later an overdue
-# check may then come.
-_LONGEST_WAIT: Final = 600.0
+# The wall clock, which tokens expire by, may be set during a pause, and the clock of a wait may
+# stand still while the machine sleeps. So long may it take until either is noticed.
+_LONGEST_WAIT: Final = timedelta(minutes=1)
 # A thread that never pauses would take a whole processor.
-_SHORTEST_WAIT: Final = 0.1
+_SHORTEST_WAIT: Final = timedelta(seconds=0.1)
 # How near to the next turn counts as that turn, in intervals.
 _ROUNDING: Final = 1e-6
+
+# How long to wait after a check that ended at a time of the wall clock. It is asked again during
+# the pause, with that time as the clock says it by then.
+Pause = Callable[[datetime], timedelta]
 
 _log = logging.getLogger(__name__)
 
 
+def utc_now() -> datetime:
+    """Return the time of the wall clock."""
+    return datetime.now(UTC)
+
+
 def elapsed() -> float:
-    """Return the seconds of a clock that is never set, and that runs while the machine sleeps."""
+    """Return the seconds of a clock that is never set.
+
+    Where the system has such a clock, it runs while the machine sleeps.
+    """
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -66,10 +78,14 @@ class CheckResult:
     """How a check ended, and when the token that is current after it needs the next one."""
 
     error: Exception | None
-    # Until the token expires.
-    remaining: timedelta
-    # Until the token is due for a refresh.
-    due_in: timedelta
+    # None where there is no token.
+    expires_at: datetime | None
+    # How long before its expiry the token is due.
+    window: timedelta
+
+    def remaining(self, now: datetime) -> timedelta:
+        """Return the time until the token expires."""
+        return timedelta(0) if self.expires_at is None else self.expires_at - now
 
 
 class AutoRefresh:
@@ -82,11 +98,13 @@ class AutoRefresh:
         self,
         check: Callable[[], CheckResult],
         *,
+        now: Callable[[], datetime],
         clock: Callable[[], float],
         wait: Callable[[threading.Event, float], None],
     ) -> None:
-        """Prepare. ``check`` must not raise; time and waiting are given for tests."""
+        """Prepare. ``check`` must not raise; times and waiting are given for tests."""
         self._check = check
+        self._now = now
         self._clock = clock
         self._wait = wait
         # Only the holder of the lock changes which thread runs.
@@ -136,39 +154,62 @@ class AutoRefresh:
     def _start(self, interval: timedelta) -> None:
         self._failures = 0
         running = RefreshThread(
-            self._check_once, interval=interval, clock=self._clock, wait=self._wait
+            self._check_once,
+            interval=interval,
+            now=self._now,
+            clock=self._clock,
+            wait=self._wait,
         )
         running.start()
         self._thread = running
 
-    def _check_once(self, running: "RefreshThread") -> timedelta:
+    def _check_once(self, running: "RefreshThread") -> Pause:
         """Check, and return the pause to the next check."""
         result = self._check()
-        if result.error is None:
+        if (error := result.error) is None:
             self._failures = 0
-            return min(running.until_next_turn(), max(result.due_in, _SHORTEST_PAUSE))
+            next_turn = running.until_next_turn()
+
+            def until_due(ended_at: datetime) -> timedelta:
+                due_in = result.remaining(ended_at) - result.window
+                return min(next_turn, max(due_in, _SHORTEST_PAUSE))
+
+            return until_due
         self._failures += 1
-        pause = pause_after(result.error, failures=self._failures, remaining=result.remaining)
+        failures = self._failures
+
+        def until_next_try(ended_at: datetime) -> timedelta:
+            return pause_after(error, failures=failures, remaining=result.remaining(ended_at))
+
         # The text of a foreign exception may hold a token.
-        said = result.error if isinstance(result.error, QwenTokenError) else place(result.error)
+        said = error if isinstance(error, QwenTokenError) else place(error)
+        pause = until_next_try(self._now())
         _log.warning("the token was not refreshed (next try in %s): %s", pause, said)
-        return pause
+        return until_next_try
 
 
 class RefreshThread:
-    """Calls ``check`` in a daemon thread: at once, and again after each pause that it returns."""
+    """Calls ``check`` in a daemon thread: at once, and again after each pause that it returns.
+
+    The pause passes by ``clock``, which nobody sets. But what makes a check necessary is the wall
+    clock (``now``). So that is looked at once a minute, and where it was set meanwhile, the pause
+    becomes as short as the time that is right now makes it. It never becomes longer: a check that
+    comes too early does nothing.
+    """
 
     def __init__(
         self,
-        check: Callable[["RefreshThread"], timedelta],
+        check: Callable[["RefreshThread"], Pause],
         *,
         interval: timedelta,
+        now: Callable[[], datetime] = utc_now,
         clock: Callable[[], float] = elapsed,
         wait: Callable[[threading.Event, float], None] = wait,
     ) -> None:
-        """Prepare a thread. ``check`` must not raise; time and waiting are given for tests."""
+        """Prepare a thread. ``check`` must not raise; times and waiting are given for tests."""
         self.interval = interval
         self._check = check
+        self._now = now
         self._clock = clock
         self._wait = wait
         self._started_at = clock()
@@ -206,14 +247,18 @@ class RefreshThread:
         while True:
             # Cleared before the check: a wake during the check ends the pause after it.
             self._woken.clear()
-            pause = self._check(self)
-            self._rest(max(pause.total_seconds(), _SHORTEST_WAIT))
+            self._rest(self._check(self))
             if self._stopping:
                 return
 
-    def _rest(self, seconds: float) -> None:
-        until = self._clock() + seconds
-        while (left := until - self._clock()) > 0:
-            if self._stopping or self._woken.is_set():
+    def _rest(self, pause: Pause) -> None:
+        ended = self._clock()
+        shortest = pause(self._now())
+        while not (self._stopping or self._woken.is_set()):
+            gone = timedelta(seconds=self._clock() - ended)
+            # When the check ended, by the wall clock as it is set now.
+            shortest = min(shortest, pause(self._now() - gone))
+            left = max(shortest, _SHORTEST_WAIT) - gone
+            if left <= timedelta(0):
                 return
-            self._wait(self._woken, min(left, _LONGEST_WAIT))
+            self._wait(self._woken, min(left, _LONGEST_WAIT).total_seconds())

@@ -32,8 +32,10 @@ _log = logging.getLogger(__name__)
 class SharedLogin:
     """A session beside a local store, and the state that its processes share."""
 
-    def __init__(self, store: WritableStore, session: Session) -> None:
-        """Take what the store has beside it.
+    def __init__(
+        self, store: WritableStore, session: Session, *, elapsed: Callable[[], float]
+    ) -> None:
+        """Take what the store has beside it; ``elapsed`` is the clock that a run is timed by.
 
         Raises:
             ConfigError: it has no place for a session, or the session is empty.
@@ -46,7 +48,7 @@ class SharedLogin:
             raise no_place_for_session()
         self._store = store
         self.sessions = LocalSessions(login, session)
-        self.state = TextState(state)
+        self.state = TextState(state, elapsed=elapsed)
 
     def prepare(self) -> None:
         """Store the session where it is a newer word, and name the versions as all processes do."""
@@ -63,12 +65,16 @@ def no_place_for_session() -> ConfigError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """Runs the keeper over ``store``; ``login`` is the session beside it, if there is one."""
+    """Runs the keeper over ``store``; ``login`` is the session beside it, if there is one.
+
+    ``elapsed`` is a clock that nobody sets: how long a run may take is no matter of the wall clock.
+    """
 
     store: WriteBehind
     hosts: HostOptions
     login: SharedLogin | None
     clock: Callable[[], datetime]
+    elapsed: Callable[[], float]
 
     def refreshed(
         self, held: StoredToken | None, *, refresh_before: timedelta, only_check: bool
@@ -86,11 +92,13 @@ class Runs:
             return self._run(UnsharedState(), refresh_before, time_left=lambda: timedelta.max).held
         self.login.prepare()
         for _ in range(_MOST_LOOKS):
-            ends_at = self.clock() + _LONGEST_RUN
+            ends_at = self.elapsed() + _LONGEST_RUN.total_seconds()
             report = self._run(
                 self.login.state,
                 refresh_before,
-                time_left=lambda ends_at=ends_at: ends_at - self.clock(),  # type: ignore[misc]
+                time_left=lambda ends_at=ends_at: timedelta(  # type: ignore[misc]
+                    seconds=ends_at - self.elapsed()
+                ),
                 only_check=only_check,
             )
             if report.outcome is not Outcome.LEASED:

@@ -2,47 +2,75 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from qwen_token.document import json_object
 from qwen_token.errors import StoreError
-from qwen_token.ledger import Leased
+from qwen_token.ledger import LONGEST_LEASE, Leased
 from qwen_token.run_memory import RunMemory
 
 from .owner_file import TextPlace
 
-# Of a lease that lasts longer, the clock was set back since: it is not waited for.
-_LONGEST_LEASE: Final = timedelta(minutes=20)
+# Another one after each start of the machine; where it cannot be read, there is none.
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """Who has the lease, and until when, by two clocks.
+
+    All processes of a machine share ``ends``, a clock that nobody sets, since ``boot``. The wall
+    clock (``until``) is for other machines, and after the next start of this one.
+    """
+
+    owner: str
+    until: datetime
+    boot: str | None = None
+    ends: float = 0.0
+
+    def holds(self, *, now: datetime, boot: str | None, elapsed: float) -> bool:
+        """Return whether its owner may still be at work."""
+        left = self.until - now
+        if boot is not None and boot == self.boot:
+            left = timedelta(seconds=self.ends - elapsed)
+        return timedelta(0) < left <= LONGEST_LEASE
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Who has the lease, until when, and what is remembered."""
+    """What is remembered, and the lease."""
 
     memory: RunMemory
-    owner: str | None = None
-    until: datetime | None = None
+    lease: _Lease | None = None
 
 
 class TextState:
-    """A ledger's ``State`` in a place for one text. Every method raises StoreError on a failure."""
+    """A ledger's ``State`` in a place for one text. Every method raises StoreError on a failure.
 
-    def __init__(self, place: TextPlace) -> None:
+    ``elapsed`` is a clock that nobody sets, and that all processes of this machine share. Without
+    it, the wall clock alone says whether a lease is over.
+    """
+
+    def __init__(self, place: TextPlace, *, elapsed: Callable[[], float] | None = None) -> None:
         self._place = place
+        self._elapsed = elapsed
 
     def acquire(self, owner: str, *, now: datetime, until: datetime) -> Leased | None:
         """Take the lease, if no other run has it (None); one whose time is over is taken over."""
         leased: Leased | None = None
+        boot, elapsed = (None, 0.0) if self._elapsed is None else (_boot_id(), self._elapsed())
+        lease = _Lease(owner, until, boot, elapsed + (until - now).total_seconds())
 
         def take(found: _Entry) -> _Entry | None:
             nonlocal leased
-            left = timedelta(0) if found.until is None else found.until - now
-            if timedelta(0) < left <= _LONGEST_LEASE:
+            if found.lease and found.lease.holds(now=now, boot=boot, elapsed=elapsed):
                 return None
-            leased = Leased(found.memory, taken_over=found.owner is not None)
-            return _Entry(found.memory, owner, until)
+            leased = Leased(found.memory, taken_over=found.lease is not None)
+            return _Entry(found.memory, lease)
 
         return leased if self._change(take) else None
 
@@ -52,7 +80,7 @@ class TextState:
 
     def write(self, owner: str, memory: RunMemory) -> None:
         """Write the memory, and keep the lease. Raises StoreError also where the lease was lost."""
-        if not self._change(lambda found: _of_owner(found, owner, memory, found.until)):
+        if not self._change(lambda found: _of_owner(found, owner, memory, found.lease)):
             raise StoreError("another process took the lease over, as this run took too long")
 
     def release(self, owner: str, memory: RunMemory) -> None:
@@ -70,18 +98,24 @@ class TextState:
                 return True
 
 
-def _of_owner(
-    found: _Entry, owner: str, memory: RunMemory, until: datetime | None
-) -> _Entry | None:
-    if found.owner != owner:
+def _of_owner(found: _Entry, owner: str, memory: RunMemory, lease: _Lease | None) -> _Entry | None:
+    if found.lease is None or found.lease.owner != owner:
         return None
-    return _Entry(memory) if until is None else _Entry(memory, owner, until)
+    return _Entry(memory, lease)
+
+
+def _boot_id() -> str | None:
+    with suppress(OSError):
+        return _BOOT_ID.read_text().strip() or None
+    return None
 
 
 def _text(entry: _Entry) -> str:
     document: dict[str, object] = {"memory": json.loads(entry.memory.to_json())}
-    if entry.owner is not None and entry.until is not None:
-        document |= {"lease_owner": entry.owner, "lease_until": entry.until.timestamp()}
+    if (lease := entry.lease) is not None:
+        document |= {"lease_owner": lease.owner, "lease_until": lease.until.timestamp()}
+        if lease.boot is not None:
+            document |= {"lease_boot": lease.boot, "lease_ends": lease.ends}
     return json.dumps(document)
 
 
@@ -91,10 +125,14 @@ def _entry(text: str | None) -> _Entry:
     try:
         document = json_object(text) or {}
         memory = RunMemory.from_json(json.dumps(document["memory"]))
-        owner, until = document.get("lease_owner"), document.get("lease_until")
+        owner, boot = document.get("lease_owner"), document.get("lease_boot")
         if owner is None:
             return _Entry(memory)
-        return _Entry(memory, str(owner), datetime.fromtimestamp(float(str(until)), UTC))
+        until = datetime.fromtimestamp(float(str(document.get("lease_until"))), UTC)
+        if boot is None:
+            return _Entry(memory, _Lease(str(owner), until))
+        ends = float(str(document.get("lease_ends")))
+        return _Entry(memory, _Lease(str(owner), until, str(boot), ends))
     except (KeyError, ValueError, OverflowError):
         raise StoreError(
             "the state beside the token is not one that this release wrote: delete it (a "

@@ -2,8 +2,9 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
@@ -30,7 +31,7 @@ from .events import Events
 from .failed_attempt import FailedAttempt
 from .known_token import KnownToken
 from .local_store import MemoryStore
-from .refresh_thread import AutoRefresh, CheckResult, interval_from
+from .refresh_thread import AutoRefresh, CheckResult, interval_from, utc_now
 from .runs import Runs, SharedLogin, no_place_for_session
 from .write_behind import WritableStore, WriteBehind
 
@@ -44,10 +45,6 @@ _NOTHING: Final = timedelta(0)
 _ALERT_POLICY: Final = AlertPolicy(_NOTHING, _NOTHING)
 
 _log = logging.getLogger(__name__)
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class TokenManager:
@@ -93,8 +90,8 @@ class TokenManager:
         web_version: str = WEB_VERSION,
         user_agent: str = USER_AGENT,
         refresh_before: timedelta = timedelta(days=3),
-        clock: Callable[[], datetime] = _utc_now,
-        elapsed: Callable[[], float] = refresh_thread.elapsed,
+        clock: Callable[[], datetime] = utc_now,
+        elapsed: Callable[[], float] | None = None,
         wait: Callable[[threading.Event, float], None] = refresh_thread.wait,
         _open_store: Callable[[], WritableStore] | None = None,
     ) -> None:
@@ -104,8 +101,8 @@ class TokenManager:
         where ``base_url`` is an Open WebUI server. ``web_version`` and ``user_agent`` are what the
         hosts are told of who asks.
 
-        ``clock`` (the wall clock), ``elapsed`` (the clock that times the checks) and ``wait`` are
-        for tests.
+        ``clock`` (the wall clock), ``elapsed`` (the clock that times checks and runs) and ``wait``
+        are for tests.
 
         Raises:
             TokenMalformedError: ``auth_token`` is not a JWT with an account and an expiry.
@@ -127,9 +124,15 @@ class TokenManager:
         held_in = MemoryStore() if store is None else store
         # ``from_secret`` opens its store on first use: boto3 is slow to import.
         self._store = WriteBehind(_open_store or (lambda: held_in), first=first)
-        self._login = None if session is None else SharedLogin(held_in, session)
-        self._runs = Runs(store=self._store, hosts=hosts, login=self._login, clock=clock)
-        self._auto_refresh = AutoRefresh(self._check, clock=elapsed, wait=wait)
+        # A run stands still while the machine sleeps, and so does this clock of it.
+        run_clock = elapsed or time.monotonic
+        self._login = None if session is None else SharedLogin(held_in, session, elapsed=run_clock)
+        self._runs = Runs(
+            store=self._store, hosts=hosts, login=self._login, clock=clock, elapsed=run_clock
+        )
+        self._auto_refresh = AutoRefresh(
+            self._check, now=clock, clock=elapsed or refresh_thread.elapsed, wait=wait
+        )
         # Events are noted under the lock. Callbacks are called without it.
         self._events = Events("refresh", "expired", "error")
         # Only the holder of the lock changes the attributes below.
@@ -138,8 +141,8 @@ class TokenManager:
         self._attempts = 0
         self._failure: FailedAttempt | None = None
         self._announced: Token | None = None
-        # Reasons already announced for this token.
-        self._announced_reasons: set[str] = set()
+        # Reasons already announced for this token, and when.
+        self._announced_reasons: dict[str, datetime] = {}
         renew_after_fork(self)
 
     @classmethod
@@ -387,7 +390,7 @@ class TokenManager:
         """Return the known token, after reading the store if there may be a newer one."""
         self._auto_refresh.resume()
         held, now = self._known, self._clock()
-        if held is not None and now < held.good_until:
+        if held is not None and held.is_good(now=now):
             return held.token
         bridge = held if held is not None and held.token.remaining(now) > _NOTHING else None
         if not self._lock.acquire(blocking=bridge is None):
@@ -569,11 +572,14 @@ class TokenManager:
 
     def _tell_a_person(self, error: QwenTokenError) -> None:
         """Announce once that only a person can help; the lock is held."""
-        if error.reason in self._announced_reasons:
-            return
         now = self._clock()
+        at = self._announced_reasons.get(error.reason)
+        # What was announced later than now was so by a clock that was ahead, and may have been
+        # wrong: a token that seemed to have expired is alive again.
+        if at is not None and at <= now:
+            return
         if severity(error, now=now, since=now, policy=_ALERT_POLICY) is Severity.CRITICAL:
-            self._announced_reasons.add(error.reason)
+            self._announced_reasons[error.reason] = now
             self._events.leave("expired", error)
 
     def _check(self) -> CheckResult:
@@ -582,8 +588,7 @@ class TokenManager:
         self._events.tell()
         # Read after the callbacks: one may have set another token.
         held = self._known
-        remaining = _NOTHING if held is None else held.token.remaining(self._clock())
-        return CheckResult(error, remaining, due_in=remaining - self._window())
+        return CheckResult(error, None if held is None else held.token.expires_at, self._window())
 
     def _try_to_refresh(self) -> Exception | None:
         try:
