@@ -1,6 +1,5 @@
 """What the functions reach outside: environment, clock, AWS, Qwen; each made when first needed."""
 
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import boto3
 
+from qwen_token.library_logs import guard_library_logs
 from qwen_token.secret_store import new_client
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .settings import RefreshSettings
 
 # At DEBUG, botocore logs whole replies, and those of Secrets Manager hold tokens.
-logging.getLogger("botocore").setLevel(logging.INFO)
+guard_library_logs()
 
 
 @dataclass(frozen=True, slots=True)

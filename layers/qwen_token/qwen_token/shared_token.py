@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypedDict, Unpack
 
 from .errors import ConfigError, QwenTokenError, StoreError, TokenMissingError, TokenRejectedError
 from .fork_safety import renew_after_fork
+from .library_logs import guard_library_logs
 
 # boto3, and all that comes with it, is imported by the first read and not before.
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ _CONNECT_TIMEOUT: Final = 2
 _FORCE: Final = b'{"force": true}'
 
 _log = logging.getLogger(__name__)
+
+# Whoever reads a token from a secret, or puts it on requests, does that by this module.
+guard_library_logs()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 What a reply means is not decided here: see ``replies``.
 """
 
-import logging
 import socket
 import threading
 import time
@@ -31,13 +30,12 @@ from .errors import (
     UpstreamUnavailableError,
     UpstreamUnexpectedError,
 )
+from .library_logs import guard_library_logs
 from .origin import SAFE_URL, is_safe_url
 from .replies import PASSING_STATUSES, Reply, http_date, retry_after
 
-# Their warnings quote what a server sent where it could not be parsed, and every answer of this API
-# has a new token in its cookie.
-for _name in ("urllib3.connection", "urllib3.connectionpool"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
+# Every answer of this API has a new token in its cookie.
+guard_library_logs()
 
 # A real answer has about 5 kB.
 _MAX_BODY: Final = 1024 * 1024
@@ -289,6 +287,9 @@ class _Adapter(HTTPAdapter):
         lifeline, kind = self._lifeline, pool.ConnectionCls
 
         class Connection(kind):  # type: ignore[misc,valid-type] # plain or TLS
+            # A program that turns http.client's on would have headers and bodies printed.
+            debuglevel = 0
+
             def _new_conn(self) -> socket.socket:
                 return lifeline.hold(super()._new_conn())
 

@@ -20,6 +20,7 @@ from qwen_token.errors import (
 )
 from qwen_token.fork_safety import renew_after_fork
 from qwen_token.host_options import HostOptions
+from qwen_token.library_logs import guard_library_logs
 from qwen_token.origin import BASE_URL, USER_AGENT, WEB_VERSION, Origin
 from qwen_token.policy import AlertPolicy, Severity, TokenState, assess, expires_later, severity
 from qwen_token.session import Session
@@ -45,6 +46,9 @@ _NOTHING: Final = timedelta(0)
 _ALERT_POLICY: Final = AlertPolicy(_NOTHING, _NOTHING)
 
 _log = logging.getLogger(__name__)
+
+# A store in Secrets Manager sends and receives tokens before any other module does.
+guard_library_logs()
 
 
 class TokenManager:
