@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 # Powertools reads its own environment when the handler is imported: it has to be there by then.
 os.environ["POWERTOOLS_SERVICE_NAME"] = "my-stack"
 os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "QwenTokenRefresh"
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # What the tests below each of these share, they use one after the other: a stack, some secrets, or
 # a scan that takes long. The first that fits counts: the examples' tests have a stack of their own.

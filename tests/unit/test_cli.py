@@ -740,7 +740,7 @@ NO_VALUE = b'{"__type": "ResourceNotFoundException", "message": "no AWSCURRENT"}
 @pytest.mark.parametrize(
     "answers",
     [
-        [reply("400 Bad Request", NO_VALUE), reply("200 OK", b"{}")],
+        [reply("400 Bad Request", NO_VALUE), reply("200 OK", b'{"ARN": "arn"}')],
         [secret("spoilt", " ")],
         [secret("spoilt", '{"note": 1}')],
     ],
