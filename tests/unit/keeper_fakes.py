@@ -232,10 +232,14 @@ class MemorySessions:
 
 @dataclass
 class ScriptedClient:
-    """The API: which tokens it does not accept, and whose the others are."""
+    """The API: which tokens it does not accept, and whose the others are.
+
+    What it calls dead when that is to be exchanged is dead here, too.
+    """
 
     calls: list[tuple[str, object]]
     given: list[timedelta]
+    exchange: "ScriptedSource"
     refuses: dict[Token, QwenTokenError] = field(default_factory=dict)
     accounts: dict[Token, str] = field(default_factory=dict)
     during_verify: list[Callable[[], None]] = field(default_factory=list)
@@ -247,6 +251,8 @@ class ScriptedClient:
             self.during_verify.pop(0)()
         if token in self.refuses:
             raise self.refuses[token].again()
+        if isinstance(dead := self.exchange.answers.get(token), TokenRejectedError):
+            raise dead.again()
         return self.accounts.get(token, token.account or ACCOUNT)
 
 
@@ -324,8 +330,8 @@ class Scene:
         self.given: list[timedelta] = []
         self.store = MemoryStore(clock=lambda: self.now)
         self.sessions: MemorySessions | None = None
-        self.client = ScriptedClient(self.calls, self.given)
         self.exchange = ScriptedSource(Grant.EXCHANGE, self.calls, self.given)
+        self.client = ScriptedClient(self.calls, self.given, self.exchange)
         self.refresh_token = ScriptedSource(Grant.REFRESH_TOKEN, self.calls, self.given)
         self.password = ScriptedSource(Grant.PASSWORD, self.calls, self.given)
         self.state = WrittenState()

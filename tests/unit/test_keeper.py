@@ -520,7 +520,7 @@ def test_an_alternative_is_verified_within_the_time_too() -> None:
 
     scene.run()
 
-    assert scene.given == [timedelta(seconds=10), timedelta(seconds=20)]
+    assert scene.given == [timedelta(seconds=10), *[timedelta(seconds=20)] * 2]
 
 
 def test_a_call_to_the_api_has_a_limit_however_much_time_there_is(scene: Scene) -> None:
@@ -1517,6 +1517,103 @@ def test_a_rejected_token_is_not_asked_about_again_before_a_newer_one() -> None:
     assert scene.calls.count(("verify", held)) == 1
 
 
+def persons_new_token(*, age: timedelta = SECOND) -> Scene:
+    """Return a person's new token, wrongly refused once; older ones live longer than it.
+
+    The one before it is a person's too, and a third was staged by a run that came to nothing.
+    """
+    scene = Scene()
+    scene.store.hold(NEW)
+    over = scene.store.read()
+    assert over is not None
+    scene.store.stage(NEWER, over=over)
+    scene.now += age
+    theirs = token(left=5 * DAY)
+    scene.store.hold(theirs)
+    scene.exchange.answers[theirs] = REJECTED
+    return scene
+
+
+def forget_refusal(scene: Scene) -> Callable[[], None]:
+    """Return what ends the wrong answer of an exchange, when it is called."""
+    return scene.exchange.answers.clear
+
+
+@pytest.mark.parametrize("age", [SECOND, timedelta()], ids=["earlier", "in the same second"])
+@pytest.mark.parametrize("option", ["force", "check"])
+def test_one_wrong_refusal_does_not_bring_an_older_token_back(age: timedelta, option: str) -> None:
+    scene = persons_new_token(age=age)
+    if not age:
+        versions = scene.store.versions
+        scene.store.versions = {
+            name: replace(held, created_at=NOW) for name, held in versions.items()
+        }
+    theirs = scene.store.current_token
+    if option == "check":
+        scene.client.refuses[theirs] = REJECTED
+    # It is wrong for one answer only.
+    scene.client.during_verify = [lambda: None] * (option == "check")
+    scene.client.during_verify += [scene.client.refuses.clear, forget_refusal(scene)]
+
+    assert scene.run(**{option: True}).outcome is Outcome.FRESH
+    assert scene.store.current_token == theirs
+    assert scene.calls[-1] == ("verify", theirs)
+    assert not scene.memory.refusals
+
+
+def test_a_staged_token_of_before_is_no_exception() -> None:
+    scene = persons_new_token()
+    theirs = scene.store.current_token
+    scene.memory = RunMemory(pending=scene.store.pending, pending_over="v1", token_left_behind=True)
+    scene.client.during_verify = [lambda: None, forget_refusal(scene)]
+
+    assert scene.run(force=True).outcome is Outcome.FRESH
+    assert scene.store.current_token == theirs
+
+
+def test_without_a_second_answer_the_older_token_does_not_come_back_either() -> None:
+    scene = persons_new_token()
+    theirs = scene.store.current_token
+    scene.client.refuses[theirs] = DOWN
+
+    failure = scene.fails(TokenRejectedError, force=True)
+
+    assert "could not be tried" in str(failure)
+    assert scene.store.current_token == theirs
+    scene.client.refuses.clear()
+    scene.exchange.answers.clear()
+    assert scene.run(check=True).outcome is Outcome.FRESH
+    assert scene.store.current_token == theirs
+
+
+def test_a_token_that_is_refused_twice_gives_way_to_the_one_before_it() -> None:
+    scene = persons_new_token()
+    scene.client.refuses[NEWER] = REJECTED
+
+    assert scene.run(force=True).outcome is Outcome.REFRESHED
+    assert scene.store.current_token == NEW
+
+
+def test_one_that_expires_sooner_waits_where_the_second_question_has_no_answer() -> None:
+    scene = rejected_early()
+    held = scene.store.current_token
+
+    def is_down() -> None:
+        scene.client.refuses[held] = DOWN
+
+    scene.refresh_token.during = [is_down]
+    scene.fails(UpstreamUnavailableError, check=True)
+    assert scene.store.current_token == held
+    assert scene.memory.pending is not None
+    scene.calls.clear()
+
+    scene.fails(UpstreamUnavailableError, check=True)
+    scene.client.refuses.clear()
+    assert scene.run(check=True).outcome is Outcome.FRESH
+    assert scene.store.current_token == held
+    assert "refresh_token" not in dict(scene.calls), "what was spent is not spent again"
+
+
 # --- recovery, and what a run that died left behind -----------------------------------------------
 
 
@@ -1661,13 +1758,14 @@ def test_a_live_token_that_a_person_put_in_stays_though_the_one_before_it_lives_
 
 def test_an_alternative_that_could_not_be_tried_is_tried_by_the_next_run_and_nothing_else() -> None:
     scene = dead_with_an_alternative()
+    dead = scene.store.current_token
     scene.client.refuses[NEW] = DOWN
     scene.fails(TokenRejectedError)
     scene.passes(2 * MINUTE)
     scene.client.refuses.clear()
 
     assert scene.run().outcome is Outcome.REFRESHED
-    assert scene.calls == [("verify", NEW)]
+    assert scene.calls == [("verify", NEW), ("verify", dead)]
     assert scene.store.current_token == NEW
 
 

@@ -263,16 +263,24 @@ class Renewal:
             self._require_another_first_try()
         else:
             waiting = self._waiting(held, chain)
-            if waiting is not None and self._is_good(waiting, held, stored, None):
-                return self._promoted(waiting, held, stored, None)
+            if waiting is not None:
+                if self._lives_after_all(held, waiting.token, chain):
+                    return Report(Outcome.FRESH, held, session=stored.session)
+                if self._is_good(waiting, held, stored, None):
+                    return self._promoted(waiting, held, stored, None)
         obtained = self._obtained(held, stored, chain)
         if isinstance(obtained, Report):
             return obtained
         if held is None:
             return self._first_stored(obtained)
         stored = obtained.stored
-        if self._lives_after_all(held, obtained.token, chain):
-            return Report(Outcome.FRESH, held, session=stored.session)
+        try:
+            if self._lives_after_all(held, obtained.token, chain):
+                return Report(Outcome.FRESH, held, session=stored.session)
+        except UpstreamError:
+            # A login was spent on it: the next run is to find it, and asks again.
+            self._staged(obtained.token, over=held)
+            raise
         # Staged before it is verified: should the API retire the old token as it issues the new
         # one, the new one is already safe.
         staged = self._staged(obtained.token, over=held)
@@ -523,23 +531,41 @@ class Renewal:
         if self._state(candidate) is TokenState.FRESH or candidate.token.is_access_token:
             account = self.client().verify(candidate.token, within=self._api_time(1))
             _require_account(account, stored, over)
-            if self._lives_after_all(over, candidate.token, chain):
+            if self._lives_after_all(over, candidate.token, chain, since=candidate):
                 return None
             return self.store.adopt(candidate, over=over)
         successor = chain.exchanged(candidate.token)
-        if self._lives_after_all(over, successor, chain):
+        if self._lives_after_all(over, successor, chain, since=candidate):
             return None
         staged = self._staged(successor, over=over)
         verify_new(successor, by=self.client(), within=self._api_time(1))
         return staged
 
-    def _lives_after_all(self, held: StoredToken, successor: Token, chain: GrantChain) -> bool:
-        """Ask once more about a dead token, before one that expires sooner takes its place."""
-        if not chain.is_dead(held) or expires_later(successor, than=held.token):
+    def _lives_after_all(
+        self,
+        held: StoredToken,
+        successor: Token,
+        chain: GrantChain,
+        *,
+        since: StoredToken | None = None,
+    ) -> bool:
+        """Ask once more about a dead token, before an older one takes its place.
+
+        Older is what expires no later; and what came of a version (``since``) that is not known to
+        have been written after the dead token: a person may have put that in its place.
+
+        Raises:
+            UpstreamError: one of its kinds. A single refusal does not outweigh a person's word.
+        """
+        is_newer = since is None or since.is_known_newer(than=held)
+        if not chain.is_dead(held) or (is_newer and expires_later(successor, than=held.token)):
+            return False
+        if self._state(held) is TokenState.EXPIRED:
+            # Readers have nothing to lose.
             return False
         try:
             self.client().verify(held.token, within=self._api_time(1))
-        except (TokenRejectedError, UpstreamError, WrongAccountError):
+        except (TokenRejectedError, WrongAccountError):
             return False
         self.ledger.memory = self.ledger.memory.without_refusal(Grant.EXCHANGE)
         if held.is_rejected:

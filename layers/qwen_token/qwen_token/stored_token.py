@@ -35,6 +35,11 @@ class StoredToken:
             return True
         return self.created_at > than.created_at
 
+    def is_known_newer(self, *, than: "StoredToken") -> bool:
+        """Return whether it was written after another version for sure: not in the same second."""
+        is_dated = self.created_at is not None and than.created_at is not None
+        return is_dated and self.is_newer(than=than)
+
 
 def parse(text: str, version_id: str, *, written_at: datetime | None = None) -> StoredToken:
     """Read a value: a JSON object with the token under ``token``, or the bare token.
