@@ -39,7 +39,8 @@ def main() -> int:
     options = parser.parse_args()
     token_file: Path | None = options.token_file
     if token_file is not None and not os.access(token_file, os.R_OK | os.W_OK):
-        parser.error(f"{token_file} cannot be read and written")
+        # Not the name: somebody may have given the login itself.
+        parser.error("the file of --token-file (QWEN_TOKEN_FILE) cannot be read and written")
     # Closing the terminal, or asking the process to end, is an interruption as well.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)

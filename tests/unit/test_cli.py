@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,9 +75,73 @@ def test_a_token_is_never_an_argument(
     assert not any(piece in shown for piece in raw.split("."))
 
 
+LOGINS = {
+    "in quotes": '"{}"',
+    "in a header": "Authorization: Bearer {}",
+    "after blanks": "  {}",
+    "in an address": "https://chat.qwen.ai/?token={}",
+    "in an address's path": "https://chat.qwen.ai/{}",
+    "in a cookie": "theme=dark; token={}",
+    "its second half": "{half}",
+    "a credential": "Cr3dential-of_a.session~1234567890",
+    "a random credential": "Zk3x9Qm7hR2vT8wL5dXy+/=",
+    "a named credential": "refresh_token=Cr3dential",
+    "a sign-in": "zoe@example.com:correct horse",
+}
+OPTIONS = [
+    ["status", "--stack"],
+    ["status", "--region"],
+    ["put", "--secret-id"],
+    ["put", "--fleet", "--name"],
+    ["put", "--api-base-url"],
+    ["remove", "--name"],
+    ["smoke", "--stdin", "--api-base-url"],
+    ["environ", "--stack"],
+    ["sweep", "--region"],
+    ["redrive", "--stack"],
+    ["refresh", "--region"],
+]
+
+
+# What is not a URL is refused, and not repeated, where a URL is used.
+NO_NAMES = [
+    pytest.param(option, LOGINS[form], id=f"{' '.join(option)} {form}")
+    for option in OPTIONS
+    for form in LOGINS
+    if option[-1] != "--api-base-url" or form not in {"a credential", "a sign-in"}
+]
+
+
+@pytest.mark.parametrize(("option", "login"), NO_NAMES)
+@pytest.mark.parametrize("joined", [False, True], ids=["apart", "joined"])
+def test_no_form_of_a_login_is_an_options_value(
+    option: list[str], login: str, *, joined: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = token(left=timedelta(days=5)).raw
+    given = login.format(raw, half=raw[len(raw) // 2 :])
+    last = [f"{option[-1]}={given}"] if joined else [option[-1], given]
+    with pytest.raises(SystemExit) as caught:
+        main([*option[:-1], *last])
+    assert caught.value.code == 2
+    shown = "".join(capsys.readouterr())
+    assert "A login is never an argument: put asks for it" in shown
+    words = {word for word in re.split(r"[^\w-]+", given) if len(word) > 7}
+    assert not [word for word in words - {"example", "refresh_token"} if word in shown]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (
+            ["status", "--stack", "a stack"],
+            "--stack should be a stack's name: letters, digits and hyphens",
+        ),
+        (["status", "--region", "Frankfurt"], "--region should be an AWS region, like eu-west-1"),
+        (
+            ["remove", "--name", "a;b"],
+            "--name should be a secret's name: letters, digits and /_+=.@-",
+        ),
+        (["put", "--secret-id", "a b"], "--secret-id should be a secret's name or its ARN"),
         ([], "the following arguments are required: COMMAND"),
         (["puts"], "argument COMMAND: invalid choice"),
         (["status", "--stack"], "argument --stack: expected one argument"),

@@ -24,6 +24,7 @@ from .errors import (
     TokenMalformedError,
     TokenMissingError,
 )
+from .names import require_name
 from .policy import same_account
 from .stored_token import StoredToken, parse, rendered
 from .tokens import Token
@@ -104,7 +105,7 @@ class SecretVersions:
     def labels(self) -> Mapping[str, Sequence[str]]:
         """Return the labels of each version that has any. It fails where there is no secret."""
         described = self._client.describe_secret(SecretId=self._secret_id)
-        _require_name(described)
+        _require_arn(described)
         return described.get("VersionIdsToStages", {})
 
     def write(self, text: str, *, label: str) -> "PutSecretValueResponseTypeDef":
@@ -125,7 +126,7 @@ class SecretVersions:
         answer = self._client.update_secret_version_stage(
             SecretId=self._secret_id, VersionStage=CURRENT, MoveToVersionId=version_id, **holder
         )
-        _require_name(answer)
+        _require_arn(answer)
 
     def attach(self, label: str, version_id: str) -> None:
         """Move a label of ours to a version, from whichever has it."""
@@ -137,7 +138,7 @@ class SecretVersions:
         answer = self._client.update_secret_version_stage(
             SecretId=self._secret_id, VersionStage=label, MoveToVersionId=version_id, **named
         )
-        _require_name(answer)
+        _require_arn(answer)
 
     def detach(self, label: str, version_id: str) -> None:
         """Take a label of ours from the version that has it."""
@@ -146,7 +147,7 @@ class SecretVersions:
         )
 
 
-def _require_name(answer: Mapping[str, Any]) -> None:
+def _require_arn(answer: Mapping[str, Any]) -> None:
     """Require that an answer names the secret: what boto3 makes of a page names none."""
     if not isinstance(answer["ARN"], str):
         raise TypeError
@@ -178,16 +179,22 @@ class SecretStore:
         *,
         clock: Callable[[], datetime] = _now,
     ) -> None:
+        """Take the secret's name or ARN.
+
+        Raises:
+            ConfigError: it looks like a token.
+        """
+        self.secret_id = require_name(secret_id, argument="secret_id")
         self._versions = SecretVersions(client, secret_id)
         self._clock = clock
-        self.secret_id = secret_id
 
     @classmethod
     def open(cls, secret_id: str, client: "SecretsManagerClient | None" = None) -> Self:
         """Return the secret, over ``client`` or one made for it, in the region that an ARN names.
 
         Raises:
-            ConfigError: no region is known, or no client can be made.
+            ConfigError: ``secret_id`` looks like a token, no region is known, or no client can be
+                made.
         """
         if client is None:
             client = new_client("secretsmanager", region=region_of(secret_id))

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import SessionDocumentError, SessionMalformedError, StoreError
+from .names import require_name
 from .secret_store import CURRENT, PENDING, PREVIOUS, SecretVersions, translated
 from .session import Session
 from .stored_session import StoredSession, parse_session, rendered_session
@@ -20,8 +21,8 @@ class SessionStore:
     """
 
     def __init__(self, client: "SecretsManagerClient", secret_id: str) -> None:
+        self.secret_id = require_name(secret_id, argument="secret_id")
         self._versions = SecretVersions(client, secret_id)
-        self.secret_id = secret_id
 
     def read(self) -> StoredSession | None:
         """Return what is current, or None where the secret has no value.

@@ -10,9 +10,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol, TypedDict, Unpack
 
-from .errors import ConfigError, QwenTokenError, StoreError, TokenMissingError, TokenRejectedError
+from .errors import (
+    ConfigError,
+    QwenTokenError,
+    StoreError,
+    TokenMissingError,
+    TokenRejectedError,
+)
 from .fork_safety import renew_after_fork
 from .library_logs import guard_library_logs
+from .names import require_name
 
 # boto3, and all that comes with it, is imported by the first read and not before.
 if TYPE_CHECKING:
@@ -145,7 +152,9 @@ class SharedToken:
             raise ConfigError("max_age should be a number of seconds greater than 0")
         if not (math.isfinite(max_stale) and max_stale >= 0):
             raise ConfigError("max_stale should be a number of seconds, 0 or more")
-        self._secret_id = secret_id
+        if refresh_function is not None:
+            require_name(refresh_function, argument="refresh_function")
+        self._secret_id = require_name(secret_id, argument="secret_id")
         self._client = client
         self._max_age = max_age
         self._max_stale = max_stale

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn, Protocol
 
+from qwen_token.names import may_be_login
+
 from . import environ, put, redrive, refresh, remove, smoke, status, sweep
 from .deployed import DEFAULT_STACK
 from .failures import FAILURES, failure_of
@@ -36,14 +38,34 @@ exit codes:
   130  interrupted
 """
 
+_NEVER_AN_ARGUMENT: Final = (
+    "A login is never an argument: put asks for it, or reads it from standard input."
+)
 # The messages of argparse that do not repeat what somebody typed.
 _HARMLESS: Final = re.compile(
     r"(argument [^:]+: )?(unrecognized arguments|invalid choice|ignored explicit argument"
     r"|expected one argument|the following arguments are required: \w+)"
 )
 
-# Base64 for the beginning of a JSON object: every JWT begins like this, and no name does.
-_LIKE_A_TOKEN: Final = "eyJ"  # noqa: S105 - not a password
+# What names are made of, by option. An ARN is looked at by the command that takes it.
+_NAMES: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
+    "stack": (
+        re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}|arn:[\w:/-]+", re.ASCII),
+        "--stack should be a stack's name: letters, digits and hyphens",
+    ),
+    "region": (
+        re.compile(r"[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}"),
+        "--region should be an AWS region, like eu-west-1",
+    ),
+    "name": (
+        re.compile(r"[\w/+=.@!-]{1,512}|arn:[\w/+=.@!:-]+", re.ASCII),
+        "--name should be a secret's name: letters, digits and /_+=.@-",
+    ),
+    "secret_id": (
+        re.compile(r"[\w/+=.@!-]{1,512}|arn:[\w/+=.@!:-]+", re.ASCII),
+        "--secret-id should be a secret's name or its ARN",
+    ),
+}
 
 
 class _Command(Protocol):
@@ -81,8 +103,7 @@ _COMMANDS: Final[Mapping[str, _Command]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
-    if any(str(value).startswith(_LIKE_A_TOKEN) for value in vars(options).values()):
-        options.parser.error("a token")
+    _require_names(options)
     if options.check is not None and (wrong := options.check(options)):
         options.parser.refuse(wrong)
     try:
@@ -93,6 +114,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return code
+
+
+def _require_names(options: argparse.Namespace) -> None:
+    """End where an option's value is a login, or no name: it would be sent to AWS, and shown."""
+    for name, value in vars(options).items():
+        if not isinstance(value, str):
+            continue
+        if may_be_login(value):
+            options.parser.error("a login")
+        if name in _NAMES and not _NAMES[name][0].fullmatch(value):
+            options.parser.refuse(f"{_NAMES[name][1]}\n{_NEVER_AN_ARGUMENT}")
 
 
 def _carry_out(options: argparse.Namespace) -> int:
@@ -114,10 +146,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         harmless = _HARMLESS.match(message)
-        self.refuse(
-            f"{harmless[0] if harmless else 'not understood'}\n"
-            "A login is never an argument: put asks for it, or reads it from standard input."
-        )
+        self.refuse(f"{harmless[0] if harmless else 'not understood'}\n{_NEVER_AN_ARGUMENT}")
 
     def refuse(self, said: str) -> NoReturn:
         """End with ``said``, which must not repeat what somebody typed."""

@@ -6,6 +6,7 @@ from typing import Final
 
 from qwen_token import stored_session, stored_token
 from qwen_token.document import json_object
+from qwen_token.names import may_be_login
 
 # Keys that the project itself writes; and how another one looks that can be shown.
 _OWN_KEYS: Final = {"token", "refresh_token", "expires_at", "email", "password", "account"}
@@ -26,7 +27,7 @@ def what_is_given_up(value: str | bytes, *, of_token: bool) -> str | None:
     others = [key for key in document if key not in _OWN_KEYS]
     if not others:
         return "the shape: it was a JSON object"
-    shown = [key for key in others if _PLAIN_KEY.fullmatch(key)]
+    shown = [key for key in others if _PLAIN_KEY.fullmatch(key) and not may_be_login(key)]
     if hidden := len(others) - len(shown):
         shown.append(f"{hidden} more that cannot be shown")
     return f"the keys {', '.join(shown)}"

@@ -2,6 +2,7 @@
 
 import hmac
 import os
+import re
 import secrets
 import threading
 from abc import ABC, abstractmethod
@@ -26,6 +27,9 @@ _PROCESS_KEY: Final = secrets.token_bytes(32)
 # The texts beside the token: the login, and what its processes have to know of each other.
 SESSION: Final = "session"
 STATE: Final = "state"
+
+
+_JWT: Final = re.compile(r"eyJ[\w-]*\.")
 
 
 class TokenStore(ABC):
@@ -221,7 +225,13 @@ class FileStore(TokenStore):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Take the file's path, ``~`` included. It need not be there yet; its directory must."""
+        """Take the file's path, ``~`` included. It need not be there yet; its directory must.
+
+        Raises:
+            ConfigError: the path is a token.
+        """
+        if _JWT.search(os.fspath(path)):
+            raise ConfigError("path should be a file's, but looks like a token: it was not used")
         self._file = OwnerFile(path, unusable=TokenMalformedError)
 
     def load(self) -> str | None:

@@ -21,6 +21,7 @@ from qwen_token.errors import (
 from qwen_token.fork_safety import renew_after_fork
 from qwen_token.host_options import HostOptions
 from qwen_token.library_logs import guard_library_logs
+from qwen_token.names import require_name
 from qwen_token.origin import BASE_URL, USER_AGENT, WEB_VERSION, Origin
 from qwen_token.policy import AlertPolicy, Severity, TokenState, assess, expires_later, severity
 from qwen_token.session import Session
@@ -177,7 +178,9 @@ class TokenManager:
             auth_token,
             base_url=base_url,
             refresh_before=refresh_before,
-            _open_store=partial(_open_secret, secret_id, client),
+            _open_store=partial(
+                _open_secret, require_name(secret_id, argument="secret_id"), client
+            ),
         )
 
     @property

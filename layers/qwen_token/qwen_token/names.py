@@ -1,0 +1,45 @@
+"""Names that people give to commands and to the library: a login in their place is refused."""
+
+import re
+from typing import Final
+
+from .errors import ConfigError
+
+# Base64 for the beginning of a JSON object: every JWT begins like this, and no name does.
+_JWT: Final = "eyJ"
+# What people paste around a login; and the padding of base64, which no name has.
+_NAMED: Final = re.compile(
+    r"(?:token|cookie|authorization|password)[\"']?\s*[:=]|bearer\s|[\w+/-]{16}={1,2}\Z",
+    re.IGNORECASE,
+)
+_WORD: Final = re.compile(r"[A-Za-z0-9]+")
+# From a letter to a digit or back, or to an upper-case letter: where words of a name meet.
+_CHANGE: Final = re.compile(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[A-Z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
+# Random words of letters and digits have such a change at every second or third character, names at
+# every fourth at most. Shorter ones say nothing: AWS itself puts twelve behind a name.
+_RANDOM: Final = 0.27
+_SHORTEST_RANDOM: Final = 14
+
+
+def may_be_login(text: str) -> bool:
+    """Return whether a text that should be a name looks like a login, or like a part of one."""
+    return _JWT in text or bool(_NAMED.search(text)) or any(map(_is_random, _WORD.findall(text)))
+
+
+def _is_random(word: str) -> bool:
+    changes = len(_CHANGE.findall(word))
+    return len(word) >= _SHORTEST_RANDOM and changes >= _RANDOM * len(word)
+
+
+def require_name(text: str, *, argument: str) -> str:
+    """Return the name of something, which messages will quote.
+
+    Raises:
+        ConfigError: it looks like a login, which must not be quoted, nor sent anywhere as a name.
+    """
+    if may_be_login(text):
+        raise ConfigError(
+            f"{argument} should be a name or an ARN, but looks like a token or another login: it "
+            "was not used"
+        )
+    return text
