@@ -1,6 +1,7 @@
 """The fleet's scheduled function: looks at every secret of it, and queues those that are due."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from qwen_token.errors import ConfigError, QwenTokenError
 from qwen_token.fleet import WRITES_PER_SECOND, Fleet, Member
 from qwen_token.policy import TokenState, state_of
 from qwen_token.ports import STORE_CALL_LIMIT
+from qwen_token.secret_store import translated
 from qwen_token.stored_token import StoredToken
 
 if TYPE_CHECKING:
@@ -30,6 +32,12 @@ metrics = Metrics()
 _RESERVE: Final = 4 * STORE_CALL_LIMIT
 # A refresh stages and promotes.
 _WRITES_OF_A_REFRESH: Final = 2
+
+# What an event may say of a sweep. AWS's places in a list have at most 4096 characters.
+_PLACE: Final = re.compile(r"[!-~]{1,4096}")
+_MOST: Final = 10**10
+_LONGEST_SWEEP: Final = 86_400
+_CLOCKS_DIFFER: Final = 300
 
 _clients = cache(Clients.real)
 
@@ -78,6 +86,8 @@ def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, 
         while page.next_token is not None and time_left() > _RESERVE:
             page = fleet.page(page.next_token)
             sweep = _look_at(page.members, sweep, fleet, settings, reporter)
+        if page.next_token is not None:
+            _go_on(sweep, page.next_token, clients, context.function_name)
     except QwenTokenError as error:
         reporter.count({"RefreshFailed": 1})
         failed = reporter.owner.log_failure(
@@ -85,19 +95,20 @@ def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, 
         )
         reporter.owner.publish(reporter.owner.alert([failed]))
         raise
-    if page.next_token is not None:
-        # Not waited for. That it could not be started is an error of this function.
-        clients.functions().invoke(
-            FunctionName=context.function_name,
-            InvocationType="Event",
-            Payload=json.dumps({"continue": {"after": page.next_token, **asdict(sweep)}}),
-        )
-    else:
+    if page.next_token is None:
         reporter.count({"SweepCompleted": 1})
     result = {**asdict(sweep), "completed": page.next_token is None}
     del result["begun_at"]
     logger.info("sweep ended" if page.next_token is None else "sweep goes on", extra=result)
     return result
+
+
+def _go_on(sweep: Sweep, after: str, clients: Clients, function: str) -> None:
+    """Start another invocation for the rest, and do not wait for it."""
+    functions = clients.functions()
+    event = json.dumps({"continue": {"after": after, **asdict(sweep)}})
+    with translated("go on with the sweep", by="Lambda"):
+        functions.invoke(FunctionName=function, InvocationType="Event", Payload=event)
 
 
 def _look_at(
@@ -151,6 +162,16 @@ def _spread(due: Sequence[Job], sweep: Sweep, now: datetime) -> Iterator[tuple[J
         yield job, delay(0, max(0, number * _WRITES_OF_A_REFRESH / WRITES_PER_SECOND - taken))
 
 
+def _is_place(value: object) -> bool:
+    """Return whether this may be what Secrets Manager calls a place in its list."""
+    return isinstance(value, str) and _PLACE.fullmatch(value) is not None
+
+
+def _is_count(value: object) -> bool:
+    # True is an int, too.
+    return type(value) is int and 0 <= value <= _MOST
+
+
 def _begun(event: Any, now: datetime) -> tuple[Sweep, str | None]:
     """Read the event: an empty object begins a sweep, this function's own goes on with one.
 
@@ -163,8 +184,11 @@ def _begun(event: Any, now: datetime) -> tuple[Sweep, str | None]:
     marker = event.get("continue") if isinstance(event, Mapping) else None
     if isinstance(marker, Mapping) and marker.keys() == {"after", *numbers} and len(event) == 1:
         after, values = marker["after"], {name: marker[name] for name in numbers}
-        if isinstance(after, str) and all(type(value) is int for value in values.values()):
-            return Sweep(**values), after
+        if _is_place(after) and all(map(_is_count, values.values())):
+            sweep = Sweep(**values)
+            # Clocks differ a little.
+            if -_CLOCKS_DIFFER <= now.timestamp() - sweep.begun_at <= _LONGEST_SWEEP:
+                return sweep, after
     raise ConfigError(
         "the event should be an empty JSON object: {} (one with 'continue' is this function's own)"
     )

@@ -16,7 +16,7 @@ from aws_lambda_powertools.utilities.batch import (
 
 from breaker import TROUBLE, Breaker
 from fleet_settings import WorkerSettings
-from jobs import LONGEST_DELAY, Job, delay, send
+from jobs import LONGEST_DELAY, POSTPONEMENTS, Job, NotAJobError, delay, secrets_of, send
 from keeper_runtime.clients import Clients
 from keeper_runtime.reporting import Reporter, counts_of, expiries_of
 from keeper_runtime.run_location import location_of, time_left_of
@@ -27,6 +27,7 @@ from qwen_token.errors import (
     StoreError,
     UpstreamUnavailableError,
 )
+from qwen_token.fleet import obstacle_in_words
 from qwen_token.grants.exchange import Exchange
 from qwen_token.keeper import Keeper
 from qwen_token.ledger import Ledger, UnsharedState
@@ -45,9 +46,8 @@ metrics = Metrics()
 
 # Jobs at once: nearly all of a run is waiting, for Qwen and for AWS.
 _THREADS: Final = 4
-# How often a job is put off by trouble with the API before that is reported, and for about how many
-# seconds the first time; each further time takes twice as long.
-_POSTPONEMENTS: Final = 3
+# For about how many seconds a job is put off by trouble with the API the first time; each further
+# time takes twice as long.
 _POSTPONEMENT: Final = 60
 # With less than this left, no job is begun: the batch has to be reported.
 _RESERVE: Final = 4 * STORE_CALL_LIMIT
@@ -129,12 +129,20 @@ class _Batch:
     postponed: list[_Ended[QwenTokenError]] = field(default_factory=list)
 
     def do(self, record: "SQSRecord") -> None:
-        """Run the keeper for one job. What it raises is no QwenTokenError, but a crash."""
-        job = Job.from_body(record.body)
+        """Run the keeper for one job. What it raises is no QwenTokenError, but a crash.
+
+        What is no job is delivered twice more, and is a dead letter then: there it can be looked
+        at, and an alarm says so.
+        """
+        try:
+            job = Job.from_body(record.body, secrets=secrets_of(self.context.invoked_function_arn))
+        except NotAJobError as error:
+            logger.error(str(error), message_id=record.message_id)  # noqa: TRY400 - it says it all
+            raise
         try:
             report = self._keep(job)
         except QwenTokenError as error:
-            may_pass = isinstance(error, TROUBLE) and job.postponed < _POSTPONEMENTS
+            may_pass = isinstance(error, TROUBLE) and job.postponed < POSTPONEMENTS
             ended = self.postponed if may_pass else self.failed
             ended.append(_Ended(record.message_id, job, error))
         else:
@@ -142,7 +150,7 @@ class _Batch:
 
     def _keep(self, job: Job) -> Report:
         if job.obstacle is not None:
-            raise StoreError(job.obstacle)
+            raise StoreError(obstacle_in_words(job.obstacle, job.secret_id))
         time_left = time_left_of(self.context)
         if time_left() < _RESERVE:
             # Also a run that comes to nothing reads, and a worker that is killed reports nothing.

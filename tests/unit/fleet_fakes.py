@@ -53,8 +53,11 @@ class FakeLambda:
     """Lambda, which keeps what it is asked to run."""
 
     invoked: list[dict[str, Any]] = field(default_factory=list)
+    fails_with: Exception | None = None
 
     def invoke(self, **request: Any) -> None:
+        if self.fails_with is not None:
+            raise self.fails_with
         self.invoked.append(request)
 
 

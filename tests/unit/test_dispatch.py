@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
 
 import dispatch
 from qwen_token import ConfigError, QwenTokenError, StoreError
@@ -259,8 +260,18 @@ def test_even_without_time_a_page_is_done_so_that_a_sweep_always_ends(
         {"continue": {"after": "x", **BEGUN, "begun_at": "2026-11-25"}},
         {"continue": {"after": "x", **BEGUN, "y": 0}},
         {"continue": {"after": "x", **BEGUN}, "y": 0},
+        {"continue": {"after": "", **BEGUN}},
+        {"continue": {"after": "x" * 4097, **BEGUN}},
+        {"continue": {"after": "call this\nnumber", **BEGUN}},
+        {"continue": {"after": "x", **BEGUN, "queued": -1}},
+        {"continue": {"after": "x", **BEGUN, "queued": 10**400}},
+        {"continue": {"after": "x", **BEGUN, "queued": 1.0}},
+        {"continue": {"after": "x", **BEGUN, "begun_at": 0}},
+        {"continue": {"after": "x", **BEGUN, "begun_at": -(10**400)}},
+        {"continue": {"after": "x", **BEGUN, "begun_at": BEGUN["begun_at"] + 86_400}},
+        {"continue": {"after": "x", **BEGUN, "begun_at": BEGUN["begun_at"] - 2 * 86_400}},
     ],
-    ids=str,
+    ids=lambda event: str(event)[:80],
 )
 def test_an_event_that_is_none_of_its_own_is_refused(
     event: object, world: FleetUnderTest, run: Runner
@@ -356,10 +367,36 @@ def test_a_message_that_the_queue_refuses_makes_the_sweep_fail_when_the_others_a
 
     done = run(world)
 
-    assert isinstance(done.error, ClientError)
-    assert done.error.operation_name == "SendMessageBatch"
+    assert str(done.error) == "SQS could not queue the jobs: Refused"
+    assert len(world.topic.documents) == 1
     others = {arn(f"s{number}") for number in range(30)} - {arn("s17")}
     assert Counter(world.queue.secret_ids) == Counter(others)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [FileNotFoundError(2, "hunter2"), UnicodeError("hunter2"), ResponseParserError("hunter2")],
+    ids=lambda problem: type(problem).__name__,
+)
+@pytest.mark.parametrize("service", ["SQS", "Lambda"])
+def test_whatever_keeps_a_sweep_from_going_on_is_told(
+    problem: Exception, service: str, world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.page_size = 1
+    for number in range(3):
+        world.secrets.add(f"s{number}", STALE.raw)
+    if service == "SQS":
+        world.queue.fails_with = problem
+    else:
+        world.functions.fails_with = problem
+
+    done = run(world, context=FakeLambdaContext(1_000))
+
+    assert isinstance(done.error, StoreError)
+    assert done.metrics["RefreshFailed"] == [0, 1]
+    [document] = world.topic.documents
+    assert type(problem).__name__ in document["failures"][0]["message"]
+    assert "hunter2" not in json.dumps([document, done.log])
 
 
 def test_a_message_that_the_queue_could_not_take_is_sent_once_more(

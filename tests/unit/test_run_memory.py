@@ -18,13 +18,16 @@ instants = st.datetimes(
     datetime(2100, 1, 1),  # noqa: DTZ001 - the same
     timezones=st.just(UTC),
 )
-refusals = st.builds(Refusal, ids, st.text(), st.text(), instants)
-published = st.dictionaries(st.text(), instants)
+reasons = st.text("abc_", max_size=40)
+messages = st.text(st.characters(exclude_categories=("C", "Z")), max_size=200)
+keys = st.sampled_from(["notice store_failed", "warning session_ending", "critical rate_limited"])
+refusals = st.builds(Refusal, ids, reasons, messages, instants)
+published = st.dictionaries(keys, instants)
 memories = st.builds(
     RunMemory,
     refusals=st.dictionaries(st.sampled_from(Grant), refusals),
     sign_in=st.none()
-    | st.builds(SignIn, ids, instants, st.booleans(), reason=st.text(), message=st.text()),
+    | st.builds(SignIn, ids, instants, st.booleans(), reason=reasons, message=messages),
     pending=st.none() | ids,
     replaced=st.none() | ids,
     superseded=st.none() | ids,
@@ -43,8 +46,8 @@ memories = st.builds(
         version_id=st.none() | ids,
         since=instants,
         highest=st.none() | st.sampled_from(Severity),
-        reason=st.text(),
-        message=st.text(),
+        reason=reasons,
+        message=messages,
         published=published,
     ),
     reminded=published,
@@ -83,14 +86,14 @@ def test_members_of_another_release_are_ignored() -> None:
             "pending": "v2",
             "invented": [1],
             "refusals": {"telepathy": {"version_id": 7}},
-            "sign_in": {"version_id": "s1", "at": 0, "answered": True, "invented": 1},
+            "sign_in": {"version_id": "s1", "at": 1.7e9, "answered": True, "invented": 1},
         }
     )
 
     memory = RunMemory.from_json(text)
 
     assert memory == RunMemory(
-        pending="v2", sign_in=SignIn("s1", datetime(1970, 1, 1, tzinfo=UTC), answered=True)
+        pending="v2", sign_in=SignIn("s1", datetime.fromtimestamp(1.7e9, UTC), answered=True)
     )
 
 
@@ -110,13 +113,14 @@ _GARBAGE = [
     pytest.param('{"confirmed_at": 1e17}', id="an instant after the last year"),
     pytest.param('{"refusals": []}', id="refusals that are a list"),
     pytest.param('{"refusals": {"exchange": {}}}', id="a refusal without members"),
-    pytest.param('{"sign_in": {"version_id": "s1", "at": 0}}', id="a sign-in without its end"),
+    pytest.param('{"sign_in": {"version_id": "s1", "at": 1.7e9}}', id="a sign-in without its end"),
     pytest.param(
-        '{"sign_in": {"version_id": "s1", "at": 0, "answered": 1}}', id="an answer that is a number"
+        '{"sign_in": {"version_id": "s1", "at": 1.7e9, "answered": 1}}',
+        id="an answer that is a number",
     ),
     pytest.param('{"incident": {"version_id": null}}', id="an incident without a beginning"),
     pytest.param(
-        '{"incident": {"version_id": null, "since": 0, "highest": "dire", "reason": "",'
+        '{"incident": {"version_id": null, "since": 1.7e9, "highest": "dire", "reason": "",'
         ' "message": "", "published": {}}}',
         id="a severity that does not exist",
     ),
@@ -222,3 +226,71 @@ def test_a_persons_version_lifts_what_was_said_of_the_session_before() -> None:
 
 def test_the_version_that_is_known_already_lifts_nothing() -> None:
     assert _OF_S1.of_new_session("s1") == _OF_S1
+
+
+FUTURE = NOW + timedelta(days=365 * 500)
+
+
+def of_the_future(at: datetime) -> RunMemory:
+    refusal = Refusal("v1", "token_rejected", "refused", at)
+    return RunMemory(
+        refusals=dict.fromkeys(Grant, refusal),
+        sign_in=SignIn("s1", at, answered=True),
+        first_try=refusal,
+        died_young_at=at,
+        confirmed_at=at,
+        incident=Incident("v1", at, published={"notice store_failed": at}),
+        reminded={"warning session_ending": at},
+        session_expires_at=FUTURE,
+    )
+
+
+def test_what_has_not_happened_yet_holds_nothing_back() -> None:
+    """A clock that was wrong, or somebody who wrote to the item, must not silence an alert."""
+    assert of_the_future(FUTURE).as_of(NOW) == of_the_future(NOW)
+    assert of_the_future(NOW).as_of(NOW + timedelta(days=1)) == of_the_future(NOW)
+    assert RunMemory().as_of(NOW) == RunMemory()
+
+
+INCIDENT: dict[str, object] = {
+    "version_id": "v1",
+    "since": 1.7e9,
+    "highest": "critical",
+    "reason": "token_rejected",
+    "message": "refused",
+    "published": {},
+}
+
+
+def incident_with(**members: object) -> Incident | None:
+    return RunMemory.from_json(json.dumps({"incident": {**INCIDENT, **members}})).incident
+
+
+def test_a_message_is_one_line_of_a_length_that_an_alert_may_have() -> None:
+    incident = incident_with(message="call\n\r\x1b[2J\u2028me" + "x" * 10_000)
+    assert incident is not None
+    assert incident.message.startswith("call   [2J mexx")
+    assert len(incident.message) == 2000
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"reason": "call me\nnow"},
+        {"reason": "x" * 41},
+        {"published": {"critical": 1.7e9}},
+        {"published": {"critical call\nme": 1.7e9}},
+        {"published": {"": 1.7e9}},
+        {"since": -1},
+        {"since": 0},
+        {"since": 253_402_300_000},
+        {"since": 10**400},
+        {"since": True},
+        {"since": float("nan")},
+        {"since": float("inf")},
+    ],
+    ids=str,
+)
+def test_what_no_run_writes_into_an_incident_is_no_memory(members: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="no memory of a run"):
+        incident_with(**members)

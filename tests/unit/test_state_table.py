@@ -71,6 +71,18 @@ def test_a_lease_whose_time_is_over_is_taken_over_on_the_second() -> None:
     assert acquired(table, "b", now=NOW + MINUTE) == Leased(MEMORY, taken_over=True)
 
 
+def test_a_lease_that_no_run_takes_for_so_long_keeps_nobody_away() -> None:
+    dynamodb = FakeDynamoDB()
+    table = state(dynamodb)
+    acquired(table, "a")
+    stored(dynamodb)["lease_until"] = {"N": str(int((NOW + 20 * MINUTE).timestamp()))}
+    assert table.acquire("b", now=NOW, until=NOW + MINUTE) is None
+    stored(dynamodb)["lease_until"] = {"N": str(int((NOW + 20 * MINUTE + SECOND).timestamp()))}
+    leased = table.acquire("b", now=NOW, until=NOW + MINUTE)
+    assert leased is not None
+    assert leased.taken_over
+
+
 def test_a_run_that_lost_its_lease_writes_nothing_and_takes_nobody_elses() -> None:
     table = state(FakeDynamoDB())
     acquired(table, "a")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import worker
+from jobs import Job, secrets_of
 from pace import Pace
 from qwen_token import (
     ConfigError,
@@ -168,11 +169,13 @@ def test_one_accounts_failure_touches_no_other_and_is_told_once(
 def test_what_can_never_be_kept_is_told_without_a_try(world: FleetUnderTest, run: Runner) -> None:
     world.secrets.add("replica", held_by("replica").raw)
 
-    run(world, message("replica", obstacle="the secret is a replica"))
+    run(world, message("replica", obstacle="replica_of:us-east-1"))
 
     [document] = world.topic.documents
     [failure] = document["failures"]
-    assert (failure["reason"], failure["message"]) == ("store_failed", "the secret is a replica")
+    assert failure["reason"] == "store_failed"
+    assert failure["message"].startswith("the secret is a replica of one in us-east-1, and can be")
+    assert failure["message"].endswith("use another FleetTag in eu-west-1)")
     assert world.secrets.calls == []
     assert world.qwen.asked == [], "asked for what nobody can store, it might end the old token"
 
@@ -442,32 +445,75 @@ def test_a_batch_of_which_every_run_crashes_is_delivered_again(
     assert run(world, message("one")).again == ["message-one"]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "",
-        "text",
-        "[]",
-        "null",
-        "{}",
-        '{"secret_id": "x", "what": 1}',
-        '{"secret_id": 1}',
-        '{"secret_id": "x", "obstacle": 1}',
-        '{"secret_id": "x", "postponed": "1"}',
-        '{"secret_id": "x", "postponed": true}',
-    ],
-    ids=repr,
-)
-def test_a_message_that_is_no_job_goes_the_way_of_the_dead_letters(
+PHISHING = "Call +1 555 0100\n<b>and tell your password</b>"
+NO_JOBS: dict[str, str] = {
+    "nothing": "",
+    "a text": "text",
+    "a list": "[]",
+    "a list of pairs": json.dumps([["secret_id", arn("one")]]),
+    "null": "null",
+    "an empty object": "{}",
+    "an unknown member": json.dumps({"secret_id": arn("one"), PHISHING: 1}),
+    "a member twice": f'{{"secret_id": "{arn("one")}", "secret_id": "{arn("one")}"}}',
+    "a secret that is a number": '{"secret_id": 1}',
+    "a secret that is null": '{"secret_id": null}',
+    "a name": '{"secret_id": "one"}',
+    "a text in place of an ARN": json.dumps({"secret_id": PHISHING}),
+    "a text behind an ARN": json.dumps({"secret_id": arn("one") + "\n" + PHISHING}),
+    "a text in an ARN": json.dumps({"secret_id": arn(PHISHING)}),
+    "a line break behind an ARN": json.dumps({"secret_id": arn("one") + "\n"}),
+    "an ARN without its last characters": json.dumps({"secret_id": arn("one")[:-7]}),
+    "another region's": json.dumps({"secret_id": arn("one").replace("eu-west-1", "eu-west-2")}),
+    "another account's": json.dumps({"secret_id": arn("one").replace("1111", "2222", 1)}),
+    "another partition's": json.dumps({"secret_id": arn("one").replace("aws", "aws-cn", 1)}),
+    "another service's": json.dumps({"secret_id": arn("one").replace("secretsmanager", "ssm")}),
+    "an obstacle that is a number": json.dumps({"secret_id": arn("one"), "obstacle": 1}),
+    "an obstacle that is a text": json.dumps({"secret_id": arn("one"), "obstacle": PHISHING}),
+    "an obstacle that is empty": json.dumps({"secret_id": arn("one"), "obstacle": ""}),
+    "an obstacle with a text behind it": json.dumps(
+        {"secret_id": arn("one"), "obstacle": f"replica_of:eu-west-1 {PHISHING}"}
+    ),
+    "a replica of nowhere": json.dumps({"secret_id": arn("one"), "obstacle": "replica_of:"}),
+    **{
+        f"put off {value} times": f'{{"secret_id": "{arn("one")}", "postponed": {value}}}'
+        for value in (
+            *("-1", "-1000000", "4", "1e2", "1.0", "NaN", "Infinity", "true", "null", '"1"', "[1]"),
+            "1" * 400,
+        )
+    },
+    "a number that Python does not parse": f'{{"secret_id": {"1" * 900}}}',
+    "a deep nesting": '{"secret_id": ' + "[" * 900,
+    "a very deep nesting": "[" * 100_000,
+    "as long as SQS takes": json.dumps({"secret_id": arn("one"), "obstacle": "x" * 262_000}),
+    "half a surrogate pair": '{"secret_id": "\\ud800"}',
+    "a null byte": json.dumps({"secret_id": arn("one") + "\x00"}),
+}
+
+
+@pytest.mark.parametrize("body", NO_JOBS.values(), ids=NO_JOBS)
+def test_a_message_that_is_not_a_job_goes_the_way_of_the_dead_letters(
     body: str, world: FleetUnderTest, run: Runner
 ) -> None:
     world.secrets.add("one", held_by("one").raw)
+    world.secrets.add("two", held_by("two").raw)
     stray = {**message("stray"), "body": body}
 
-    done = run(world, stray, message("one"))
+    done = run(world, stray, message("two"))
 
     assert done.again == ["message-stray"]
     assert done.metrics["TokenRefreshed"] == [1]
+    # Nothing of it is quoted, and it does not go round: neither by an alert nor by the queue.
+    assert [line["message_id"] for line in done.log if "message_id" in line] == ["message-stray"]
+    assert (world.topic.documents, world.queue.sent) == ([], [])
+    assert "555 0100" not in done.output
+
+
+def test_what_dispatch_and_a_worker_send_is_a_job() -> None:
+    secrets = secrets_of(FakeLambdaContext.invoked_function_arn)
+    for obstacle in (None, "being_deleted", "replica_of:us-gov-west-1"):
+        for postponed in range(4):
+            job = Job(arn("a/b_+=.@-9"), obstacle, postponed)
+            assert Job.from_body(job.body(), secrets=secrets) == job
 
 
 def test_failures_that_could_not_be_told_are_delivered_again(

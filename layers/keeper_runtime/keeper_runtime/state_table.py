@@ -40,7 +40,11 @@ class StateTable:
         self._clock = clock
 
     def acquire(self, owner: str, *, now: datetime, until: datetime) -> Leased | None:
-        """Take the lease, if no other run has it (None); one whose time is over is taken over."""
+        """Take the lease, if no other run has it (None); one whose time is over is taken over.
+
+        So is one that lasts longer than any run: it was written by somebody else, or by a clock
+        that was wrong, and would keep all runs away until then.
+        """
         before: Mapping[str, Any]
         with translated("take the lease", by="DynamoDB"):
             try:

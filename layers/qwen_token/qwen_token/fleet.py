@@ -1,12 +1,13 @@
 """The fleet: the secrets that carry one tag, found page by page and read twenty at a time."""
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from .errors import QwenTokenError, StoreError, TokenError, TokenMissingError
-from .secret_store import code_in, held_in, translated, whole
+from .secret_store import code_in, held_in, region_of, translated, whole
 from .stored_token import StoredToken
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 # A tag with this value takes a secret out of the fleet, for as long as it has it.
 OFF: Final = "off"
 
+# Why nobody can keep the token of a secret where it is; the second with the primary's region.
+_BEING_DELETED: Final = "being_deleted"
+_REPLICA_OF: Final = "replica_of:"
+_REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]{2,10}){1,3}-[0-9]{1,2}")
+
 # What Secrets Manager lists, and reads, in one call at most.
 _PAGE: Final = 100
 _BATCH: Final = 20
@@ -30,7 +36,10 @@ WRITES_PER_SECOND: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A secret of the fleet. ``obstacle`` says why no run can keep its token, where that is so."""
+    """A secret of the fleet.
+
+    ``obstacle`` is why no run can keep its token, where that is so, for ``obstacle_in_words``.
+    """
 
     secret_id: str
     name: str
@@ -102,7 +111,8 @@ class Fleet:
                     failure, found = failure or error, None
                 for member in batch:
                     if member.obstacle is not None:
-                        yield member, StoreError(member.obstacle)
+                        words = obstacle_in_words(member.obstacle, member.secret_id)
+                        yield member, StoreError(words)
                     elif found is not None:
                         unanswered = StoreError("Secrets Manager left the secret out of its answer")
                         yield member, found.get(member.secret_id, unanswered)
@@ -144,17 +154,29 @@ def _refusal(code: str) -> QwenTokenError:
 
 
 def _obstacle(entry: "SecretListEntryTypeDef") -> str | None:
-    """Say why the token of a listed secret cannot be kept alive, by anybody, where it is."""
+    """Return why the token of a listed secret cannot be kept alive, by anybody, where it is."""
     if "DeletedDate" in entry:
+        return _BEING_DELETED
+    region = region_of(entry["ARN"])
+    primary = entry.get("PrimaryRegion", region)
+    return None if primary == region else f"{_REPLICA_OF}{primary}"
+
+
+def obstacle_in_words(obstacle: str, secret_id: str) -> str:
+    """Say why the token of a secret cannot be kept alive where it is; empty for what is no reason.
+
+    The reasons travel through a queue: so they are names, not texts.
+    """
+    if obstacle == _BEING_DELETED:
         return (
             "the secret is being deleted: restore it (aws secretsmanager restore-secret), or wait "
             "until it is gone"
         )
-    region = entry["ARN"].split(":")[3]
-    primary = entry.get("PrimaryRegion", region)
-    if primary != region:
-        return (
-            f"the secret is a replica of one in {primary}, and can be written there only: keep the "
-            f"fleet there (to leave the replica out here, use another FleetTag in {region})"
-        )
-    return None
+    primary = obstacle.removeprefix(_REPLICA_OF) if obstacle.startswith(_REPLICA_OF) else ""
+    if not _REGION.fullmatch(primary):
+        return ""
+    return (
+        f"the secret is a replica of one in {primary}, and can be written there only: keep the "
+        "fleet there (to leave the replica out here, use another FleetTag in "
+        f"{region_of(secret_id)})"
+    )

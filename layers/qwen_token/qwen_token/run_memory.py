@@ -1,6 +1,7 @@
 """What the runs of one secret remember: refusals, sign-ins, the incident. It holds no secret."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,14 @@ DEAD_FOR: Final = timedelta(hours=1)
 # After a sign-in that was answered, and after one that was not, none is tried for so long.
 SIGN_IN_EVERY: Final = timedelta(hours=24)
 UNANSWERED_FOR: Final = timedelta(minutes=10)
+
+# What a memory may hold that is read: it may have been written by somebody else.
+_REASON: Final = re.compile("[a-z_]{0,40}")
+# What a reminder is about may follow.
+_PUBLISHED: Final = re.compile("[a-z]{1,20} [a-z_]{1,40}( [!-~]{1,40})?")
+_LONGEST_MESSAGE: Final = 2000
+_FIRST_SECOND: Final = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
+_LAST_SECOND: Final = datetime(9000, 1, 1, tzinfo=UTC).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +278,9 @@ def _plain(value: object) -> object:
 def _instant(seconds: object) -> datetime:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise TypeError
+    # Of other instants, some cannot be calculated with.
+    if not _FIRST_SECOND <= seconds < _LAST_SECOND:
+        raise ValueError
     return datetime.fromtimestamp(seconds, UTC)
 
 
@@ -277,6 +289,8 @@ def _optional_instant(seconds: object) -> datetime | None:
 
 
 def _instants(members: Mapping[str, object]) -> dict[str, datetime]:
+    if not all(map(_PUBLISHED.fullmatch, members)):
+        raise ValueError
     return {name: _instant(at) for name, at in members.items()}
 
 
@@ -290,6 +304,19 @@ def _required(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value
+
+
+def _reason(value: object) -> str:
+    """Return a reason: an alert's subject may have it."""
+    if not _REASON.fullmatch(_required(value)):
+        raise ValueError
+    return _required(value)
+
+
+def _message(value: object) -> str:
+    """Return a message as an alert may have it: one line, and not of any length."""
+    text = "".join(each if each.isprintable() else " " for each in _required(value))
+    return text[:_LONGEST_MESSAGE]
 
 
 def _text(value: object) -> str | None:
@@ -307,8 +334,8 @@ def _refusal(document: Mapping[str, object] | None) -> Refusal | None:
         return None
     return Refusal(
         _required(document["version_id"]),
-        _required(document["reason"]),
-        _required(document["message"]),
+        _reason(document["reason"]),
+        _message(document["message"]),
         _instant(document["at"]),
     )
 
@@ -320,8 +347,8 @@ def _sign_in(document: Mapping[str, object] | None) -> SignIn | None:
         _required(document["version_id"]),
         _instant(document["at"]),
         _flag(document["answered"]),
-        _required(document.get("reason", "")),
-        _required(document.get("message", "")),
+        _reason(document.get("reason", "")),
+        _message(document.get("message", "")),
     )
 
 
@@ -333,7 +360,7 @@ def _incident(document: Mapping[str, Any] | None) -> Incident | None:
         version_id=_text(document["version_id"]),
         since=_instant(document["since"]),
         highest=None if highest is None else Severity(highest),
-        reason=_required(document["reason"]),
-        message=_required(document["message"]),
+        reason=_reason(document["reason"]),
+        message=_message(document["message"]),
         published=_instants(document["published"]),
     )
