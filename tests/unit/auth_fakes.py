@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 
 from tests.minting import token
 
 OLD = token(left=timedelta(days=2)).raw
 NEW = token(left=timedelta(days=7)).raw
 SOON = 10.0
+# The event loops that httpx runs on.
+BACKENDS = ["asyncio", "trio"] if find_spec("trio") else ["asyncio"]
 
 JSON = {"Content-Type": "application/json"}
 ENVELOPE = json.dumps({"success": False, "data": {"code": "unauthorized", "details": "…"}}).encode()

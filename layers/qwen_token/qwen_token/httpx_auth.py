@@ -1,12 +1,12 @@
-"""The token on the requests of an ``httpx`` client, with or without asyncio; needs httpx."""
+"""The token on the requests of an ``httpx`` client, with or without an event loop; needs httpx."""
 
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
-from functools import partial
 from typing import Any, Final, TypeAlias
 
-import anyio.to_thread
 import httpx
 
+from . import async_source
 from .origin import authorization, token_in
 from .replies import ENVELOPE_LIMIT, body_refuses, head_refuses
 from .source_auth import SourceAuth
@@ -15,8 +15,11 @@ from .source_auth import SourceAuth
 _SENDS_HEADERS: Final = ".send_request_headers.started"
 _BEGINS_SOCKS: Final = "socks.setup_socks5_connection.started"
 
-# What to do next: send a request, read an answer's body, or ask the source.
-_Step: TypeAlias = httpx.Request | httpx.Response | Callable[[], str]
+# What to do next: send a request, read an answer's body, or ask the source: for a token (None), or
+# for another one than this.
+_Step: TypeAlias = httpx.Request | httpx.Response | str | None
+
+_UNCODED: Final = ("", "identity")
 
 
 class QwenHttpxAuth(SourceAuth, httpx.Auth):
@@ -30,8 +33,17 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
     It works as ``QwenAuth`` does for requests, but only a body in memory (``content=b"…"``,
     ``data``, ``json``) is sent again; after a streamed or multipart one the refusal is returned.
     A proxy that would get plain http, wherever it was named, gets no token: ConfigError is raised.
-    With an ``AsyncClient`` the source runs in a worker thread, so the event loop is not blocked.
+
+    With an ``AsyncClient``, under asyncio or trio, the event loop is not blocked. A token in memory
+    is used at once. To read another one, the source has one thread of its own, whose result all
+    requests wait for.
+
+    httpx calls the client's hooks before its auth. Where one raises ``HTTPStatusError`` for a
+    refusal, the request is not sent again, and the next one renews the token first.
     """
+
+    # The token whose refusal a hook has raised.
+    _refused: str | None = None
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
         """Send the request with the token, and once more with another one if it is refused."""
@@ -51,16 +63,27 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
             except StopIteration:
                 return
             if isinstance(step, httpx.Request):
-                done = yield step
+                try:
+                    done = yield step
+                except GeneratorExit as end:
+                    self._note_refusal(end.__context__)
+                    raise
             elif isinstance(step, httpx.Response):
                 done = _peek(step)
+            elif step is None:
+                done = self._source.current()
             else:
-                done = step()
+                done = self._source.renew(rejected=step)
 
-    async def async_auth_flow(
+    def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """Send the request with the token, and once more with another one if it is refused."""
+        return _Flow(self._async_flow(request), self._note_refusal)
+
+    async def _async_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         before = request.extensions.get("trace")
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:
@@ -80,9 +103,10 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
                 done = yield step
             elif isinstance(step, httpx.Response):
                 done = await _apeek(step)
+            elif step is None:
+                done = await async_source.current(self._source)
             else:
-                # A request that is cancelled does not wait for Secrets Manager.
-                done = await anyio.to_thread.run_sync(step, abandon_on_cancel=True)
+                done = await async_source.renew(self._source, rejected=step)
 
     def _watch(
         self, request: httpx.Request, trace: Callable[[str, Mapping[str, Any]], Any]
@@ -112,13 +136,14 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
         if not self._origin.holds(str(request.url)):
             yield request
             return
-        raw = yield self._source.current
+        raw = yield None
+        if raw == self._refused:
+            self._refused = None
+            raw = yield raw
         request.headers["Authorization"] = authorization(raw)
         response = yield request
         # After a redirect this may be another server's answer. Only our origin's answer counts.
-        if not self._origin.holds(str(response.url)) or (
-            token_in(response.request.headers.get("Authorization", "")) != raw
-        ):
+        if self._token_sent_for(response) != raw:
             return
         refused = head_refuses(response.status_code, response.headers)
         if refused is None:
@@ -129,10 +154,48 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
             response.stream = _Replayed(response.stream, b"", None)
         if not refused:
             return
-        raw = yield partial(self._source.renew, rejected=raw)
+        raw = yield raw
         if isinstance(request.stream, httpx.ByteStream):
             request.headers["Authorization"] = authorization(raw)
             yield request
+
+    def _token_sent_for(self, response: httpx.Response) -> str | None:
+        """Return the token that our origin has answered to, or None if it is not our origin's."""
+        if not self._origin.holds(str(response.url)):
+            return None
+        return token_in(response.request.headers.get("Authorization", ""))
+
+    def _note_refusal(self, error: BaseException | None) -> None:
+        """Remember the token for whose refusal a hook raised ``error``."""
+        if isinstance(error, httpx.HTTPStatusError) and head_refuses(
+            error.response.status_code, error.response.headers
+        ):
+            self._refused = self._token_sent_for(error.response)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_refused"}
+
+
+class _Flow(AsyncGenerator[httpx.Request, httpx.Response]):
+    """A flow that says which error ends it: an asynchronous generator itself is not told."""
+
+    def __init__(
+        self,
+        flow: AsyncGenerator[httpx.Request, httpx.Response],
+        note: Callable[[BaseException | None], None],
+    ) -> None:
+        self._flow = flow
+        self._note = note
+
+    async def asend(self, value: httpx.Response | None) -> httpx.Request:
+        return await self._flow.asend(value)  # type: ignore[arg-type]  # the first one is None
+
+    async def athrow(self, *error: Any) -> httpx.Request:
+        return await self._flow.athrow(*error)
+
+    async def aclose(self) -> None:
+        self._note(sys.exception())
+        await self._flow.aclose()
 
 
 class _Replayed(httpx.SyncByteStream, httpx.AsyncByteStream):
@@ -171,7 +234,8 @@ class _Replayed(httpx.SyncByteStream, httpx.AsyncByteStream):
 def _peek(response: httpx.Response) -> bytes:
     """Return the body, empty if it is a long one, and put back what was read."""
     original = response.stream
-    assert isinstance(original, httpx.SyncByteStream)  # noqa: S101 - a client makes no other
+    if _is_gone(response) or not isinstance(original, httpx.SyncByteStream):
+        return _content(response)
     rest = iter(original)
     head = bytearray()
     while len(head) <= ENVELOPE_LIMIT and (chunk := next(rest, None)) is not None:
@@ -182,7 +246,8 @@ def _peek(response: httpx.Response) -> bytes:
 
 async def _apeek(response: httpx.Response) -> bytes:
     original = response.stream
-    assert isinstance(original, httpx.AsyncByteStream)  # noqa: S101 - a client makes no other
+    if _is_gone(response) or not isinstance(original, httpx.AsyncByteStream):
+        return _content(response)
     rest = aiter(original)
     head = bytearray()
     while len(head) <= ENVELOPE_LIMIT and (chunk := await anext(rest, None)) is not None:
@@ -191,12 +256,28 @@ async def _apeek(response: httpx.Response) -> bytes:
     return _decoded(response, bytes(head))
 
 
+def _is_gone(response: httpx.Response) -> bool:
+    """Return whether nobody can read the stream any more: a hook did, or whoever answered."""
+    return response.is_stream_consumed or response.is_closed
+
+
+def _content(response: httpx.Response) -> bytes:
+    """Return the body that was read before, empty if it was not kept."""
+    try:
+        return response.content
+    except httpx.ResponseNotRead:
+        return b""
+
+
 def _decoded(response: httpx.Response, head: bytes) -> bytes:
     if len(head) > ENVELOPE_LIMIT:
         return b""
-    encoding = {"Content-Encoding": response.headers.get("Content-Encoding", "identity")}
+    encoding = response.headers.get("Content-Encoding", "")
+    if encoding in _UNCODED:
+        return head
+    coded = {"Content-Encoding": encoding}
     try:
-        return httpx.Response(response.status_code, headers=encoding, content=head).content
+        return httpx.Response(response.status_code, headers=coded, content=head).content
     except httpx.DecodingError:
         # Raised again to whoever reads the body.
         return b""

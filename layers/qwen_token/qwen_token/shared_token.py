@@ -87,7 +87,11 @@ class _ReplayedError:
 
 
 class Source(Protocol):
-    """Where an auth takes its tokens from; ``SharedToken`` says what each call promises."""
+    """Where an auth takes its tokens from; ``SharedToken`` says what each call promises.
+
+    A source may also have its ``current_nowait``, which saves an auth under asyncio or trio a
+    thread for each request.
+    """
 
     def current(self) -> str: ...
     def renew(self, *, rejected: str) -> str: ...
@@ -197,6 +201,18 @@ class SharedToken:
         if held.fresh_from <= self._clock() < held.fresh_until:
             return held.raw
         return self._current_anew()
+
+    def current_nowait(self, *, is_reading: bool = False) -> str | None:
+        """Return a token that lives, or None where ``current`` would have to read or to wait.
+
+        While another thread reads (with ``is_reading``, one is about to), the copy that bridges an
+        outage of Secrets Manager counts, too.
+        """
+        held = self._copy
+        if held.fresh_from <= self._clock() < held.fresh_until:
+            return held.raw
+        bridge = self._bridge() if is_reading or self._lock.locked() else None
+        return None if bridge is None else bridge.raw
 
     def renew(self, *, rejected: str) -> str:
         """Return another token than ``rejected``, which the API has refused.

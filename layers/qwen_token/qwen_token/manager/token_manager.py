@@ -225,6 +225,19 @@ class TokenManager:
         finally:
             self._events.tell()
 
+    def current_nowait(self, *, is_reading: bool = False) -> str | None:
+        """Return a token that has not expired, or None where ``current`` would read or wait.
+
+        While another thread reads or refreshes (with ``is_reading``, one is about to), the token in
+        memory counts although it is due.
+        """
+        self._auto_refresh.resume()
+        held, now = self._known, self._clock()
+        if held is None or held.token.remaining(now) <= _NOTHING:
+            return None
+        is_enough = now < held.good_until or is_reading or self._lock.locked()
+        return held.token.raw if is_enough else None
+
     def needs_refresh(self) -> bool:
         """Return whether the token is due: it has ``refresh_before`` left, or less.
 
