@@ -3,7 +3,7 @@
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from .errors import ConfigError, UpstreamUnexpectedError, WrongAccountError
 from .grant_chain import GrantChain, Obtained, Refused
@@ -199,6 +199,18 @@ class QwenClient:
                 f"page {page} of the chats is no list of objects with an 'id'"
             )
         return data
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _known: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise ConfigError(
+            "a QwenClient cannot be passed to another process, as it holds its token in memory: "
+            "make one there, or pass a TokenManager with a FileStore"
+        )
 
     def __repr__(self) -> str:
         return f"QwenClient({self._origin}, token=[redacted])"

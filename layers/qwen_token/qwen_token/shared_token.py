@@ -8,7 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, Protocol, TypedDict, Unpack
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+)
 
 from .errors import (
     ConfigError,
@@ -55,6 +65,8 @@ _log = logging.getLogger(__name__)
 
 # Whoever reads a token from a secret, or puts it on requests, does that by this module.
 guard_library_logs()
+
+_Kind = TypeVar("_Kind", bound="SharedToken")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +143,8 @@ class SharedToken:
     was to be waited for is not waited for then.
 
     A child process after a fork keeps the copy, and makes a lock and clients of its own; a client
-    that was given is used as it is, so give each process its own.
+    that was given is used as it is, so give each process its own. A pickle holds the arguments and
+    no token: in another process it becomes that process's own, which ``of`` returns as well.
     """
 
     def __init__(  # noqa: PLR0913 - each is an option of its own, by name
@@ -176,15 +189,11 @@ class SharedToken:
         renew_after_fork(self)
 
     @classmethod
-    def of(cls, secret_id: str, **options: "Unpack[SourceOptions]") -> "SharedToken":
+    def of(cls, secret_id: str, **options: "Unpack[SourceOptions]") -> Self:
         """Return the process's one for these arguments; with a client among them, a new one."""
         if options.get("client") is not None or options.get("lambda_client") is not None:
             return cls(secret_id, **options)
-        key = (secret_id, *sorted(options.items()))
-        if (known := _by_arguments.get(key)) is not None:
-            return known
-        # Of two threads that get here at once, both return what the first has put in.
-        return _by_arguments.setdefault(key, cls(secret_id, **options))
+        return _of_process(cls, secret_id, dict(options))
 
     def current(self) -> str:
         """Return a token that lives.
@@ -403,6 +412,28 @@ class SharedToken:
         self._store = None
         self._functions = None
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _known: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how another process gets its own: by the arguments, without the token."""
+        if self._client is not None or self._lambda_client is not None:
+            raise ConfigError(
+                "a SharedToken with a client of yours cannot be passed to another process: leave "
+                "client and lambda_client out, so that each process makes its own"
+            )
+        options: dict[str, object] = {
+            "max_age": self._max_age,
+            "max_stale": self._max_stale,
+            "refresh_function": self._refresh_function,
+            "clock": self._clock,
+        }
+        given = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+        return _of_process, (type(self), self._secret_id, given)
+
     def __repr__(self) -> str:
         return f"SharedToken({self._secret_id!r}, token=[redacted])"
 
@@ -416,3 +447,18 @@ def _may_pass(error: QwenTokenError) -> bool:
 
 
 _by_arguments: dict[tuple[object, ...], SharedToken] = {}
+_DEFAULTS: Final[dict[str, object]] = {
+    "max_age": MAX_AGE,
+    "max_stale": MAX_STALE,
+    "refresh_function": None,
+    "clock": time.time,
+}
+
+
+def _of_process(kind: type[_Kind], secret_id: str, options: dict[str, Any]) -> _Kind:
+    """Return the process's one of this class for these arguments."""
+    key = (kind, secret_id, *sorted(options.items()))
+    if (known := _by_arguments.get(key)) is None:
+        # Of two threads that get here at once, both return what the first has put in.
+        known = _by_arguments.setdefault(key, kind(secret_id, **options))
+    return cast("_Kind", known)

@@ -17,6 +17,8 @@ from .owner_file import TextPlace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# Given in the place of a login by who wants the one that is stored.
+STORED: Final = Session()
 # What the keeper writes beside the login.
 _KEY: Final = "keeper_key"
 _GIVEN: Final = "keeper_given"
@@ -102,12 +104,19 @@ class LocalSessions:
         while True:
             text = self._place.load()
             found = _read(text)
+            if found is None and self._given == STORED:
+                raise SessionMalformedError("the store has no login any more")
             if found is not None and found.key and self._is_noted:
                 return found.key
             kept = _fresh(self._given) if found is None else _merged(found, self._given)
             if kept == found or self._place.save(_rendered(kept, over=text), over=text):
                 self._is_noted = True
                 return kept.key
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the place has the login that was given, and the newest credential."""
+        return self._is_noted and self._unwritten is None
 
     def put(self, session: Session) -> None:
         """Store a login that a person brought, whatever is there.

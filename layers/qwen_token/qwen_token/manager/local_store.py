@@ -7,7 +7,7 @@ import secrets
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final, Self
 
 from qwen_token.errors import (
     ConfigError,
@@ -73,6 +73,12 @@ class TokenStore(ABC):
     def name_by(self, key: bytes) -> None:
         """Have all processes with this key name a version of the token alike, and nobody else."""
         self._key = key
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy in another process needs: not what is staged, nor the key."""
+        return {
+            name: value for name, value in vars(self).items() if name not in {"_staged", "_key"}
+        }
 
     def read(self) -> StoredToken | None:
         """Return what is current, or None while there is nothing.
@@ -181,8 +187,25 @@ class MemoryStore(TokenStore):
         with self._saving:
             return self._beside.setdefault(name, _OfOneProcess())
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _known: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise memory_is_of_one_process()
+
     def __repr__(self) -> str:
         return "MemoryStore([redacted])"
+
+
+def memory_is_of_one_process() -> ConfigError:
+    """Return the error for a token in memory that is to be passed to another process."""
+    return ConfigError(
+        "a MemoryStore cannot be passed to another process, as it keeps its token in the memory "
+        "of this one: use a FileStore, which processes share"
+    )
 
 
 class _OfOneProcess(MemoryStore):

@@ -15,7 +15,7 @@ from qwen_token.run_report import Outcome, Report
 from qwen_token.session import Session
 from qwen_token.stored_token import StoredToken
 
-from .local_session import LocalSessions
+from .local_session import STORED, LocalSessions
 from .local_store import SESSION, STATE, TokenStore
 from .text_state import TextState
 from .write_behind import WritableStore, WriteBehind
@@ -40,7 +40,7 @@ class SharedLogin:
         Raises:
             ConfigError: it has no place for a session, or the session is empty.
         """
-        if session.refresh_token is None and session.email is None:
+        if session is not STORED and session.refresh_token is None and session.email is None:
             raise ConfigError("session should have a refresh_token, or an email and a password")
         login = store.beside(SESSION) if isinstance(store, TokenStore) else None
         state = store.beside(STATE) if isinstance(store, TokenStore) else None

@@ -5,9 +5,8 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
 
 from qwen_token.errors import (
     ConfigError,
@@ -32,7 +31,8 @@ from . import refresh_thread
 from .events import Events
 from .failed_attempt import FailedAttempt
 from .known_token import KnownToken
-from .local_store import MemoryStore
+from .local_session import STORED
+from .local_store import MemoryStore, TokenStore, memory_is_of_one_process
 from .refresh_thread import AutoRefresh, CheckResult, interval_from, utc_now
 from .runs import Runs, SharedLogin, no_place_for_session
 from .write_behind import WritableStore, WriteBehind
@@ -50,6 +50,8 @@ _log = logging.getLogger(__name__)
 
 # A store in Secrets Manager sends and receives tokens before any other module does.
 guard_library_logs()
+
+_Kind = TypeVar("_Kind", bound="TokenManager")
 
 
 class TokenManager:
@@ -82,6 +84,9 @@ class TokenManager:
     Any number of threads may share a manager. It is a source for ``QwenAuth``. A child process
     after a fork has the token, but not the thread: if the parent's was running, the child's first
     use of the manager starts a thread of its own.
+
+    A pickle holds no token and no login: in another process the manager is made anew over the same
+    store, without callbacks and without a thread.
     """
 
     def __init__(  # noqa: PLR0913 - each is an option of its own, by name
@@ -127,6 +132,20 @@ class TokenManager:
         self._clock = clock
         first = None if auth_token is None else decode_token(auth_token)
         held_in = MemoryStore() if store is None else store
+        # What makes it anew in another process. No token is among it, and no login.
+        self._arguments: dict[str, Any] = {
+            "store": held_in,
+            "base_url": base_url,
+            "auth_base_url": hosts.auth_base_url,
+            "web_version": web_version,
+            "user_agent": user_agent,
+            "refresh_before": refresh_before,
+            "clock": clock,
+            "elapsed": elapsed,
+            "wait": wait,
+        }
+        if _open_store is not None:
+            self._arguments |= {"store": None, "_open_store": _open_store}
         # ``from_secret`` opens its store on first use: boto3 is slow to import.
         self._store = WriteBehind(_open_store or (lambda: held_in), first=first)
         # A run stands still while the machine sleeps, and so does this clock of it.
@@ -178,9 +197,7 @@ class TokenManager:
             auth_token,
             base_url=base_url,
             refresh_before=refresh_before,
-            _open_store=partial(
-                _open_secret, require_name(secret_id, argument="secret_id"), client
-            ),
+            _open_store=_OpenSecret(require_name(secret_id, argument="secret_id"), client),
         )
 
     @property
@@ -625,11 +642,60 @@ class TokenManager:
         self._auto_refresh.after_fork()
         self._store.after_fork()
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _known: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how another process gets its own, over the same store: without token or login.
+
+        What the store was not given yet is written first, as the other process has it from there.
+        """
+        store = self._arguments["store"]
+        if isinstance(store, MemoryStore):
+            raise memory_is_of_one_process()
+        if not isinstance(store, TokenStore | None):
+            raise _client_of_this_process()
+        with self._lock:
+            if not self._store.is_settled:
+                self._store.read()
+            if self._store.failure is not None:
+                raise self._store.failure
+            if self._login is not None and not self._login.sessions.is_settled:
+                self._login.prepare()
+        return _anew, (type(self), self._arguments, self._login is not None)
+
     def __repr__(self) -> str:
         return f"TokenManager({self._origin}, token=[redacted])"
 
 
-def _open_secret(secret_id: str, client: "SecretsManagerClient | None") -> "SecretStore":
-    from qwen_token.secret_store import SecretStore  # noqa: PLC0415 - boto3 is slow to import
+def _anew(kind: type[_Kind], arguments: dict[str, Any], has_login: bool) -> _Kind:  # noqa: FBT001 - as pickled
+    """Return a manager as it was in another process; its login is the one that is stored."""
+    return kind(session=STORED if has_login else None, **arguments)
 
-    return SecretStore.open(secret_id, client)
+
+def _client_of_this_process() -> ConfigError:
+    return ConfigError(
+        "a TokenManager with a client of yours, or a SecretStore, cannot be passed to another "
+        "process: make it by TokenManager.from_secret without client"
+    )
+
+
+class _OpenSecret:
+    """Opens a secret's store."""
+
+    def __init__(self, secret_id: str, client: "SecretsManagerClient | None") -> None:
+        self._secret_id = secret_id
+        self._client = client
+
+    def __call__(self) -> "SecretStore":
+        from qwen_token.secret_store import SecretStore  # noqa: PLC0415 - boto3 is slow to import
+
+        return SecretStore.open(self._secret_id, self._client)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._client is not None:
+            raise _client_of_this_process()
+        return _OpenSecret, (self._secret_id, None)

@@ -42,6 +42,11 @@ class WriteBehind:
         """The error for which the current token is not in the store, or None if it is there."""
         return None if self._unwritten is None else self._failure
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the store has every token that was meant for it."""
+        return self._first is None and self._unwritten is None
+
     def read(self) -> StoredToken | None:
         """Return the current token, after writing one that is still to be written.
 
