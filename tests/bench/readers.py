@@ -1,6 +1,7 @@
 """Measure what reading the token costs a service, beside the usual ways to cache a secret."""
 
 import argparse
+import asyncio
 import json
 import statistics
 import subprocess
@@ -9,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+import httpx
 import requests
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_secretsmanager_caching import SecretCache  # type: ignore[import-untyped]
@@ -23,6 +26,8 @@ from rich.table import Table
 from localcloud.aws import ROOT, Cloud, CommandFailedError, local_cloud
 from localcloud.qwen import ECHOES, QwenStandIn
 from qwen_token import QwenAuth, SharedToken
+from qwen_token.httpx_auth import QwenHttpxAuth
+from qwen_token.origin import BASE_URL
 from qwen_token.secret_store import AWS_CONFIG
 
 if TYPE_CHECKING:
@@ -32,11 +37,14 @@ _SECRET: Final = "benchmark"
 _THREADS: Final = 8
 _READS: Final = 2_000
 _LIMIT: Final = 300.0
+# A thread for each request would take ten times as long.
+_HTTPX_LIMIT: Final = 60_000.0
 _ROUNDS: Final = 5
 _DURATION: Final = 0.5
 # Far below the 5 ms after which Python lets another thread run.
 _BATCH: Final = 25_000
 _WARM_UP: Final = 1_000
+_HTTPX_REQUESTS: Final = 5_000
 _RATE: Final = 100
 _REQUESTS: Final = 1_000_000
 _HEAVY: Final = ("boto3", "botocore", "requests", "urllib3", "httpx", "jwt")
@@ -94,11 +102,17 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All readers', and what ``QwenAuth`` adds to a request: ns before it, ns after its answer."""
+    """All readers', and what the auths add to a request, in ns.
+
+    ``before`` and ``after`` are those of ``QwenAuth``: before the request, and after its answer.
+    ``httpx`` and ``httpx_async`` are both together, for each kind of client of httpx.
+    """
 
     readers: dict[str, Figures]
     before: float
     after: float
+    httpx: float
+    httpx_async: float
     calls_per_million: int
 
     def missed(self) -> list[str]:
@@ -109,6 +123,7 @@ class Result:
             "a warm read by eight threads": ours.eight_threads <= _LIMIT,
             "calls from cold": set(ours.calls) == {1},
             "imports": not ours.imported,
+            "a request of httpx's AsyncClient": self.httpx_async <= _HTTPX_LIMIT,
         }
         return [name for name, is_kept in kept.items() if not is_kept]
 
@@ -140,7 +155,8 @@ def _measure() -> Result:
         cloud.secretsmanager.create_secret(Name=_SECRET, SecretString=qwen.mint())
         figures = {reader.name: _figures(reader, cloud) for reader in _READERS}
         before, after = _request_cost(_OURS.make(_client(cloud)), qwen)
-        return Result(figures, before, after, _calls_of_a_million(cloud))
+        sync_cost, async_cost = _httpx_cost(SharedToken(_SECRET, client=_client(cloud)))
+        return Result(figures, before, after, sync_cost, async_cost, _calls_of_a_million(cloud))
 
 
 def _client(cloud: Cloud) -> "SecretsManagerClient":
@@ -242,6 +258,47 @@ def _request_cost(read: Read, qwen: QwenStandIn) -> tuple[float, float]:
     )
 
 
+def _httpx_cost(shared: SharedToken) -> tuple[float, float]:
+    """Return what the auth takes for a request and its answer in JSON, with and without a loop."""
+    auth = QwenHttpxAuth(shared)
+    url = f"{BASE_URL}/api/v1/auths/"
+    body = json.dumps({"success": True, "data": [{"id": str(each)} for each in range(20)]}).encode()
+    headers = {"Content-Type": "application/json"}
+
+    def made() -> tuple[httpx.Request, httpx.Response]:
+        request = httpx.Request("GET", url)
+        stream = httpx.ByteStream(body)
+        return request, httpx.Response(200, headers=headers, stream=stream, request=request)
+
+    # Each request is timed alone, and without what httpx itself takes to make it.
+    def one() -> int:
+        request, response = made()
+        started = time.perf_counter_ns()
+        flow = auth.sync_auth_flow(request)
+        next(flow)
+        with suppress(StopIteration):
+            flow.send(response)
+        return time.perf_counter_ns() - started
+
+    async def one_async() -> int:
+        request, response = made()
+        started = time.perf_counter_ns()
+        flow = auth.async_auth_flow(request)
+        await anext(flow)
+        with suppress(StopAsyncIteration):
+            await flow.asend(response)
+        return time.perf_counter_ns() - started
+
+    async def many() -> list[int]:
+        return [await one_async() for _ in range(_HTTPX_REQUESTS)]
+
+    shared.current()
+    return (
+        statistics.median(one() for _ in range(_HTTPX_REQUESTS)),
+        statistics.median(asyncio.run(many())),
+    )
+
+
 def _calls_of_a_million(cloud: Cloud) -> int:
     """Count the calls of one process that makes a million requests, 100 a second, on its clock."""
     now = time.time()
@@ -286,6 +343,11 @@ def _show(result: Result) -> None:
     console.print(
         f"A request takes {before + after:.1f} µs longer with QwenAuth: {before:.1f} µs before it "
         f"and {after:.1f} µs after its answer.",
+        soft_wrap=True,
+    )
+    console.print(
+        f"With QwenHttpxAuth, {result.httpx / 1000:.1f} µs; under asyncio, "
+        f"{result.httpx_async / 1000:.1f} µs.",
         soft_wrap=True,
     )
     console.print(

@@ -321,6 +321,9 @@ class Reading(httpx.BaseTransport):
         response.read()
         return response
 
+    def close(self) -> None:
+        self._inner.close()
+
 
 class AsyncReading(httpx.AsyncBaseTransport):
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
@@ -330,6 +333,9 @@ class AsyncReading(httpx.AsyncBaseTransport):
         response = await self._inner.handle_async_request(request)
         await response.aread()
         return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 @pytest.mark.parametrize("is_mounted", [False, True], ids=["the client's", "mounted"])

@@ -1,7 +1,15 @@
 """The token on the requests of an ``httpx`` client, with or without an event loop; needs httpx."""
 
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+    Mapping,
+)
 from typing import Any, Final, TypeAlias
 
 import httpx
@@ -133,17 +141,21 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
             raise self._through_a_proxy()
 
     def _steps(self, request: httpx.Request) -> Generator[_Step, Any]:
-        if not self._origin.holds(str(request.url)):
+        url = request.url
+        if not self._origin.holds(str(url)):
             yield request
             return
         raw = yield None
         if raw == self._refused:
             self._refused = None
             raw = yield raw
-        request.headers["Authorization"] = authorization(raw)
+        sent = request.headers["Authorization"] = authorization(raw)
         response = yield request
         # After a redirect this may be another server's answer. Only our origin's answer counts.
-        if self._token_sent_for(response) != raw:
+        is_the_same = response.request is request and request.url is url
+        if not (is_the_same or self._origin.holds(str(response.url))):
+            return
+        if response.request.headers.get("Authorization") != sent:
             return
         refused = head_refuses(response.status_code, response.headers)
         if refused is None:
@@ -159,18 +171,15 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
             request.headers["Authorization"] = authorization(raw)
             yield request
 
-    def _token_sent_for(self, response: httpx.Response) -> str | None:
-        """Return the token that our origin has answered to, or None if it is not our origin's."""
-        if not self._origin.holds(str(response.url)):
-            return None
-        return token_in(response.request.headers.get("Authorization", ""))
-
     def _note_refusal(self, error: BaseException | None) -> None:
-        """Remember the token for whose refusal a hook raised ``error``."""
-        if isinstance(error, httpx.HTTPStatusError) and head_refuses(
-            error.response.status_code, error.response.headers
+        """Remember the token for whose refusal by our origin a hook raised ``error``."""
+        if not isinstance(error, httpx.HTTPStatusError):
+            return
+        response = error.response
+        if self._origin.holds(str(response.url)) and head_refuses(
+            response.status_code, response.headers
         ):
-            self._refused = self._token_sent_for(error.response)
+            self._refused = token_in(response.request.headers.get("Authorization", ""))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_refused"}
@@ -187,11 +196,14 @@ class _Flow(AsyncGenerator[httpx.Request, httpx.Response]):
         self._flow = flow
         self._note = note
 
-    async def asend(self, value: httpx.Response | None) -> httpx.Request:
-        return await self._flow.asend(value)  # type: ignore[arg-type]  # the first one is None
+    def __anext__(self) -> Coroutine[Any, Any, httpx.Request]:
+        return self._flow.__anext__()
 
-    async def athrow(self, *error: Any) -> httpx.Request:
-        return await self._flow.athrow(*error)
+    def asend(self, value: httpx.Response) -> Coroutine[Any, Any, httpx.Request]:
+        return self._flow.asend(value)
+
+    def athrow(self, *error: Any) -> Coroutine[Any, Any, httpx.Request]:
+        return self._flow.athrow(*error)
 
     async def aclose(self) -> None:
         self._note(sys.exception())
