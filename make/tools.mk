@@ -33,14 +33,8 @@ COVERAGE =
 
 setup: .venv/ready .tools/sam/ready .tools/cloud/ready ## install what run and the tests need, below .venv and .tools
 
-secrets: .tools/checkov/ready ## look for tokens and keys in all that git has, or would take
-	@if [ -e .git ]; then git ls-files -z --cached --others --exclude-standard | \
-		xargs -0 -r $(DETECT_SECRETS); else echo 'No git here: nothing to look through.'; fi
-# Nothing is verified over the network. Of high entropy are hashes here, of the keyword "secret" are
-# ARNs. Files of pins are looked through by a test of their own, line by line.
-DETECT_SECRETS = .tools/checkov/bin/detect-secrets-hook --no-verify \
-	$(addprefix --disable-plugin ,Base64HighEntropyString HexHighEntropyString KeywordDetector) \
-	--exclude-files '(^|/)requirements(/[a-z]+)?\.txt$$'
+secrets: .tools/checkov/ready ## look for tokens and keys in all that git has, staged or not, or would take
+	@.tools/checkov/bin/python make/look_for_secrets.py .tools/checkov/bin/detect-secrets-hook
 
 audit: .tools/audit/ready .tools/node/ready ## ask PyPI's and npm's databases for known vulnerabilities of what is pinned
 	@for file in $(PINNED) requirements/uv; do \

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -33,11 +35,11 @@ def _clone(tmp_path: Path) -> Path:
     """Return a repository with this one's makefiles, tools and hook, and nothing else in it."""
     clone = tmp_path / "clone"
     clone.mkdir()
-    for name in (".tools", "requirements", "make"):
+    for name in (".tools", "requirements", "make", ".python-version"):
         (clone / name).symlink_to(ROOT / name)
     shutil.copy(ROOT / "Makefile", clone)
     shutil.copytree(ROOT / ".githooks", clone / ".githooks")
-    (clone / ".gitignore").write_text("/.tools\n/requirements\n/make\n/ignored\n")
+    (clone / ".gitignore").write_text("/.tools\n/requirements\n/make\n/.python-version\n/ignored\n")
     run(clone, "git", "init", "--quiet")
     for name, value in (
         ("core.hooksPath", ".githooks"),
@@ -119,3 +121,130 @@ def test_without_git_there_is_nothing_to_commit(clone: Path) -> None:
     shutil.rmtree(clone / ".git")
 
     assert "No git here" in run(clone, "make", "--silent", "secrets")
+
+
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+def clean(file: Path) -> None:
+    file.write_text("nothing\n")
+
+
+def ignored(file: Path) -> None:
+    with (file.parent / ".gitignore").open("a") as ignore:
+        ignore.write(f"{file.name}\n")
+
+
+@pytest.mark.parametrize("then", [gone, clean, ignored])
+def test_what_is_committed_is_what_is_staged_whatever_lies_on_the_disk(
+    clone: Path, then: Callable[[Path], None]
+) -> None:
+    file = clone / "notes"
+    file.write_text(real_looking_token())
+    run(clone, "git", "add", "notes")
+    then(file)
+
+    assert "notes:1" in run(clone, "make", "--silent", "secrets", well=False)
+    assert "notes:1" in run(clone, "git", "commit", "--message", "Add it", well=False)
+
+
+@pytest.mark.parametrize("options", [["--all"], ["notes"]], ids=["all", "by name"])
+def test_a_commit_of_what_was_not_staged_is_refused_as_well(
+    clone: Path, options: list[str]
+) -> None:
+    (clone / "notes").write_text("nothing\n")
+    run(clone, "git", "add", "notes")
+    run(clone, "git", "commit", "--quiet", "--no-verify", "--message", "Begin")
+    (clone / "notes").write_text(f"nothing\n{real_looking_token()}\n")
+
+    assert "notes:2" in run(clone, "git", "commit", "--message", "x", *options, well=False)
+
+
+def test_a_part_that_is_staged_and_a_file_that_was_renamed_are_looked_through(
+    clone: Path,
+) -> None:
+    (clone / "notes").write_text("a\nb\n")
+    (clone / "old").write_text(f"{real_looking_token()}\n")
+    run(clone, "git", "add", "notes", "old")
+    run(clone, "git", "commit", "--quiet", "--no-verify", "--message", "Begin")
+    (clone / "notes").write_text(f"a\nb\n{real_looking_token()}\n")
+    run(clone, "git", "add", "notes")
+    (clone / "notes").write_text("a\nb\n")
+    run(clone, "git", "mv", "old", "new")
+
+    said = run(clone, "git", "commit", "--message", "x", well=False)
+
+    assert "notes:3" in said
+    assert "new:1" in said
+
+
+ODD_NAMES = [
+    "a b.txt",
+    "-n",
+    "--help",
+    "line\nbreak",
+    "'quotes\".md",
+    "ünïcode",
+    "requirements.txt",
+    "package-lock.json",
+    "poetry.lock",
+    "swagger.json",
+    "token.png",
+    "token.svg",
+    ".env",
+]
+
+
+def test_no_name_of_a_file_hides_what_is_in_it(clone: Path) -> None:
+    for name in ODD_NAMES:
+        (clone / name).write_text(real_looking_token())
+    (clone / "link").symlink_to(real_looking_token())
+    (clone / "utf-16.txt").write_text(real_looking_token(), encoding="utf-16")
+    (clone / "utf-16-le.txt").write_text(real_looking_token(), encoding="utf-16-le")
+    (clone / "latin-1.txt").write_bytes(f"ü {real_looking_token()}".encode("latin-1"))
+    run(clone, "git", "add", "--force", "--", *ODD_NAMES)
+
+    said = run(clone, "make", "--silent", "secrets", well=False)
+
+    assert said.count("JSON Web Token") == len(ODD_NAMES) + 4
+
+
+def test_a_token_in_a_files_name_is_found_and_not_repeated(clone: Path) -> None:
+    raw = real_looking_token()
+    (clone / raw).write_text(raw)
+
+    said = run(clone, "make", "--silent", "secrets", well=False)
+
+    assert "JSON Web Token: (a file's name):" in said
+    assert "JSON Web Token: (not shown):1" in said
+    assert not any(part in said for part in raw.split("."))
+
+
+def test_where_git_cannot_be_asked_the_scan_fails(clone: Path) -> None:
+    (clone / ".git/HEAD").unlink()
+
+    said = run(clone, "make", "--silent", "secrets", well=False)
+
+    assert "git could not be asked, so nothing was looked through" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_checkout_of_another_owner_is_not_passed_over(clone: Path) -> None:
+    for path in (clone, clone / ".git"):
+        os.chown(path, 65534, -1)
+
+    assert "dubious ownership" in run(clone, "make", "--silent", "secrets", well=False)
+
+
+def test_the_files_that_the_pages_have_people_make_are_ignored(clone: Path) -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "examples/README.md"]
+    text = "\n".join(page.read_text() for page in pages)
+    named = set(re.findall(r"(?:< |_FILE=)([a-z-]+\.[a-z]+)", text))
+    named |= set(re.findall(r'FileStore\("([^"]+)"', text))
+    assert {"login.txt", "qwen-token"} <= named
+    shutil.copy(ROOT / ".gitignore", clone)
+    beside = {f"qwen-token.{name}" for name in ("session", "state")}
+    beside |= {".qwen-token.abcd1234.new", ".qwen-token.session.write.lock", "token.session"}
+    for name in sorted(named | beside | {"token.txt", "docs/token.txt", "oauth_creds.json"}):
+        run(clone, "git", "check-ignore", name)
