@@ -15,8 +15,11 @@ import jwt
 import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
+from qwen_token.errors import TokenDocumentError
 from qwen_token.session import Session
 from qwen_token.stored_session import recognise
+from qwen_token.stored_token import rendered
+from qwen_token.tokens import Token, decode_token
 
 from .aws import STACK_NAME, Cloud, CommandFailedError, build, local_cloud, tail
 from .qwen import BLOCK_PAGE, QwenStandIn
@@ -517,8 +520,17 @@ def _telling_parts(stored: str) -> list[str]:
 def _show_real(screen: Screen, cloud: Cloud, real: RealToken) -> None:
     """Refresh the user's own login once, at the real hosts."""
     parameters = {"ApiBaseUrl": real.api_base_url, "AuthBaseUrl": real.auth_base_url}
+    before = real.path.read_text()
+    login = recognise(before)
+    if isinstance(login, Token):
+        # Before it is traded: the new one may have to go into the file.
+        try:
+            rendered(login, over=before)
+        except TokenDocumentError as error:
+            raise NotAsExpectedError(
+                expected="a token that can be replaced in its file", seen=str(error)
+            ) from None
     stack = _deploy(screen, cloud, _build(screen, cloud), parameters)
-    login = recognise(real.path.read_text())
     if isinstance(login, Session):
         refreshed = _use_session(screen, stack, real)
     else:
@@ -556,7 +568,8 @@ def _exchange(screen: Screen, stack: Stack, real: RealToken) -> Mapping[str, obj
             step.done("not for sure; the file is as it was")
         else:
             # Should it be dead now, the new one must not go with the cloud.
-            real.path.write_text(f"{newest}\n")
+            written = rendered(decode_token(newest), over=real.path.read_text())
+            real.path.write_text(f"{written.rstrip()}\n")
             step.done(f"not for sure: {real.path} has the new one now")
     return run.result
 
