@@ -141,7 +141,7 @@ class OwnerFile:
         try:
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | _SAFELY, 0o600)
         except PermissionError:
-            if self._lock.exists(follow_symlinks=False):
+            if os.path.lexists(self._lock):
                 # Root's, which gives it to the file's owner in a moment.
                 return None
             raise
