@@ -14,15 +14,19 @@ from typing import Any, Final
 import pytest
 
 from keeper_runtime.clients import Clients
+from localcloud.qwen import QwenStandIn
 from qwen_token import (
     ConfigError,
     QwenTokenError,
+    Session,
     SharedToken,
     StoreError,
     TokenManager,
     UpstreamUnavailableError,
 )
+from qwen_token.cli import main
 from qwen_token.errors import NetworkConfigError
+from qwen_token.manager.local_store import FileStore, TokenStore
 from qwen_token.secret_store import SecretStore
 from qwen_token.session_store import SessionStore
 from qwen_token.stored_token import StoredToken
@@ -49,6 +53,7 @@ def _environ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Environ:
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     # Nothing listens there.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:9")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
@@ -210,6 +215,18 @@ def test_the_deployed_function_publishes_an_alert_all_the_same(
     assert failure["reason"] in {"store_failed", "config_invalid"}
     assert TEXT not in str(alert)
     assert run.metrics["RunCompleted"] == run.metrics["RefreshFailed"] == 1
+
+
+@aws_faults
+def test_the_command_line_ends_with_a_sentence(
+    variables: Callable[[Path], dict[str, str | None]],
+    environ: Environ,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    environ(**variables(tmp_path))
+    assert main(["status"]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
@@ -440,3 +457,87 @@ def test_a_process_that_can_start_no_thread_is_no_answer(monkeypatch: pytest.Mon
 
 def _no_thread(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
+
+
+# ── A store of the program's own ──────────────────────────────────────────────────────────────────
+
+
+class Own(TokenStore):
+    """A store whose author thought of nothing that may go wrong."""
+
+    def __init__(self, text: object) -> None:
+        self.text: Any = text
+        self.load_fails: Exception | None = None
+        self.save_fails: Exception | None = None
+
+    def load(self) -> Any:
+        if self.load_fails is not None:
+            raise self.load_fails
+        return self.text
+
+    def save(self, text: str, *, over: str | None) -> bool:
+        if self.save_fails is not None:
+            raise self.save_fails
+        if self.text == over:
+            self.text = text
+            return True
+        return False
+
+    def beside(self, name: str) -> Any:
+        return self
+
+
+@pytest.mark.parametrize("error", ANY, ids=lambda error: type(error).__name__)
+def test_a_store_that_fails_in_its_own_way_is_bridged(error: Exception) -> None:
+    now = [HELD.expires_at - timedelta(days=1)]
+    store = Own(HELD.raw)
+    manager = TokenManager(store=store, clock=lambda: now[0])
+    assert manager.current() == HELD.raw
+    store.load_fails = error
+    now[0] += timedelta(minutes=10)
+    assert manager.current() == HELD.raw
+    now[0] += timedelta(days=2)
+    with pytest.raises(
+        StoreError, match=f"could not be read: {type(error).__name__} in "
+    ) as caught:
+        manager.current()
+    require_plain(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"bytes", 1, ["a list"]], ids=repr)
+def test_a_store_that_holds_no_text_has_failed(text: object) -> None:
+    with pytest.raises(StoreError, match="could not be read: TypeError"):
+        TokenManager(store=Own(text)).current()
+
+
+def test_a_new_token_that_a_store_cannot_take_is_used_from_memory(qwen: QwenStandIn) -> None:
+    old = qwen.mint(lifetime=timedelta(days=2))
+    store = Own(old)
+    manager = TokenManager(store=store, base_url=qwen.base_url)
+    store.save_fails = Stops(TEXT)
+    with pytest.raises(StoreError, match="could not be written: Stops") as caught:
+        manager.refresh()
+    require_plain(caught.value)
+    assert manager.current() != old
+    store.save_fails = None
+    assert manager.info.days_remaining > 6
+
+
+def test_a_place_for_the_session_that_fails_in_its_own_way_is_a_failure_of_the_store() -> None:
+    store = Own(None)
+    manager = TokenManager(session=Session(refresh_token="r" * 40), store=store)
+    store.load_fails = Stops(TEXT)
+    with pytest.raises(StoreError, match="could not be read: Stops"):
+        manager.current()
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000], ids=["a null byte", "too long"])
+def test_a_path_that_no_file_can_have_is_a_failure_of_the_store(path: str) -> None:
+    with pytest.raises(StoreError):
+        TokenManager(store=FileStore(path)).current()
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/token", 5], ids=repr)
+def test_a_path_that_leads_nowhere_is_configuration(path: Any) -> None:
+    with pytest.raises(ConfigError, match="path should be a file's"):
+        FileStore(path)

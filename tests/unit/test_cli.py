@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -440,6 +441,13 @@ def test_an_aws_that_cannot_be_reached_is_an_error_not_a_traceback(
     assert "Could not connect" in capsys.readouterr().err
 
 
+def the_answer(result: str) -> bytes:
+    return (
+        f"<DescribeStacksResponse><DescribeStacksResult>{result}</DescribeStacksResult>"
+        "</DescribeStacksResponse>"
+    ).encode()
+
+
 def the_stack(api_base_url: str = "https://chat.qwen.ai") -> Script:
     """Describe a stack as AWS itself does."""
     member = "<member><OutputKey>{0}</OutputKey><OutputValue>{0}</OutputValue></member>"
@@ -448,12 +456,87 @@ def the_stack(api_base_url: str = "https://chat.qwen.ai") -> Script:
         "<member><ParameterKey>ApiBaseUrl</ParameterKey>"
         f"<ParameterValue>{api_base_url}</ParameterValue></member>"
     )
-    stack = (
-        "<DescribeStacksResponse><DescribeStacksResult><Stacks><member>"
-        f"<StackName>s</StackName><Outputs>{outputs}</Outputs><Parameters>{parameter}</Parameters>"
-        "</member></Stacks></DescribeStacksResult></DescribeStacksResponse>"
+    stack = the_answer(
+        f"<Stacks><member><StackName>s</StackName><Outputs>{outputs}</Outputs>"
+        f"<Parameters>{parameter}</Parameters></member></Stacks>"
     )
-    return reply("200 OK", stack.encode(), "Content-Type: text/xml")
+    return reply("200 OK", stack, "Content-Type: text/xml")
+
+
+NO_RESULTS: Final = [b"", b"<html>", b"null", b"5", b"[1]", b'"x"', b'{"outcome": ', b"{}", b"\xff"]
+
+
+@pytest.mark.parametrize("command", ["refresh", "environ"])
+@pytest.mark.parametrize("answer", NO_RESULTS, ids=repr)
+def test_what_is_no_answer_of_lambdas_is_an_error_not_a_traceback(
+    command: str,
+    answer: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with wire(the_stack(), reply("200 OK", answer)) as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.base_url)
+        assert main([command]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply("200 OK", b"<html><body>Welcome</body></html>", "Content-Type: text/html"),
+        reply("200 OK", b"<html", "Content-Type: text/html"),
+        reply("200 OK", b"{}", "Content-Type: application/json"),
+        reply("404 No", b"not XML", "Content-Type: text/plain"),
+        reply("200 OK", the_answer("<Stacks></Stacks>"), "Content-Type: text/xml"),
+        reply("200 OK", the_answer("<Stacks><member/></Stacks>"), "Content-Type: text/xml"),
+    ],
+    ids=["a page", "half a page", "JSON", "a text", "no stack", "a stack without outputs"],
+)
+@pytest.mark.parametrize("command", ["status", "refresh", "sweep", "redrive"])
+def test_what_is_no_answer_of_cloudformations_is_an_error_not_a_traceback(
+    command: str,
+    answer: Script,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with wire(answer) as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.base_url)
+        assert main([command]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_stack_without_a_parameter_that_is_needed_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, token(left=timedelta(days=5), now=datetime.now(UTC)).raw)
+    without = the_answer(
+        "<Stacks><member><Outputs><member><OutputKey>SecretArn</OutputKey><OutputValue>s"
+        "</OutputValue></member><member><OutputKey>RefreshFunctionName</OutputKey><OutputValue>f"
+        "</OutputValue></member></Outputs></member></Stacks>"
+    )
+    with wire(reply("200 OK", without, "Content-Type: text/xml")) as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.base_url)
+        assert main(["put"]) == 1
+    assert "has no parameter ApiBaseUrl" in capsys.readouterr().err
+
+
+def test_a_full_disk_behind_the_output_is_an_error_not_a_traceback() -> None:
+    result = reply("200 OK", b'{"outcome": "fresh"}')
+    with wire(the_stack(), result) as aws, Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "qwen_token", "refresh", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "AWS_ENDPOINT_URL": aws.base_url,
+            },
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == "error: input or output failed: OSError\n"
 
 
 @pytest.mark.parametrize("arguments", [["refresh"], ["refresh", "--json"]], ids=" ".join)

@@ -113,6 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of the output has closed it. Python would complain again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        # A full disk, or a terminal that is gone: all else that may fail so is translated.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"error: input or output failed: {type(error).__name__}", file=sys.stderr)
+        return FAILED
     return code
 
 

@@ -3,18 +3,18 @@
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from qwen_token.errors import ConfigError
 from qwen_token.secret_store import AWS_CONFIG
 
-from .failures import FunctionFailedError
+from .failures import FunctionFailedError, asked
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -39,8 +39,17 @@ class Stack:
 
     @classmethod
     def find(cls, session: boto3.Session, name: str) -> "Stack":
+        client = client_for(session, "cloudformation")
         try:
-            described = client_for(session, "cloudformation").describe_stacks(StackName=name)
+            with asked("CloudFormation"):
+                stack = client.describe_stacks(StackName=name)["Stacks"][0]
+                outputs = {
+                    item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])
+                }
+                parameters = {
+                    item["ParameterKey"]: item["ParameterValue"]
+                    for item in stack.get("Parameters", [])
+                }
         except ClientError as error:
             # CloudFormation has no code of its own for a stack that does not exist.
             if error.response.get("Error", {}).get("Code") != "ValidationError":
@@ -49,29 +58,43 @@ class Stack:
                 f"there is no stack {name!r} in region {session.region_name}: deploy it first "
                 "(make deploy), or name another with --stack or --region"
             ) from error
-        stack = described["Stacks"][0]
-        outputs = {item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])}
         if not {"SecretArn", "RefreshFunctionName"} <= outputs.keys():
             raise ConfigError(
                 f"the stack {name!r} is none of this project, or its deployment failed: look at it "
                 "in CloudFormation, or name another with --stack"
             )
-        parameters = stack.get("Parameters", [])
-        return cls(
-            name, outputs, {item["ParameterKey"]: item["ParameterValue"] for item in parameters}
-        )
+        return cls(name, outputs, parameters)
+
+    def parameter(self, name: str) -> str:
+        """Return the value of a parameter.
+
+        Raises:
+            ConfigError: the stack was deployed without it.
+        """
+        if name not in self.parameters:
+            raise ConfigError(
+                f"the stack {self.name!r} has no parameter {name}: deploy this release (make "
+                "deploy), or name another stack with --stack"
+            )
+        return self.parameters[name]
 
 
 def session_for(options: argparse.Namespace) -> boto3.Session:
-    return boto3.Session(region_name=options.region)
+    with asked("boto3"):
+        return boto3.Session(region_name=options.region)
 
 
 def client_for(session: Any, service: str, **options: Any) -> Any:
     try:
         return session.client(service, **options)
-    except ValueError as error:
+    except (BotoCoreError, ClientError):
+        raise
+    except Exception as error:  # noqa: BLE001 - files, variables and providers of whoever types
         # An AWS_ENDPOINT_URL that is none, for instance.
-        raise ConfigError(f"no client for {service} can be made: {error}") from error
+        raise ConfigError(
+            f"no client for {service} can be made: {type(error).__name__}; look at the AWS "
+            "configuration of this machine"
+        ) from None
 
 
 def secrets_manager(session: boto3.Session, secret_id: str) -> "SecretsManagerClient":
@@ -92,30 +115,38 @@ def secrets_manager(session: boto3.Session, secret_id: str) -> "SecretsManagerCl
 
 
 def run_function(
-    session: boto3.Session, function: str, event: Mapping[str, bool]
+    session: boto3.Session,
+    function: str,
+    event: Mapping[str, bool],
+    *,
+    members: Sequence[str] = ("outcome",),
 ) -> dict[str, Any]:
-    """Run a function of the stack, and return its result.
+    """Run a function of the stack, and return its result, which has ``members`` at least.
 
     Raises:
         FunctionFailedError: the run failed.
     """
-    response = client_for(session, "lambda", config=_INVOKE_CONFIG).invoke(
-        FunctionName=function, Payload=json.dumps(event)
-    )
-    result: dict[str, Any] = json.loads(response["Payload"].read())
-    if "FunctionError" in response:
-        raise FunctionFailedError(result)
+    client = client_for(session, "lambda", config=_INVOKE_CONFIG)
+    with asked("Lambda"):
+        response = client.invoke(FunctionName=function, Payload=json.dumps(event))
+        result: dict[str, Any] = dict(json.loads(response["Payload"].read()))
+        if "FunctionError" in response:
+            raise FunctionFailedError(result)
+        # What comes without them is not a result of this project's function.
+        for name in members:
+            result[name]
     return result
 
 
 def resources_of(session: boto3.Session, stack: Stack) -> dict[str, dict[str, str]]:
     """Return the stack's resources by type: logical ids by physical ones, where there is one."""
-    pages = client_for(session, "cloudformation").get_paginator("list_stack_resources")
+    client = client_for(session, "cloudformation")
     found: dict[str, dict[str, str]] = {}
-    for page in pages.paginate(StackName=stack.name):
-        for resource in page["StackResourceSummaries"]:
-            # Empty, or absent, while it could not be made.
-            if physical_id := resource.get("PhysicalResourceId"):
-                ids = found.setdefault(resource["ResourceType"], {})
-                ids[physical_id] = resource["LogicalResourceId"]
+    with asked("CloudFormation"):
+        for page in client.get_paginator("list_stack_resources").paginate(StackName=stack.name):
+            for resource in page["StackResourceSummaries"]:
+                # Empty, or absent, while it could not be made.
+                if physical_id := resource.get("PhysicalResourceId"):
+                    ids = found.setdefault(resource["ResourceType"], {})
+                    ids[physical_id] = resource["LogicalResourceId"]
     return found

@@ -1,11 +1,13 @@
 """What went wrong, in words for those who type commands."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from qwen_token import errors
+from qwen_token.environment_faults import AWS_CA_BUNDLES, unusable_ca_bundle
 from qwen_token.errors import ConfigError, QwenTokenError, StoreError
 
 # What to do, by the class of the error or one of its bases: the nearest one counts.
@@ -16,6 +18,9 @@ _ADVICE: Final[Advice] = {
     ConfigError: "Fix what the message names, and try again.",
     StoreError: "Check that the secret is in this region, and that you may use it.",
 }
+
+
+_ADVICE_FOR_AWS: Final = "Check credentials, region and permissions."
 
 
 class CommandFailure(NamedTuple):
@@ -31,18 +36,48 @@ class FunctionFailedError(Exception):
 
     def __init__(self, payload: Mapping[str, Any]) -> None:
         """Take what Lambda answers for an error."""
-        name = payload.get("errorType", "unknown")
+        name = str(payload.get("errorType", "unknown"))
         kind = getattr(errors, name, None)
         self.failure = CommandFailure(
             getattr(kind, "reason", "function_failed"),
-            payload.get("errorMessage", name),
+            str(payload.get("errorMessage", name)),
             getattr(kind, "advice", "Look at the function's log (make logs)."),
         )
         super().__init__(self.failure.message)
 
 
+class NotAskedError(Exception):
+    """A service of AWS could not be asked, or what answered in its place was not that service."""
+
+
 # All that a command may fail with; anything else is a bug, and not caught.
-FAILURES: Final = (QwenTokenError, FunctionFailedError, BotoCoreError, ClientError)
+FAILURES: Final = (
+    QwenTokenError,
+    FunctionFailedError,
+    NotAskedError,
+    BotoCoreError,
+    ClientError,
+)
+
+
+@contextmanager
+def asked(service: str) -> Iterator[None]:
+    """Raise whatever is raised inside as one of ``FAILURES``.
+
+    It is for calls of boto3 and the reading of their answers, and for nothing else: files,
+    variables and programs of whoever types the command may make boto3 raise any exception.
+    """
+    try:
+        yield
+    except FAILURES:
+        raise
+    except Exception as error:  # noqa: BLE001 - as above
+        variable = unusable_ca_bundle(AWS_CA_BUNDLES)
+        fault = f" (the CA bundle that {variable} names cannot be used)" if variable else ""
+        kind = type(error).__name__
+        raise NotAskedError(
+            f"{service} could not be asked, or its answer not be read: {kind}{fault}"
+        ) from None
 
 
 def failure_of(error: Exception, advice: Advice) -> CommandFailure:
@@ -53,4 +88,4 @@ def failure_of(error: Exception, advice: Advice) -> CommandFailure:
         known = {**_ADVICE, **advice}
         given = next((known[kind] for kind in type(error).mro() if kind in known), error.advice)
         return CommandFailure(error.reason, str(error), given)
-    return CommandFailure("aws_failed", str(error), "Check credentials, region and permissions.")
+    return CommandFailure("aws_failed", str(error), _ADVICE_FOR_AWS)

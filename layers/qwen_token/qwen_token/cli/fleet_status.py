@@ -60,9 +60,9 @@ def run(options: argparse.Namespace) -> int:
     session = session_for(options)
     stack = find_fleet(session, options.stack)
     now = datetime.now(UTC)
-    refresh_before = timedelta(days=float(stack.parameters["RefreshBeforeDays"]))
-    critical_before = timedelta(days=float(stack.parameters["CriticalDays"]))
-    fleet = Fleet(secrets_manager(session, ""), stack.parameters["FleetTag"])
+    refresh_before = timedelta(days=float(stack.parameter("RefreshBeforeDays")))
+    critical_before = timedelta(days=float(stack.parameter("CriticalDays")))
+    fleet = Fleet(secrets_manager(session, ""), stack.parameter("FleetTag"))
 
     rows: list[_Row] = []
     if console is None:
@@ -107,7 +107,7 @@ def _totals(rows: Sequence[_Row]) -> dict[str, int]:
 def _document(stack: Stack, rows: Sequence[_Row], now: datetime) -> dict[str, object]:
     return {
         "stack": stack.name,
-        "tag": stack.parameters["FleetTag"],
+        "tag": stack.parameter("FleetTag"),
         "totals": _totals(rows),
         "members": [
             {

@@ -42,7 +42,7 @@ def join(name: str, stack: Stack, client: "SecretsManagerClient") -> None:
         ConfigError: there is such a secret, but it is none of the fleet's: it may hold anything.
         StoreError: Secrets Manager refused or failed.
     """
-    tag = stack.parameters["FleetTag"]
+    tag = stack.parameter("FleetTag")
     request: CreateSecretRequestTypeDef = {
         "Name": name,
         "Description": _DESCRIPTION.format(stack=stack.name),
@@ -65,7 +65,7 @@ def leave(name: str, stack: Stack, client: "SecretsManagerClient") -> None:
         ConfigError: it is none of the fleet's.
         StoreError: Secrets Manager refused or failed.
     """
-    tag = stack.parameters["FleetTag"]
+    tag = stack.parameter("FleetTag")
     with translated("take the tag away"):
         _value_of(tag, name, client)
         client.untag_resource(SecretId=name, TagKeys=[tag])

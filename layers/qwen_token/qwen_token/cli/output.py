@@ -144,4 +144,6 @@ def complain(options: argparse.Namespace, reason: str, message: str, advice: str
     if options.json:
         print(json.dumps({"error": {"reason": reason, "message": message, "advice": advice}}))
         return
-    print(f"error: {message} ({reason})\n       {advice}", file=sys.stderr)
+    # What AWS says may have several lines.
+    said = _printable(" ".join(message.split()))
+    print(f"error: {said} ({reason})\n       {advice}", file=sys.stderr)

@@ -189,9 +189,9 @@ def _target(options: argparse.Namespace, session: boto3.Session) -> tuple[str, s
         return options.secret_id, BASE_URL, None
     if options.fleet:
         stack = find_fleet(session, options.stack)
-        return options.name, stack.parameters["ApiBaseUrl"], stack
+        return options.name, stack.parameter("ApiBaseUrl"), stack
     stack = Stack.find(session, options.stack)
-    return stack.outputs["SecretArn"], stack.parameters["ApiBaseUrl"], stack
+    return stack.outputs["SecretArn"], stack.parameter("ApiBaseUrl"), stack
 
 
 def _session_beside(session: boto3.Session, stack: Stack) -> str | None:

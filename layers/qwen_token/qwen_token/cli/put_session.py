@@ -172,7 +172,7 @@ def _after(
         use=use,
         held=held,
         account=None if held is None else held.token.account or _account_behind(held, memory),
-        refresh_before=timedelta(days=float(stack.parameters["RefreshBeforeDays"])),
+        refresh_before=timedelta(days=float(stack.parameter("RefreshBeforeDays"))),
     )
 
 

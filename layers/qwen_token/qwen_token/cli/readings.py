@@ -11,17 +11,18 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from qwen_token.errors import SessionMalformedError, StoreError, TokenError
 from qwen_token.run_memory import RunMemory
-from qwen_token.secret_store import AWS_CONFIG, CURRENT, SecretStore, held_in, translated
+from qwen_token.secret_store import AWS_CONFIG, CURRENT, SecretStore, held_in, translated, whole
 from qwen_token.session_store import SessionStore
 from qwen_token.stored_session import StoredSession
 from qwen_token.stored_token import StoredToken
 from qwen_token.tokens import Token
 
 from .deployed import Stack, client_for, resources_of, secrets_manager
+from .failures import FAILURES, asked
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -91,7 +92,7 @@ def read_secret(client: "SecretsManagerClient", secret_id: str) -> SecretReading
         # Without a value, or a secret at all: the store finds out which.
         not_found = client.exceptions.ResourceNotFoundException
         with translated(f"read the secret {secret_id}"), suppress(not_found):
-            answer = client.get_secret_value(SecretId=secret_id, VersionStage=CURRENT)
+            answer = whole(client.get_secret_value(SecretId=secret_id, VersionStage=CURRENT))
         if answer.get("SecretString") or answer.get("SecretBinary"):
             held: StoredToken | None = held_in(answer)
         else:
@@ -126,12 +127,13 @@ def read_memory(session: boto3.Session, stack: Stack) -> MemoryReading:
     if table is None:
         return MemoryReading(problem=f"{_UNKNOWN} (the stack has no state table: deploy it anew)")
     key = {"secret_id": {"S": stack.outputs["SecretArn"]}}
-    client = client_for(session, "dynamodb", config=AWS_CONFIG)
     try:
-        answer = client.get_item(TableName=table, Key=key, ConsistentRead=True)
-        text = answer.get("Item", {}).get("memory", {}).get("S")
+        client = client_for(session, "dynamodb", config=AWS_CONFIG)
+        with asked("DynamoDB"):
+            answer = client.get_item(TableName=table, Key=key, ConsistentRead=True)
+            text = answer.get("Item", {}).get("memory", {}).get("S")
         return MemoryReading() if text is None else MemoryReading(RunMemory.from_json(text))
-    except (BotoCoreError, ClientError) as error:
+    except FAILURES as error:
         return MemoryReading(problem=_unknown(error))
     except ValueError:
         return MemoryReading(problem=f"{_UNKNOWN} (another release wrote it)")
@@ -143,7 +145,7 @@ def read_schedule_and_alarms(
     """Return the schedule, and each alarm's state by the alarm's logical id."""
     try:
         resources = resources_of(session, stack)
-    except (BotoCoreError, ClientError) as error:
+    except FAILURES as error:
         return ScheduleReading(_unknown(error)), {"states": _unknown(error)}
     schedules = resources.get("AWS::Scheduler::Schedule", {})
     alarms = resources.get("AWS::CloudWatch::Alarm", {})
@@ -161,12 +163,13 @@ def _read_schedule(
     if name is None:
         return ScheduleReading(NONE)
     try:
-        found = client_for(session, "scheduler").get_schedule(Name=name)
-    except (BotoCoreError, ClientError) as error:
+        client = client_for(session, "scheduler")
+        with asked("Scheduler"):
+            found = client.get_schedule(Name=name)
+            state, expression = found["State"], found["ScheduleExpression"]
+    except FAILURES as error:
         return ScheduleReading(NONE if _code(error) == _NOT_FOUND else _unknown(error))
-    return ScheduleReading(
-        found["State"], found["ScheduleExpression"], next_at=_next_run(found, now)
-    )
+    return ScheduleReading(state, expression, next_at=_next_run(found, now))
 
 
 def _next_run(schedule: Mapping[str, Any], now: datetime) -> datetime | None:
@@ -184,10 +187,12 @@ def _read_alarms(session: boto3.Session, alarms: Mapping[str, str]) -> dict[str,
     if not alarms:
         return {}
     try:
-        described = client_for(session, "cloudwatch").describe_alarms(AlarmNames=list(alarms))
-    except (BotoCoreError, ClientError) as error:
+        client = client_for(session, "cloudwatch")
+        with asked("CloudWatch"):
+            described = client.describe_alarms(AlarmNames=list(alarms))["MetricAlarms"]
+            states = {alarm["AlarmName"]: alarm["StateValue"] for alarm in described}
+    except FAILURES as error:
         return dict.fromkeys(alarms.values(), _unknown(error))
-    states = {alarm["AlarmName"]: alarm["StateValue"] for alarm in described["MetricAlarms"]}
     return {logical_id: states.get(name, NONE) for name, logical_id in alarms.items()}
 
 

@@ -5,6 +5,7 @@ import json
 from typing import Any, Final
 
 from .deployed import client_for, session_for
+from .failures import asked
 from .membership import find_fleet
 from .output import OK, console_for, print_rows
 
@@ -39,11 +40,15 @@ def run(options: argparse.Namespace) -> int:
 def _move(client: Any, *, source: str, target: str) -> int:
     """Move every message and return the count. Each is sent before it is deleted: none is lost."""
     moved = 0
-    while received := client.receive_message(
-        QueueUrl=source, MaxNumberOfMessages=_BATCH, VisibilityTimeout=_HIDDEN, WaitTimeSeconds=1
-    ).get("Messages"):
-        for message in received:
-            client.send_message(QueueUrl=target, MessageBody=message["Body"])
-            client.delete_message(QueueUrl=source, ReceiptHandle=message["ReceiptHandle"])
-            moved += 1
+    with asked("SQS"):
+        while received := client.receive_message(
+            QueueUrl=source,
+            MaxNumberOfMessages=_BATCH,
+            VisibilityTimeout=_HIDDEN,
+            WaitTimeSeconds=1,
+        ).get("Messages"):
+            for message in received:
+                client.send_message(QueueUrl=target, MessageBody=message["Body"])
+                client.delete_message(QueueUrl=source, ReceiptHandle=message["ReceiptHandle"])
+                moved += 1
     return moved

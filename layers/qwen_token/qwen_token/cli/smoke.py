@@ -234,9 +234,9 @@ class _Secret:
         if outcome not in _ENDS_WELL:
             raise _NotRefreshedError(f"the run ended as {outcome}: {in_words(outcome, force=True)}")
         held = self._current()
-        if held.version_id != result["version_id"]:
+        if held.version_id != result.get("version_id"):
             raise _AnotherVersionError(
-                f"the run left the version {result['version_id']} as the secret's current one, "
+                f"the run left the version {result.get('version_id')} as the secret's current one, "
                 f"but now that is {held.version_id}"
             )
         found = {
@@ -254,7 +254,7 @@ class _Secret:
         return held
 
     def _client(self, held: StoredToken) -> "QwenClient":
-        return _client_with(held.token.raw, self.stack.parameters["ApiBaseUrl"])
+        return _client_with(held.token.raw, self.stack.parameter("ApiBaseUrl"))
 
 
 @dataclass(frozen=True)

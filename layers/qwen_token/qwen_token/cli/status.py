@@ -208,8 +208,8 @@ def _read(options: argparse.Namespace) -> _Status:
     return _Status(
         stack=stack.name,
         secret_id=secret_id,
-        refresh_before=timedelta(days=float(stack.parameters["RefreshBeforeDays"])),
-        critical_before=timedelta(days=float(stack.parameters["CriticalDays"])),
+        refresh_before=timedelta(days=float(stack.parameter("RefreshBeforeDays"))),
+        critical_before=timedelta(days=float(stack.parameter("CriticalDays"))),
         now=now,
         check=check,
         secret=secret,

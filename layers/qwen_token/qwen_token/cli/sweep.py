@@ -10,6 +10,9 @@ from .output import OK, console_for, print_rows
 
 SUMMARY: Final = "have the fleet looked through now: what is due is queued"
 
+# Of the function's result.
+_MEMBERS: Final = ("seen", "skipped", "queued", "unreadable", "completed")
+
 
 def add_options(_parser: argparse.ArgumentParser) -> None:
     """Add nothing: this command has no options of its own."""
@@ -19,7 +22,8 @@ def run(options: argparse.Namespace) -> int:
     console = console_for(options)
     session = session_for(options)
     stack = find_fleet(session, options.stack)
-    result = run_function(session, stack.outputs["DispatchFunctionName"], {})
+    function = stack.outputs["DispatchFunctionName"]
+    result = run_function(session, function, {}, members=_MEMBERS)
     if console is None:
         print(json.dumps(result))
         return OK

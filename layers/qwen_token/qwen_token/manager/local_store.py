@@ -20,7 +20,7 @@ from qwen_token.policy import expires_later, same_account
 from qwen_token.stored_token import StoredToken, parse, rendered
 from qwen_token.tokens import Token
 
-from .owner_file import OwnerFile, TextPlace
+from .owner_file import OwnerFile, TextPlace, require_text, translated_store
 
 # Names the versions that no other process has to know.
 _PROCESS_KEY: Final = secrets.token_bytes(32)
@@ -87,21 +87,21 @@ class TokenStore(ABC):
             TokenMissingError: the text holds no token.
             TokenMalformedError: what it holds is none.
         """
-        text = self.load()
+        text = self._loaded()
         return None if text is None else self._held(text)
 
     def put(self, token: Token) -> StoredToken:
         """Make ``token`` current, whatever is there now; the shape and the other keys are kept."""
         while True:
-            over = self.load()
+            over = self._loaded()
             held = self._held(rendered(token, over=over or ""))
-            if self.save(held.text, over=over):
+            if self._saved(held.text, over=over):
                 return held
 
     def put_first(self, token: Token) -> StoredToken:
         """Store the first token, unless somebody has stored one by now; return what is current."""
         held = self._held(token.raw)
-        while not self.save(held.text, over=None):
+        while not self._saved(held.text, over=None):
             if (current := self.read()) is not None:
                 return current
         return held
@@ -152,12 +152,20 @@ class TokenStore(ABC):
         if self._rejected == held.version_id:
             self._rejected = None
 
+    def _loaded(self) -> str | None:
+        with translated_store("read"):
+            return require_text(self.load())
+
+    def _saved(self, text: str, *, over: str | None) -> bool:
+        with translated_store("written"):
+            return self.save(text, over=over)
+
     def _replaced(self, over: StoredToken, text: str) -> bool:
         # The store compares with the text as it has it, which ``over`` may hold in escapes.
-        found = self.load()
+        found = self._loaded()
         if found is None or _encoded(found).decode() != over.text:
             return False
-        return self.save(text, over=found)
+        return self._saved(text, over=found)
 
     def _held(self, text: str) -> StoredToken:
         encoded = _encoded(text)

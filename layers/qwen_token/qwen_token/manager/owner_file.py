@@ -11,7 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
-from qwen_token.errors import FileStoreError, QwenTokenError
+from qwen_token.errors import ConfigError, FileStoreError, QwenTokenError, StoreError
+
+from .events import place
 
 # As Secrets Manager's own limit.
 _MOST_BYTES: Final = 64 * 1024
@@ -38,6 +40,42 @@ class TextPlace(Protocol):
         Returns False, and changes nothing, where another text is there by now.
         """
         ...
+
+
+def require_text(found: object) -> str | None:
+    """Return what a place of the program's own holds, if that is a text or nothing."""
+    if found is not None and not isinstance(found, str):
+        raise TypeError
+    return found
+
+
+@contextmanager
+def translated_store(what: str) -> Iterator[None]:
+    """Raise whatever a store of the program's own raises as a StoreError.
+
+    It says where that was raised, and not its text, which may hold a token.
+    """
+    try:
+        yield
+    except QwenTokenError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the program's code may raise anything
+        raise StoreError(f"the store could not be {what}: {place(error)}", may_pass=True) from None
+
+
+class GuardedPlace:
+    """A place of the program's own, each failure of which is a StoreError."""
+
+    def __init__(self, place: TextPlace) -> None:
+        self._place = place
+
+    def load(self) -> str | None:
+        with translated_store("read"):
+            return require_text(self._place.load())
+
+    def save(self, text: str, *, over: str | None) -> bool:
+        with translated_store("written"):
+            return self._place.save(text, over=over)
 
 
 class OwnerFile:
@@ -67,9 +105,18 @@ class OwnerFile:
 
         ``beside`` is the file that this one accompanies: it gets the same owner. ``unusable`` is
         the error for a content that is too long, or is no text.
+
+        Raises:
+            ConfigError: ``~`` or the working directory leads nowhere.
         """
         # Absolute, so that it stays the same file in whatever directory the process goes on.
-        self.path = Path(path).expanduser().absolute()
+        try:
+            self.path = Path(path).expanduser().absolute()
+        except (RuntimeError, OSError, TypeError) as error:
+            # No home directory, or no working directory any more.
+            raise ConfigError(
+                f"path should be a file's, from a directory that is there: {type(error).__name__}"
+            ) from error
         self._accompanied = beside
         name = self.path.name
         self._lock = self.path.with_name(f".{name}.write.lock")
@@ -207,6 +254,11 @@ class OwnerFile:
     def _translated(self, what: str) -> Iterator[None]:
         try:
             yield
+        except (ValueError, ImportError) as error:
+            # A path that no file can have, a text that no file can hold, a system without locks.
+            raise FileStoreError(
+                f"the token file could not be {what}: {type(error).__name__}"
+            ) from error
         except OSError as error:
             if self.path.is_symlink():
                 raise FileStoreError(

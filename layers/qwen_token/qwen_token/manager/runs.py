@@ -17,6 +17,7 @@ from qwen_token.stored_token import StoredToken
 
 from .local_session import STORED, LocalSessions
 from .local_store import SESSION, STATE, TokenStore
+from .owner_file import GuardedPlace, translated_store
 from .text_state import TextState
 from .write_behind import WritableStore, WriteBehind
 
@@ -42,13 +43,15 @@ class SharedLogin:
         """
         if session is not STORED and session.refresh_token is None and session.email is None:
             raise ConfigError("session should have a refresh_token, or an email and a password")
-        login = store.beside(SESSION) if isinstance(store, TokenStore) else None
-        state = store.beside(STATE) if isinstance(store, TokenStore) else None
+        login = state = None
+        if isinstance(store, TokenStore):
+            with translated_store("asked for a place beside the token"):
+                login, state = store.beside(SESSION), store.beside(STATE)
         if not isinstance(store, TokenStore) or login is None or state is None:
             raise no_place_for_session()
         self._store = store
-        self.sessions = LocalSessions(login, session)
-        self.state = TextState(state, elapsed=elapsed)
+        self.sessions = LocalSessions(GuardedPlace(login), session)
+        self.state = TextState(GuardedPlace(state), elapsed=elapsed)
 
     def prepare(self) -> None:
         """Store the session where it is a newer word, and name the versions as all processes do."""

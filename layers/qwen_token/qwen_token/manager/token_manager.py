@@ -438,7 +438,8 @@ class TokenManager:
             if self._known is not held and self._known is not None:
                 return self._known.token
             return self._read()
-        except StoreError as error:
+        except (StoreError, ConfigError) as error:
+            # A client that cannot be made again, after a fork, is such a failure, too.
             if bridge is None:
                 raise
             _log.warning("the token in memory is used, because the store fails: %s", error)
