@@ -350,6 +350,39 @@ def test_a_failing_publish_does_not_hide_the_failure(invoke: Any, problem: Excep
     assert any("could not be published" in line["message"] for line in run.log)
 
 
+def test_an_item_that_somebody_wrote_does_not_silence_the_alerts(
+    function: RefreshUnderTest,
+) -> None:
+    """Of the future, an alert would never be due, and a lease would never end."""
+    future = (function.now + timedelta(days=36_500)).timestamp()
+    incident = {
+        "version_id": None,
+        "since": future,
+        "highest": "critical",
+        "reason": "token_rejected",
+        "message": "call +1\n<b>now</b>",
+        "published": {"critical token_rejected": future, "warning token_rejected": future},
+    }
+    function.holds(token(left=DAY))
+    function.answer = TokenRejectedError("refused")
+    function.dynamodb.update_item(
+        TableName="state",
+        Key={"secret_id": {"S": SECRET}},
+        UpdateExpression="SET lease_owner = :owner, lease_until = :until, memory = :memory",
+        ConditionExpression="attribute_not_exists(lease_until)",
+        ExpressionAttributeValues={
+            ":owner": {"S": "somebody"},
+            ":until": {"N": str(int(future))},
+            ":memory": {"S": json.dumps({"incident": incident})},
+        },
+    )
+    first, second = function.run(), function.run(after=DAY + MINUTE)
+
+    assert isinstance(first.error, TokenRejectedError)
+    assert isinstance(second.error, TokenRejectedError)
+    assert len(second.alerts) == 1, "it is due again after a day, not after a hundred years"
+
+
 # --- change events --------------------------------------------------------------------------------
 
 

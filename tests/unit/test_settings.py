@@ -204,6 +204,23 @@ def test_an_event_that_is_off_is_named(event: object, named: str) -> None:
         RunOptions.from_event(event)
 
 
+def test_an_event_of_many_keys_makes_no_long_alert() -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunOptions.from_event(
+            {f"key_{'x' * (number % 50)}": True for number in range(9)}
+            | {f"call {number}": True for number in range(100_000)}
+        )
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).endswith("and 100006 more unknown keys")
+
+
+@pytest.mark.parametrize("key", ["call +1 555 0100", "x" * 21, "a1", "line\nbreak", "eyJhbGci0iJI"])
+def test_a_key_that_is_not_like_an_options_name_is_not_repeated(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key \(not a name\)") as caught:
+        RunOptions.from_event({key: True})
+    assert key not in str(caught.value)
+
+
 def test_a_token_pasted_as_a_key_or_a_value_is_not_repeated() -> None:
     token = mint({"id": "alice"})
     with pytest.raises(ConfigError) as caught:

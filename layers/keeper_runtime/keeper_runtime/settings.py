@@ -31,7 +31,8 @@ EVENT_BUS_ARN: Final = "EVENT_BUS_ARN"
 # Far beyond any token's life, and small enough to calculate with.
 _MOST_DAYS: Final = 36_500
 # A key that is none of these may be a value pasted into the wrong place: it is not repeated.
-_NAME_SHAPE: Final = re.compile(r"\w{1,40}", re.ASCII)
+_NAME_SHAPE: Final = re.compile(r"[A-Za-z_]{1,20}")
+_MOST_NAMED: Final = 3
 _MINUTES_SHAPE: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 # What may be a header's value: no line may be broken, and no other header begun.
 _HEADER_SHAPE: Final = re.compile(r"[ -~]{1,256}")
@@ -207,11 +208,14 @@ class RunOptions:
                 f"the event should be a JSON object, but is of type {type(event).__name__}"
             )
         known = {option.name for option in fields(cls)}
+        unknown = [key for key in event if key not in known]
         problems = [
             f"unknown key {_shown(key)} (known: {', '.join(sorted(known))})"
-            for key in event
-            if key not in known
+            for key in unknown[:_MOST_NAMED]
         ]
+        if len(unknown) > _MOST_NAMED:
+            # The message becomes an alert, and an event may have thousands.
+            problems.append(f"and {len(unknown) - _MOST_NAMED} more unknown keys")
         problems += [
             f"{key} should be true or false, but is of type {type(event[key]).__name__}"
             for key in sorted(known & set(event))
