@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
-from .errors import ConfigError, UpstreamUnexpectedError, WrongAccountError
+from .errors import ConfigError, UpstreamUnexpectedError, WrongAccountError, forgets_locals
 from .grant_chain import GrantChain, Obtained, Refused
 from .host_options import HostOptions
 from .ledger import Ledger, UnsharedState
@@ -48,6 +48,7 @@ class QwenClient:
     No other program, and no browser, may use the same session: ``TokenManager`` shares one.
     """
 
+    @forgets_locals
     def __init__(  # noqa: PLR0913 - each is an option of its own, by name
         self,
         auth_token: str | None = None,
@@ -91,6 +92,7 @@ class QwenClient:
         """The session as it is now, for the caller to keep; None where none was given."""
         return None if self._login is None else self._login.stored.session
 
+    @forgets_locals
     def decode_token(self) -> TokenInfo:
         """Return what the token says of itself. No signature is verified.
 
@@ -98,6 +100,7 @@ class QwenClient:
         """
         return TokenInfo.of(self._token, now=_now())
 
+    @forgets_locals
     def get_token_info(self) -> AccountInfo:
         """Ask the API whose the token is.
 
@@ -108,6 +111,7 @@ class QwenClient:
         """
         return self._api.session(self._token, within=self._timeout)
 
+    @forgets_locals
     def refresh_token(self) -> str:
         """Get a new token, check it, use it from now on, and return it.
 
@@ -156,6 +160,7 @@ class QwenClient:
         self._held = successor
         return successor
 
+    @forgets_locals
     def get_user_status(self) -> object:
         """Return the user's status as the API has it: true where all is well.
 
@@ -167,6 +172,7 @@ class QwenClient:
         """
         return self._api.data(_USER_STATUS_PATH, self._token, within=self._timeout)
 
+    @forgets_locals
     def list_chats(self) -> list[dict[str, Any]]:
         """Return the chats of all pages, each once: ``id``, ``title``, ``updated_at``, ….
 

@@ -31,10 +31,15 @@ text may hold one.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import ClassVar, Final, Self
+from functools import wraps
+from typing import ClassVar, Final, ParamSpec, Self, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +308,48 @@ class NetworkConfigError(ConfigError):
     """The proxy or the CA bundle that the environment names cannot be used: nothing was sent."""
 
     advice = "Correct the variable that the message names, in the environment of this process."
+
+
+def forgets_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Have what ``function`` raises hold no local variable of the calls that it passed through.
+
+    Tokens and passwords are in those, ours and other libraries', and trackers of errors record
+    them. The traceback keeps its files and lines.
+    """
+
+    @wraps(function)
+    def forgetful(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            del args, kwargs
+            forget_locals(error)
+            raise
+
+    return forgetful
+
+
+def forget_locals(error: BaseException) -> None:
+    """Empty the frames that an exception, and those that it hangs on to, passed through.
+
+    A frame that is still at work is left alone. Of our own errors, the exception that one took the
+    place of (``from None``, or another cause) is dropped: a decoder's holds the text.
+    """
+    queue: list[BaseException] = [error]
+    seen: set[int] = set()
+    while queue:
+        each = queue.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        step = each.__traceback__
+        while step is not None:
+            with suppress(RuntimeError):
+                step.tb_frame.clear()
+            step = step.tb_next
+        if isinstance(each, QwenTokenError) and each.__suppress_context__:
+            each.__context__ = None
+        queue += [other for other in (each.__cause__, each.__context__) if other is not None]
 
 
 def error_of(reason: str, message: str) -> QwenTokenError:

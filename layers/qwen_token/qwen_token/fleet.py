@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from .errors import QwenTokenError, StoreError, TokenError, TokenMissingError
+from .errors import QwenTokenError, StoreError, TokenError, TokenMissingError, forgets_locals
 from .secret_store import code_in, held_in, region_of, translated, whole
 from .stored_token import StoredToken
 
@@ -65,6 +65,7 @@ class Fleet:
         self._client = client
         self._tag = tag
 
+    @forgets_locals
     def page(self, after: str | None = None) -> Page:
         """Return the first page of members, or the one that ``after`` (a ``next_token``) gets."""
         request: ListSecretsRequestTypeDef = {

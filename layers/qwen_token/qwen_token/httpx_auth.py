@@ -10,11 +10,13 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import httpx
 
 from . import async_source
+from .errors import forget_locals, forgets_locals
 from .origin import authorization, token_in
 from .replies import ENVELOPE_LIMIT, body_refuses, head_refuses
 from .source_auth import SourceAuth
@@ -23,9 +25,17 @@ from .source_auth import SourceAuth
 _SENDS_HEADERS: Final = ".send_request_headers.started"
 _BEGINS_SOCKS: Final = "socks.setup_socks5_connection.started"
 
+
+@dataclass(frozen=True, slots=True)
+class _Renewal:
+    """To ask the source for another token than this one."""
+
+    rejected: str = field(repr=False)
+
+
 # What to do next: send a request, read an answer's body, or ask the source: for a token (None), or
-# for another one than this.
-_Step: TypeAlias = httpx.Request | httpx.Response | str | None
+# for another one.
+_Step: TypeAlias = httpx.Request | httpx.Response | _Renewal | None
 
 _UNCODED: Final = ("", "identity")
 
@@ -64,24 +74,26 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
 
         self._watch(request, trace)
         steps = self._steps(request)
-        done: Any = None
+        # What the last step brought, if nothing has taken it: it may be a token, and this frame is
+        # a part of what the next step raises.
+        done: list[Any] = [None]
         while True:
             try:
-                step = steps.send(done)
+                step = steps.send(done.pop())
             except StopIteration:
                 return
             if isinstance(step, httpx.Request):
                 try:
-                    done = yield step
+                    done.append((yield step))
                 except GeneratorExit as end:
                     self._note_refusal(end.__context__)
                     raise
             elif isinstance(step, httpx.Response):
-                done = _peek(step)
+                done.append(_peek(step))
             elif step is None:
-                done = self._source.current()
+                done.append(forgets_locals(self._source.current)())
             else:
-                done = self._source.renew(rejected=step)
+                done.append(forgets_locals(self._source.renew)(rejected=step.rejected))
 
     def async_auth_flow(
         self, request: httpx.Request
@@ -101,20 +113,27 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
 
         self._watch(request, trace)
         steps = self._steps(request)
-        done: Any = None
+        done: list[Any] = [None]
         while True:
             try:
-                step = steps.send(done)
+                step = steps.send(done.pop())
             except StopIteration:
                 return
             if isinstance(step, httpx.Request):
-                done = yield step
+                done.append((yield step))
             elif isinstance(step, httpx.Response):
-                done = await _apeek(step)
-            elif step is None:
-                done = await async_source.current(self._source)
+                done.append(await _apeek(step))
             else:
-                done = await async_source.renew(self._source, rejected=step)
+                try:
+                    done.append(await self._asked(step))
+                except BaseException as error:
+                    forget_locals(error)
+                    raise
+
+    async def _asked(self, step: _Renewal | None) -> str:
+        if step is None:
+            return await async_source.current(self._source)
+        return await async_source.renew(self._source, rejected=step.rejected)
 
     def _watch(
         self, request: httpx.Request, trace: Callable[[str, Mapping[str, Any]], Any]
@@ -148,7 +167,7 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
         raw = yield None
         if raw == self._refused:
             self._refused = None
-            raw = yield raw
+            raw = yield _Renewal(raw)
         sent = request.headers["Authorization"] = authorization(raw)
         response = yield request
         # After a redirect this may be another server's answer. Only our origin's answer counts.
@@ -166,7 +185,7 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
             response.stream = _Replayed(response.stream, b"", None)
         if not refused:
             return
-        raw = yield raw
+        raw = yield _Renewal(raw)
         if isinstance(request.stream, httpx.ByteStream):
             request.headers["Authorization"] = authorization(raw)
             yield request

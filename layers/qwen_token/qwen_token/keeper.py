@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from .errors import forgets_locals
 from .policy import TokenState, is_braked, state_of
 from .ports import Client, Sessions, Store
 from .run_report import Outcome, Report
@@ -35,6 +36,7 @@ class Keeper:
     time_left: Callable[[], timedelta]
     refresh_before: timedelta
 
+    @forgets_locals
     def run(self, *, force: bool = False, dry_run: bool = False, check: bool = False) -> Report:
         """Do one run: read, assess, and where the token is due, obtain, stage, verify, promote.
 

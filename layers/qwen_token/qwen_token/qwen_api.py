@@ -8,6 +8,7 @@ from .errors import (
     SignInRefusedError,
     UpstreamUnexpectedError,
     WrongAccountError,
+    forgets_locals,
 )
 from .origin import USER_AGENT, authorization
 from .replies import read_answer, require_member
@@ -49,6 +50,7 @@ class QwenApi:
         self._base_url = base_url.rstrip("/")
         self._user_agent = user_agent
 
+    @forgets_locals
     def refresh(self, token: Token, *, within: timedelta) -> Token:
         """Trade ``token`` for its successor, which is not yet to be trusted.
 
@@ -59,6 +61,7 @@ class QwenApi:
         """
         return _issued(self._session(token, within))
 
+    @forgets_locals
     def sign_in(self, email: str, password: str, *, within: timedelta) -> Token:
         """Sign in at an Open WebUI server, and return the token of the new session.
 
@@ -78,6 +81,7 @@ class QwenApi:
         require_member(answer)
         return _issued(answer)
 
+    @forgets_locals
     def verify(self, token: Token, *, within: timedelta) -> str:
         """Check that the API knows ``token`` as its own account's, and return that account.
 
@@ -88,6 +92,7 @@ class QwenApi:
         """
         return str(self._session(token, within)["id"])
 
+    @forgets_locals
     def session(self, token: Token, *, within: timedelta) -> AccountInfo:
         """Return what the API says of the account behind ``token``, without the new token.
 
@@ -99,6 +104,7 @@ class QwenApi:
         answer = self._session(token, within)
         return cast("AccountInfo", {name: each for name, each in answer.items() if name != "token"})
 
+    @forgets_locals
     def data(self, path: str, token: Token, *, within: timedelta) -> object:
         """Return the ``data`` of the newer API's envelope that ``GET {base_url}{path}`` answers.
 

@@ -12,7 +12,7 @@ from requests.cookies import extract_cookies_to_jar
 from requests.exceptions import UnrewindableBodyError
 from requests.utils import get_environ_proxies, get_netrc_auth, rewind_body, select_proxy
 
-from .errors import ConfigError
+from .errors import ConfigError, forgets_locals
 from .origin import Origin, authorization, token_in
 from .replies import ENVELOPE_LIMIT, body_refuses, head_refuses
 from .source_auth import SourceAuth
@@ -43,6 +43,7 @@ class QwenAuth(SourceAuth, AuthBase):
     reads it reads all of it.
     """
 
+    @forgets_locals
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Put the token on, if the request goes to our origin."""
         if self._origin.holds(request.url or ""):
@@ -58,6 +59,7 @@ class QwenAuth(SourceAuth, AuthBase):
         if not self._origin.is_encrypted and select_proxy(request.url or "", proxies):
             raise self._through_a_proxy()
 
+    @forgets_locals
     def _renew_and_resend(self, response: requests.Response, **how: Any) -> requests.Response:
         """Return ``response``, or the second attempt's if it refuses the token."""
         request = response.request

@@ -23,6 +23,7 @@ from .errors import (
     TokenDocumentError,
     TokenMalformedError,
     TokenMissingError,
+    forgets_locals,
 )
 from .names import require_name
 from .policy import same_account
@@ -200,6 +201,7 @@ class SecretStore:
             client = new_client("secretsmanager", region=region_of(secret_id))
         return cls(client, secret_id)
 
+    @forgets_locals
     def read(self) -> StoredToken | None:
         """Return what is current, or None while the secret never had a value.
 
@@ -219,12 +221,14 @@ class SecretStore:
                 return None
         return held_in(response)
 
+    @forgets_locals
     def read_version(self, version_id: str) -> StoredToken | None:
         """Return a version, or None where it is gone or holds no token."""
         with translated("read a version of the secret"):
             answer = self._version(version_id)
         return _held_or_none(answer)
 
+    @forgets_locals
     def stage(self, successor: Token, *, over: StoredToken) -> StoredToken:
         """Write ``successor`` as a new version under QWEN_PENDING; readers do not see it yet.
 
@@ -245,6 +249,7 @@ class SecretStore:
             return candidate
         return self.stage(candidate.token, over=over)
 
+    @forgets_locals
     def put(self, token: Token, *, replace: bool = False) -> StoredToken:
         """Make ``token`` current, whatever token is there now: for people.
 
@@ -268,6 +273,7 @@ class SecretStore:
         with translated(f"read the secret {self.secret_id}"):
             return self._versions.current_value()
 
+    @forgets_locals
     def put_first(self, token: Token) -> StoredToken:
         """Store the keeper's own first token, bare, and return what is current then.
 
@@ -295,6 +301,7 @@ class SecretStore:
             return staged
         return self._make_current(staged, over=empty_version, step="make the first token current")
 
+    @forgets_locals
     def promote(self, staged: StoredToken, *, over: StoredToken) -> StoredToken:
         """Move AWSCURRENT from ``over`` to ``staged``, and return what is current then.
 
@@ -303,6 +310,7 @@ class SecretStore:
         """
         return self._make_current(staged, over=over.version_id, step="promote the new token")
 
+    @forgets_locals
     def alternatives(self, *, to: StoredToken) -> list[StoredToken]:
         """Return the staged and the previous tokens of the same account, latest expiry first.
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from .errors import SessionMalformedError
+from .errors import SessionMalformedError, forgets_locals
 
 # Visible ASCII without quotes, comma and semicolon: only these ever reach a Cookie header.
 _CREDENTIAL: Final = re.compile(r"[!#-&(-+\--:<-~]{1,16384}")
@@ -62,6 +62,10 @@ class Session:
         )
         expires_at = self.expires_at and self.expires_at.isoformat()
         return f"Session({hidden}, expires_at={expires_at}, account={self.account!r})"
+
+
+# The constructor's arguments are secrets as well.
+Session.__init__ = forgets_locals(Session.__init__)  # type: ignore[method-assign]
 
 
 def is_credential(text: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .errors import SessionDocumentError, SessionMalformedError, StoreError
+from .errors import SessionDocumentError, SessionMalformedError, StoreError, forgets_locals
 from .names import require_name
 from .secret_store import CURRENT, PENDING, PREVIOUS, SecretVersions, translated
 from .session import Session
@@ -24,6 +24,7 @@ class SessionStore:
         self.secret_id = require_name(secret_id, argument="secret_id")
         self._versions = SecretVersions(client, secret_id)
 
+    @forgets_locals
     def read(self) -> StoredSession | None:
         """Return what is current, or None where the secret has no value.
 
@@ -39,6 +40,7 @@ class SessionStore:
                 return None
         return _stored(answer)
 
+    @forgets_locals
     def keep(self, session: Session, *, over: StoredSession) -> StoredSession | None:
         """Write ``session`` in the place of ``over``; None where somebody put another one in.
 
@@ -77,6 +79,7 @@ class SessionStore:
         with translated(f"read the session secret {self.secret_id}"):
             return self._versions.current_value()
 
+    @forgets_locals
     def left_behind(self, *, over: StoredSession) -> StoredSession | None:
         """Return the session that a run staged after ``over`` was written, and could not promote.
 
@@ -101,6 +104,7 @@ class SessionStore:
             return None
         return found[-1][1]
 
+    @forgets_locals
     def put(self, session: Session, *, replace: bool = False) -> StoredSession:
         """Make ``session`` current, whatever login is there now: for people.
 

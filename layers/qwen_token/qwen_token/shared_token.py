@@ -26,6 +26,7 @@ from .errors import (
     StoreError,
     TokenMissingError,
     TokenRejectedError,
+    forgets_locals,
 )
 from .fork_safety import renew_after_fork
 from .library_logs import guard_library_logs
@@ -223,6 +224,7 @@ class SharedToken:
         bridge = self._bridge() if is_reading or self._lock.locked() else None
         return None if bridge is None else bridge.raw
 
+    @forgets_locals
     def renew(self, *, rejected: str) -> str:
         """Return another token than ``rejected``, which the API has refused.
 
@@ -260,6 +262,7 @@ class SharedToken:
             self._rejection = self._failed(error, rejected=rejected)
             raise error
 
+    @forgets_locals
     def _current_anew(self) -> str:
         """Read the secret, or wait for the thread that does; bridge its outages."""
         bridge = self._bridge()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from .document import json_object, replace_members
-from .errors import SessionDocumentError, SessionMalformedError, TokenMalformedError
+from .errors import SessionDocumentError, SessionMalformedError, TokenMalformedError, forgets_locals
 from .pasted import Cookie, holds_login, is_command, read
 from .session import Session, is_credential
 from .stored_token import MOST_BYTES, size_of
@@ -76,6 +76,7 @@ def expiry_of_credential(raw: str) -> datetime | None:
     return None if claims is None else instant(claims.get("exp"))
 
 
+@forgets_locals
 def parse_session(text: str, version_id: str) -> StoredSession:
     """Read the session secret's value: the JSON object, or a form that people paste.
 
@@ -99,6 +100,7 @@ def holds_more(text: str) -> bool:
     return not _is_alone(text) if document is None else not document.keys() <= _OWN_KEYS
 
 
+@forgets_locals
 def rendered_session(session: Session, *, over: str) -> str:
     """Return the value that stores ``session`` in the place of the value ``over``.
 
@@ -180,6 +182,7 @@ def _require_readable(text: str) -> str:
     return text
 
 
+@forgets_locals
 def recognise(text: str) -> Token | Session:
     """Return what a person pasted: a token that is its own login, or a session.
 

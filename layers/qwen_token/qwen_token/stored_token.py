@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from .document import begins_like_object, json_object, replace_members
-from .errors import TokenDocumentError, TokenMalformedError, TokenMissingError
+from .errors import TokenDocumentError, TokenMalformedError, TokenMissingError, forgets_locals
 from .tokens import Token, decode_token, stands_alone
 
 # Secrets Manager's limit of a value.
@@ -41,6 +41,7 @@ class StoredToken:
         return is_dated and self.is_newer(than=than)
 
 
+@forgets_locals
 def parse(text: str, version_id: str, *, written_at: datetime | None = None) -> StoredToken:
     """Read a value: a JSON object with the token under ``token``, or the bare token.
 
@@ -72,6 +73,7 @@ def holds_more(text: str) -> bool:
     return begins_like_object(text) or not stands_alone(text)
 
 
+@forgets_locals
 def rendered(token: Token, *, over: str) -> str:
     """Return the value that puts ``token`` in the place of the value ``over``, in its shape.
 

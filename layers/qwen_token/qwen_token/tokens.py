@@ -9,7 +9,7 @@ from typing import Final, Self
 
 import jwt
 
-from .errors import TokenMalformedError, UpstreamUnexpectedError
+from .errors import TokenMalformedError, UpstreamUnexpectedError, forgets_locals
 
 # Only these characters ever reach a request header.
 _JWT_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
@@ -86,6 +86,7 @@ class TokenInfo:
         )
 
 
+@forgets_locals
 def decode_token(text: str) -> Token:
     """Read a token from what a person pasted or a server sent.
 

@@ -29,6 +29,7 @@ from .errors import (
     QwenTokenError,
     UpstreamUnavailableError,
     UpstreamUnexpectedError,
+    forgets_locals,
 )
 from .library_logs import guard_library_logs
 from .origin import SAFE_URL, is_safe_url
@@ -72,6 +73,7 @@ class Request:
     repeatable: bool = True
 
 
+@forgets_locals
 def send(request: Request, *, within: timedelta) -> Reply:
     """Send ``request``, with its retries, and return the last reply, in at most ``within``.
 

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Protocol
 
-from qwen_token.errors import TokenMissingError
+from qwen_token.errors import TokenMissingError, forgets_locals
 from qwen_token.tokens import Token
 
 from . import Granted, Login
@@ -22,6 +22,7 @@ class Exchange:
     def __init__(self, api: TokenApi) -> None:
         self._api = api
 
+    @forgets_locals
     def obtain(self, login: Login, *, within: timedelta) -> Granted:
         """Trade the login's token for its successor.
 

@@ -4,7 +4,7 @@ import hashlib
 from datetime import timedelta
 from typing import Final
 
-from qwen_token.errors import SessionMalformedError, SignInRefusedError
+from qwen_token.errors import SessionMalformedError, SignInRefusedError, forgets_locals
 from qwen_token.qwen_api import QwenApi
 from qwen_token.transport import Request, send
 
@@ -20,6 +20,7 @@ class HostSignIn:
     def __init__(self, host: SignInHost) -> None:
         self._host = host
 
+    @forgets_locals
     def obtain(self, login: Login, *, within: timedelta) -> Granted:
         """Sign in; return an access token, and the new session's refresh credential.
 
@@ -46,6 +47,7 @@ class OpenWebUISignIn:
     def __init__(self, api: QwenApi) -> None:
         self._api = api
 
+    @forgets_locals
     def obtain(self, login: Login, *, within: timedelta) -> Granted:
         """Sign in; return the token of the new session.
 

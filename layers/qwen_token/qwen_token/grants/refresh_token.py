@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from qwen_token.errors import SessionMalformedError, SessionRejectedError
+from qwen_token.errors import SessionMalformedError, SessionRejectedError, forgets_locals
 from qwen_token.transport import Request, send
 
 from . import Granted, Login
@@ -15,6 +15,7 @@ class RefreshToken:
     def __init__(self, host: SignInHost) -> None:
         self._host = host
 
+    @forgets_locals
     def obtain(self, login: Login, *, within: timedelta) -> Granted:
         """Get an access token, and the credential that takes the place of the spent one, if any.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from qwen_token.errors import ConfigError
+from qwen_token.errors import ConfigError, forget_locals
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +52,9 @@ class Events:
                 event, what = self._untold.popleft()
             except IndexError:
                 return
+            if isinstance(what, Exception):
+                # Who listens may well hand it to a tracker of errors.
+                forget_locals(what)
             for callback in self._callbacks[event]:
                 try:
                     callback(what)

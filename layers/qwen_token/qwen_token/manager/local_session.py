@@ -7,7 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from qwen_token.document import json_object, replace_members
-from qwen_token.errors import SessionDocumentError, SessionMalformedError, StoreError
+from qwen_token.errors import (
+    SessionDocumentError,
+    SessionMalformedError,
+    StoreError,
+    forgets_locals,
+)
 from qwen_token.session import Session
 from qwen_token.stored_session import LONGEST, StoredSession, parse_session, rendered_session
 from qwen_token.stored_token import size_of
@@ -94,6 +99,7 @@ class LocalSessions:
         self._is_noted = False
         self._unwritten: Callable[[], StoredSession | None] | None = None
 
+    @forgets_locals
     def prepare(self) -> bytes:
         """Store the given login where it is the newest; return the key that names the versions.
 
@@ -118,6 +124,7 @@ class LocalSessions:
         """Whether the place has the login that was given, and the newest credential."""
         return self._is_noted and self._unwritten is None
 
+    @forgets_locals
     def put(self, session: Session) -> None:
         """Store a login that a person brought, whatever is there.
 
@@ -136,6 +143,7 @@ class LocalSessions:
                 self._given, self._is_noted, self._unwritten = session, True, None
                 return
 
+    @forgets_locals
     def read(self) -> StoredSession | None:
         """Return the session, or None where there is none.
 
@@ -150,6 +158,7 @@ class LocalSessions:
         found = _read(text)
         return None if found is None else _stored(found, text or "")
 
+    @forgets_locals
     def keep(self, session: Session, *, over: StoredSession) -> StoredSession | None:
         """Write ``session`` at once in the place of ``over``; None where a person's is there."""
 

@@ -15,6 +15,7 @@ from qwen_token.errors import (
     SessionMalformedError,
     TokenMalformedError,
     TokenMissingError,
+    forgets_locals,
 )
 from qwen_token.policy import expires_later, same_account
 from qwen_token.stored_token import StoredToken, parse, rendered
@@ -80,6 +81,7 @@ class TokenStore(ABC):
             name: value for name, value in vars(self).items() if name not in {"_staged", "_key"}
         }
 
+    @forgets_locals
     def read(self) -> StoredToken | None:
         """Return what is current, or None while there is nothing.
 
@@ -90,6 +92,7 @@ class TokenStore(ABC):
         text = self._loaded()
         return None if text is None else self._held(text)
 
+    @forgets_locals
     def put(self, token: Token) -> StoredToken:
         """Make ``token`` current, whatever is there now; the shape and the other keys are kept."""
         while True:
@@ -98,6 +101,7 @@ class TokenStore(ABC):
             if self._saved(held.text, over=over):
                 return held
 
+    @forgets_locals
     def put_first(self, token: Token) -> StoredToken:
         """Store the first token, unless somebody has stored one by now; return what is current."""
         held = self._held(token.raw)
@@ -106,6 +110,7 @@ class TokenStore(ABC):
                 return current
         return held
 
+    @forgets_locals
     def stage(self, successor: Token, *, over: StoredToken) -> StoredToken:
         """Keep ``successor`` at hand, to take the place of ``over``; nobody reads it yet."""
         self._staged = self._held(rendered(successor, over=over.text))
@@ -115,6 +120,7 @@ class TokenStore(ABC):
         """Stage the token of ``candidate``."""
         return self.stage(candidate.token, over=over)
 
+    @forgets_locals
     def promote(self, staged: StoredToken, *, over: StoredToken) -> StoredToken:
         """Put ``staged`` in the place of ``over``, and return what is current then.
 
@@ -265,9 +271,11 @@ class FileStore(TokenStore):
             raise ConfigError("path should be a file's, but looks like a token: it was not used")
         self._file = OwnerFile(path, unusable=TokenMalformedError)
 
+    @forgets_locals
     def load(self) -> str | None:
         return self._file.load()
 
+    @forgets_locals
     def save(self, text: str, *, over: str | None) -> bool:
         return self._file.save(text, over=over)
 

@@ -11,7 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
-from qwen_token.errors import ConfigError, FileStoreError, QwenTokenError, StoreError
+from qwen_token.errors import (
+    ConfigError,
+    FileStoreError,
+    QwenTokenError,
+    StoreError,
+    forgets_locals,
+)
 
 from .events import place
 
@@ -126,6 +132,7 @@ class OwnerFile:
         self._unusable = unusable
         self._patience = patience.total_seconds()
 
+    @forgets_locals
     def load(self) -> str | None:
         with self._translated("read"):
             try:
@@ -143,6 +150,7 @@ class OwnerFile:
         # Raised out here: the decoder's exception holds all that was read.
         raise self._unusable(f"{self.path} is not a text in UTF-8, and stays as it is")
 
+    @forgets_locals
     def save(self, text: str, *, over: str | None) -> bool:
         content = text.encode()
         if len(content) > _MOST_BYTES:

@@ -16,6 +16,7 @@ from qwen_token.errors import (
     TokenNotExtendedError,
     TokenRejectedError,
     TokenShortLivedError,
+    forgets_locals,
 )
 from qwen_token.fork_safety import renew_after_fork
 from qwen_token.host_options import HostOptions
@@ -89,6 +90,7 @@ class TokenManager:
     store, without callbacks and without a thread.
     """
 
+    @forgets_locals
     def __init__(  # noqa: PLR0913 - each is an option of its own, by name
         self,
         auth_token: str | None = None,
@@ -170,6 +172,7 @@ class TokenManager:
         renew_after_fork(self)
 
     @classmethod
+    @forgets_locals
     def from_secret(  # noqa: PLR0913 - each is an option of its own, by name
         cls,
         secret_id: str,
@@ -206,6 +209,7 @@ class TokenManager:
         return self.current()
 
     @property
+    @forgets_locals
     def info(self) -> TokenInfo:
         """The token's account and lifetime, even after it has expired.
 
@@ -217,6 +221,7 @@ class TokenManager:
         """
         return TokenInfo.of(self._latest(), now=self._clock())
 
+    @forgets_locals
     def current(self) -> str:
         """Return a token that has not expired, without calling the API.
 
@@ -255,6 +260,7 @@ class TokenManager:
         is_enough = now < held.good_until or is_reading or self._lock.locked()
         return held.token.raw if is_enough else None
 
+    @forgets_locals
     def needs_refresh(self) -> bool:
         """Return whether the token is due: it has ``refresh_before`` left, or less.
 
@@ -271,6 +277,7 @@ class TokenManager:
             token, self._window() if token.is_access_token else self._refresh_before
         )
 
+    @forgets_locals
     def set_token(self, text: str) -> None:
         """Store a token that a person brought, in place of any other, without calling the API.
 
@@ -289,6 +296,7 @@ class TokenManager:
             self._take(token)
         self._auto_refresh.wake()
 
+    @forgets_locals
     def set_session(self, session: Session) -> None:
         """Store a login that a person brought, in place of any other, without calling the API.
 
@@ -306,6 +314,7 @@ class TokenManager:
             self._announced_reasons.clear()
         self._auto_refresh.wake()
 
+    @forgets_locals
     def refresh(self) -> str:
         """Get a new token, even if the old one is not due, store it and return it.
 
@@ -331,6 +340,7 @@ class TokenManager:
         finally:
             self._events.tell()
 
+    @forgets_locals
     def renew(self, *, rejected: str) -> str:
         """Return another token than ``rejected``, which the API has refused.
 
