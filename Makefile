@@ -79,7 +79,7 @@ lint: .venv/ready .tools/sam/ready secrets ## ruff, mypy, cfn-lint, sam validate
 unit: .venv/ready ## tests of single modules, and of any input: they need nothing but .venv
 	$(PYTEST) tests/unit tests/proofs/fuzz tests/proofs/test_a_day_of_*.py -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
 
-integration: setup .tools/checkov/ready .tools/audit/ready ## tests of the edges, on real servers, of the scanners, and a short simulation
+integration: setup .tools/checkov/ready .tools/audit/ready .tools/lambda/ready ## tests of the edges, on real servers, of the scanners, and a short simulation
 	@# Four: they wait, for servers that are slow on purpose, as long as they calculate.
 	$(PYTEST) tests/integration tests/repo_checks tests/proofs/simulation -m 'not nightly' -n 4 --dist loadgroup $(COVERAGE) $(ARGS)
 

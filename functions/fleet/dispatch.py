@@ -13,9 +13,10 @@ from aws_lambda_powertools import Logger, Metrics
 from fleet_settings import STACK_NAME, DispatchSettings
 from jobs import Job, delay, send
 from keeper_runtime.clients import Clients
+from keeper_runtime.json_lines import log_all_as_json
 from keeper_runtime.reporting import Reporter
 from keeper_runtime.run_location import location_of, time_left_of
-from qwen_token.errors import ConfigError, QwenTokenError
+from qwen_token.errors import ConfigError, QwenTokenError, forgets_locals
 from qwen_token.fleet import WRITES_PER_SECOND, Fleet, Member
 from qwen_token.policy import TokenState, state_of
 from qwen_token.ports import STORE_CALL_LIMIT
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 logger = Logger()
+log_all_as_json(logger)
 metrics = Metrics()
 
 # With less than this left, the rest is another invocation's: some calls of a page may take long.
@@ -57,6 +59,7 @@ class Sweep:
     unreadable: int = 0
 
 
+@forgets_locals
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: object, context: "LambdaContext") -> dict[str, object]:

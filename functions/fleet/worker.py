@@ -18,6 +18,7 @@ from breaker import TROUBLE, Breaker
 from fleet_settings import WorkerSettings
 from jobs import LONGEST_DELAY, POSTPONEMENTS, Job, NotAJobError, delay, secrets_of, send
 from keeper_runtime.clients import Clients
+from keeper_runtime.json_lines import log_all_as_json
 from keeper_runtime.reporting import Reporter, counts_of, expiries_of
 from keeper_runtime.run_location import location_of, time_left_of
 from pace import pace_writes
@@ -26,6 +27,7 @@ from qwen_token.errors import (
     RateLimitedError,
     StoreError,
     UpstreamUnavailableError,
+    forgets_locals,
 )
 from qwen_token.fleet import obstacle_in_words
 from qwen_token.grants.exchange import Exchange
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 logger = Logger()
+log_all_as_json(logger)
 metrics = Metrics()
 
 # Jobs at once: nearly all of a run is waiting, for Qwen and for AWS.
@@ -55,6 +58,7 @@ _RESERVE: Final = 4 * STORE_CALL_LIMIT
 _clients = cache(Clients.real)
 
 
+@forgets_locals
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFailureResponse":

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from aws_lambda_powertools import Logger, Metrics
 
 from keeper_runtime.clients import Clients
+from keeper_runtime.json_lines import log_all_as_json
 from keeper_runtime.opened_ledger import opened_ledger
 from keeper_runtime.reporting import Reporter
 from keeper_runtime.run_location import location_of, time_left_of
 from keeper_runtime.settings import SECRET_ID, SESSION_SECRET_ID, RefreshSettings, RunOptions
-from qwen_token.errors import QwenTokenError
+from qwen_token.errors import QwenTokenError, forgets_locals
 from qwen_token.keeper import Keeper
 from qwen_token.secret_store import SecretStore
 
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.typing import LambdaContext
 
 logger = Logger()
+log_all_as_json(logger)
 metrics = Metrics()
 
 _clients = cache(Clients.real)
 
 
+@forgets_locals
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: object, context: "LambdaContext") -> dict[str, object]:

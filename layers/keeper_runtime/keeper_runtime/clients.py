@@ -1,5 +1,6 @@
 """What the functions reach outside: environment, clock, AWS, Qwen; each made when first needed."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
     from .settings import RefreshSettings
 
-# At DEBUG, botocore logs whole replies, and those of Secrets Manager hold tokens.
+# At DEBUG, botocore logs whole replies, and those of Secrets Manager hold tokens; at INFO, that it
+# found credentials, in each cold start.
 guard_library_logs()
+logging.getLogger("botocore").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,30 @@
+"""What libraries log, and Python warns of, as JSON lines like the functions' own."""
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools import Logger
+
+# Lambda's own, which brings the root logger a handler that writes plain text.
+_RUNTIME: Final = "awslambdaric"
+
+
+class _Lines(logging.Formatter):
+    """Powertools' JSON, with the end of the line, which the runtime's handler does not add."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._inner.format(record) + "\n"
+
+
+def log_all_as_json(logger: "Logger") -> None:
+    """Have Lambda's handler write what other loggers log as ``logger`` does, from its level on."""
+    for handler in logging.getLogger().handlers:
+        if type(handler).__module__.partition(".")[0] == _RUNTIME:
+            handler.setFormatter(_Lines(logger.registered_formatter))
+            handler.setLevel(logger.log_level)
+            logging.captureWarnings(capture=True)
