@@ -62,7 +62,7 @@ destroy: .venv/ready .tools/sam/ready ## delete the stack, and what it was told;
 ##@ Develop
 
 build: .venv/ready .tools/sam/ready ## build the functions and the layers
-	$(SAM) build
+	$(SAM_ALONE) build
 
 format: .venv/ready ## put the code into its form, and mend what ruff can mend
 	.venv/bin/ruff format .
@@ -74,7 +74,7 @@ lint: .venv/ready .tools/sam/ready secrets ## ruff, mypy, cfn-lint, sam validate
 	.venv/bin/mypy
 	.venv/bin/mypy --python-version 3.11 layers/qwen_token/qwen_token
 	.tools/sam/bin/cfn-lint template.yaml examples/*/*.yaml
-	AWS_DEFAULT_REGION=us-east-1 $(SAM) validate --lint
+	$(SAM_ALONE) validate --lint
 
 unit: .venv/ready ## tests of single modules, and of any input: they need nothing but .venv
 	$(PYTEST) tests/unit tests/proofs/fuzz tests/proofs/test_a_day_of_*.py -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)

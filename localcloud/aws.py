@@ -71,6 +71,10 @@ _TAIL_LINES: Final = 30
 _KEY_ID: Final = "test"
 _SECRET_KEY: Final = "test"
 
+# Of the user's environment, what is for another AWS account, Python, Node or SAM CLI, or for a make
+# that this is running under.
+_OF_OTHERS: Final = ("AWS_", "PYTHON", "NODE_", "SAM_", "__SAM_", "MAKE", "MFLAGS")
+
 # What programs need of the user's environment, wherever they run.
 _PASSED_ON: Final = frozenset(
     {"PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"}
@@ -110,6 +114,13 @@ def build(directory: Path) -> Path:
     return built / "template.yaml"
 
 
+def without_proxy() -> dict[str, str]:
+    """Return the variables that keep what is for this machine from a proxy, the user's included."""
+    exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    value = ",".join(filter(None, (exceptions, "127.0.0.1", "localhost")))
+    return {"NO_PROXY": value, "no_proxy": value}
+
+
 @contextmanager
 def local_cloud() -> Iterator["Cloud"]:
     """Start MiniStack, and end it and all that it started with the block.
@@ -142,7 +153,7 @@ def local_cloud() -> Iterator["Cloud"]:
             "AWS_ENDPOINT_URL": relay.url,
             # The functions run without it, and it is the user's.
             "DOCKER_HOST": "unix:///nowhere",
-            **_no_proxy(),
+            **without_proxy(),
         }
         with supervised() as ministack:
             ministack.start([_MINISTACK], environ=environ)
@@ -192,7 +203,7 @@ class Cloud:
             **self.exports,
             "AWS_CONFIG_FILE": nowhere,
             "AWS_SHARED_CREDENTIALS_FILE": nowhere,
-            **_no_proxy(),
+            **without_proxy(),
             "PYTHONPATH": str(_LIBRARY),
         }
 
@@ -415,7 +426,7 @@ def _sam_environ(directory: Path, exports: Mapping[str, str]) -> dict[str, str]:
         "PATH": _path(_VENV_BIN),
         "AWS_CONFIG_FILE": nowhere,
         "AWS_SHARED_CREDENTIALS_FILE": nowhere,
-        **_no_proxy(),
+        **without_proxy(),
         "SAM_CLI_TELEMETRY": "0",
         # Seconds between two looks at the stack; the default of 5 suits AWS's pace.
         "SAM_CLI_POLL_DELAY": "0.5",
@@ -433,19 +444,8 @@ def _quoted(value: str) -> str:
 
 
 def _inherited() -> dict[str, str]:
-    """Return the user's environment without what points at the user's own AWS account or Python."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("AWS_", "SAM_CLI_", "__SAM_CLI_", "PYTHON"))
-    }
-
-
-def _no_proxy() -> dict[str, str]:
-    """Return the variables that keep what is for this machine from a proxy, the user's included."""
-    exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-    value = ",".join(filter(None, (exceptions, "127.0.0.1", "localhost")))
-    return {"NO_PROXY": value, "no_proxy": value}
+    """Return the user's environment without what is for the user's own AWS account and tools."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OF_OTHERS)}
 
 
 def _free_port() -> int:

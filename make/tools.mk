@@ -7,6 +7,8 @@ UV = .tools/uv/bin/uv
 PYTHON = .venv/bin/python
 # What make was told is not for the makefiles of the layers.
 SAM = MAKEFLAGS= MFLAGS= SAM_CLI_TELEMETRY=0 .tools/sam/bin/sam
+# What needs no account is not to fail for a profile that is not there.
+SAM_ALONE = env -u AWS_PROFILE -u AWS_DEFAULT_PROFILE AWS_DEFAULT_REGION=us-east-1 $(SAM)
 PIP_SYNC = $(UV) pip sync --quiet --require-hashes
 
 # A user's environment says where packages come from, and by which way; it does not say what the tools do with
@@ -17,6 +19,12 @@ SOURCES = %INDEX %INDEX_URL %FIND_LINKS %TRUSTED_HOST %INSECURE_HOST %CERT %CERT
 	%registry %REGISTRY %config %CONFIG %cafile %CAFILE %ca %proxy %strict_ssl %STRICT_SSL %cache %CACHE %authToken %_auth
 unexport $(filter-out $(SOURCES),$(filter PIP_% UV_% npm_config_% NPM_CONFIG_%,$(.VARIABLES)))
 unexport $(filter-out NODE_EXTRA_CA_CERTS,$(filter PYTHON% VIRTUAL_ENV CONDA_% NODE_% SAM_% __SAM_%,$(.VARIABLES)))
+# A HOME that cannot be written to, or is nobody's, has no place for what is downloaded.
+ifneq ($(shell for each in "$$XDG_CACHE_HOME" "$$HOME/.cache" "$$HOME"; do \
+	if test -d "$$each"; then test -w "$$each" && echo yes; break; fi; done),yes)
+export XDG_CACHE_HOME := $(CURDIR)/.tools/cache
+export npm_config_cache := $(CURDIR)/.tools/cache/npm
+endif
 # Each target uses all cores that it can: two at once would be in each other's way.
 .NOTPARALLEL:
 

@@ -9,13 +9,19 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from localcloud.aws import Cloud, build, local_cloud
+from localcloud.aws import Cloud, build, local_cloud, without_proxy
 from localcloud.qwen import QwenStandIn
 from qwen_token.secret_store import AWS_CONFIG
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
+
+# What a user's environment says of an AWS account, a proxy or a terminal is not for these.
+for _name in [*os.environ]:
+    if _name.startswith("AWS_") or _name in {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"}:
+        del os.environ[_name]
+os.environ.update(without_proxy())
 
 # Powertools reads its own environment when the handler is imported: it has to be there by then.
 os.environ["POWERTOOLS_SERVICE_NAME"] = "my-stack"

@@ -342,7 +342,8 @@ def test_make_build_hears_of_the_environment_what_is_for_it(
     arguments, environ = recorded(installed)
     assert arguments == ["build"]
     assert environ["MAKEFLAGS"] == ""
-    assert_it_heard_what_is_for_it(environ)
+    assert_it_heard_what_is_for_it(environ, HEEDED.keys() - {"AWS_PROFILE"})
+    assert "AWS_PROFILE" not in environ
 
 
 def test_a_deployments_own_answers_are_found_wherever_they_lie(
@@ -351,10 +352,11 @@ def test_a_deployments_own_answers_are_found_wherever_they_lie(
     answers = installed / "samconfig.mine.toml"
     answers.touch()
 
-    done = make(installed, "deploy", "STACK=mine", path=programs, environ=HOSTILE)
+    done = make(installed, "deploy", "STACK=mine", path=programs, environ={**HOSTILE, **HEEDED})
     assert done.returncode == 0, done.stderr
 
-    arguments, _ = recorded(installed)
+    arguments, environ = recorded(installed)
+    assert environ["AWS_PROFILE"] == "mine"
     assert arguments == ["deploy", "--config-file", str(answers)]
 
 
@@ -392,6 +394,28 @@ def test_uv_is_asked_for_the_projects_own_environment(installed: Path, programs:
     assert_it_heard_what_is_for_it(environ)
 
 
+@pytest.mark.parametrize("home", ["/dev/null", "/nowhere", ""])
+def test_without_a_home_to_write_to_downloads_are_kept_with_the_tools(
+    installed: Path, programs: Path, home: str
+) -> None:
+    done = make(installed, "build", path=programs, environ={"HOME": home})
+    assert done.returncode == 0, done.stderr
+
+    _, environ = recorded(installed)
+    assert environ["XDG_CACHE_HOME"] == f"{installed}/.tools/cache"
+    assert environ["npm_config_cache"] == f"{installed}/.tools/cache/npm"
+
+
+def test_a_home_to_write_to_keeps_downloads_for_every_checkout(
+    installed: Path, programs: Path
+) -> None:
+    done = make(installed, "build", path=programs, environ={})
+    assert done.returncode == 0, done.stderr
+
+    _, environ = recorded(installed)
+    assert not {"XDG_CACHE_HOME", "npm_config_cache"} & environ.keys()
+
+
 def test_a_folder_with_a_colon_is_refused_with_the_reason(tmp_path: Path) -> None:
     checkout = tmp_path / "a:b"
     shutil.copytree(ROOT / "make", checkout / "make")
@@ -410,3 +434,32 @@ def test_a_folder_with_a_colon_is_refused_with_the_reason(tmp_path: Path) -> Non
     assert done.returncode != 0
     assert "cannot be in a folder with a colon in its path" in done.stderr
     assert not (checkout / ".tools").exists()
+
+
+def test_the_tests_hear_nothing_of_an_account_a_proxy_or_a_terminal() -> None:
+    # Of each kind one that would fail: what is found of AWS, goes to loopback, and is printed.
+    done = subprocess.run(  # noqa: S603 - the project's own tests
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            "tests/unit/test_cli.py::test_the_stacks_token_is_refreshed_by_its_function_alone",
+            "tests/unit/test_requests_auth.py::test_the_token_goes_to_its_origin",
+            "tests/unit/test_status.py",
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **ELSEWHERE,
+            "AWS_PROFILE": "nobody",
+            "AWS_REGION": "eu-nowhere-1",
+            "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+            "AWS_USE_FIPS_ENDPOINT": "true",
+            **dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy"), "http://127.0.0.1:9"),
+            **dict.fromkeys(("no_proxy", "NO_PROXY"), ""),
+            "COLUMNS": "30",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout
