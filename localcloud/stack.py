@@ -67,6 +67,8 @@ class Stack:
     parameters: Mapping[str, str]
     _queue_url: str
     _counted: set[tuple[str, int, str]] = field(default_factory=set, repr=False)
+    # What came with a notification that was waited for, after it.
+    _left: list[Notification] = field(default_factory=list, repr=False)
 
     @classmethod
     def find(cls, cloud: "Cloud", name: str) -> "Stack":
@@ -251,12 +253,14 @@ class Stack:
 
     def notifications(self) -> list[Notification]:
         """Take everything that arrived in the subscribed queue."""
-        return list(iter(self._next_notification, None))
+        left = [*self._left, *iter(self._next_notification, None)]
+        self._left.clear()
+        return left
 
     def wait_for_notification(
         self, wanted: Callable[[Notification], bool], *, within: timedelta, expected: str
     ) -> Notification:
-        """Take notifications until the wanted one comes, and return that.
+        """Take notifications until the wanted one comes, and return that; later ones stay.
 
         Raises:
             TimeoutError: it did not come; the message says what did.
@@ -264,8 +268,10 @@ class Stack:
         others: list[Notification] = []
 
         def look() -> Notification | None:
-            for notification in self.notifications():
+            arrived = self.notifications()
+            for number, notification in enumerate(arrived, start=1):
                 if wanted(notification):
+                    self._left.extend(arrived[number:])
                     return notification
                 others.append(notification)
             return None

@@ -39,5 +39,7 @@ def all_said(error: BaseException) -> str:
             continue
         seen.add(id(each))
         said += [str(each), repr(each), repr(each.args), repr(getattr(each, "__notes__", []))]
+        # What was decoded in vain, JSON's decoder keeps here, and that of text as its object.
+        said += [str(getattr(each, name, "")) for name in ("doc", "object")]
         queue += [other for other in (each.__cause__, each.__context__) if other is not None]
     return "\n".join(said)

@@ -14,6 +14,7 @@ import pytest
 from localcloud.aws import Cloud
 from localcloud.fleet import Fleet
 from localcloud.qwen import MINTS_NEWER_CLAIMS, QwenStandIn
+from localcloud.recording_proxy import Answer, Call, CarryOut, RecordingProxy
 from localcloud.sign_in_host import ANSWERS, SessionPolicy, SignInHost
 from localcloud.stack import Notification, Run, Stack
 
@@ -130,6 +131,23 @@ class Deployed:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let those tests be the last that look back at what all others made the functions do."""
     items.sort(key=lambda item: item.path.name.endswith("permissions.py"))
+
+
+@contextmanager
+def recorded(relay: RecordingProxy) -> Iterator[list[str]]:
+    """Hold what the functions send to AWS meanwhile, but for what the secrets get."""
+    sent: list[str] = []
+
+    def record(call: Call, carry_out: CarryOut) -> Answer | None:
+        if call.operation != "secretsmanager:PutSecretValue":
+            sent.append(call.body.decode())
+        return carry_out()
+
+    before, relay.gate = relay.gate, record
+    try:
+        yield sent
+    finally:
+        relay.gate = before
 
 
 @pytest.fixture(scope="session", name="session_stack")

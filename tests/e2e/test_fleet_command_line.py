@@ -5,6 +5,7 @@ import json
 import pytest
 
 from localcloud.fleet import DAY, TAG, Fleet
+from tests.e2e.conftest import recorded
 from tests.minting import pieces
 
 
@@ -183,24 +184,31 @@ def test_sweep_has_the_fleet_looked_through_now(fleet: Fleet) -> None:
 def test_no_token_and_no_part_of_one_is_in_anything_that_the_fleet_says(fleet: Fleet) -> None:
     raws = [fleet.qwen.mint(account=f"a{number}", lifetime=2 * DAY) for number in range(2)]
     fleet.add("pasted badly", value=raws[0].replace(".", "-"))
-    said = [
-        fleet.stack.command_line("put", "--fleet", "--name", "a1", typed=raws[1]).stdout,
-        fleet.stack.command_line("sweep").stdout,
-    ]
-    fleet.wait_for_refresh("a1")
-    fleet.drain()
+
+    with recorded(fleet.cloud.relay) as sent:
+        commands = [
+            fleet.stack.command_line("put", "--fleet", "--name", "a1", typed=raws[1]),
+            fleet.stack.command_line("sweep"),
+        ]
+        fleet.wait_for_refresh("a1")
+        fleet.drain()
     raws.append(fleet.current("a1"))
-    said += [
-        fleet.stack.command_line("status", "--fleet").stdout,
-        fleet.stack.command_line("status", "--fleet", "--json").stdout,
-        fleet.stack.command_line("remove", "--name", "a1").stdout,
+    commands += [
+        fleet.stack.command_line("status", "--fleet"),
+        fleet.stack.command_line("status", "--fleet", "--json"),
+        fleet.stack.command_line("remove", "--name", "a1"),
+    ]
+
+    said = [
+        *(done.stdout + done.stderr for done in commands),
+        *sent,
         *fleet.stack.log("dispatch"),
         *fleet.stack.log("worker"),
         *(json.dumps(dict(each.document)) for each in fleet.stack.notifications()),
         *(email.text for email in fleet.cloud.relay.emails),
         fleet.cloud.ministack.output(),
     ]
-
     everything = "\n".join(said)
     assert "token_malformed" in everything
+    assert '"Token Refreshed"' in everything, "the events must be among them"
     assert not any(piece in everything for raw in raws for piece in pieces(raw))

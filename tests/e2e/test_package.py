@@ -1,12 +1,15 @@
 """What was built: what was pinned, with bytecode, and safe beside the layers of others."""
 
+import hashlib
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions
+from importlib.util import source_hash
 from pathlib import Path
 from typing import Final
 
@@ -77,14 +80,51 @@ def output_of(program: str, *arguments: str, path: Sequence[Path]) -> str:
 def test_a_built_layer_holds_what_is_pinned_and_nothing_else(
     built: Path, layer: str, folder: str
 ) -> None:
-    shipped = {
-        (each.metadata["Name"].lower().replace("_", "-"), each.version)
-        for each in distributions(path=[str(site(built, layer))])
-    }
-
+    packages = list(distributions(path=[str(site(built, layer))]))
+    shipped = {(each.metadata["Name"].lower().replace("_", "-"), each.version) for each in packages}
     pins = (ROOT / "layers" / folder / "requirements.txt").read_text()
     assert shipped == set(re.findall(r"^([a-z0-9-]+)==(\S+)", pins, re.MULTILINE))
+
+    # Every file is our own as it is here, or one that a package lists, with the hash that it lists.
+    sources = ROOT / "layers" / folder / folder
+    ours = {
+        f"{folder}/{file.relative_to(sources)}": digest(file.read_bytes())
+        for file in sources.rglob("*")
+        if file.is_file()
+    }
+    listed = {
+        str(file): file.hash.value
+        for each in packages
+        for file in each.files or ()
+        if file.hash is not None
+    }
+    assert [
+        str(file)
+        for file in (built.parent / layer).rglob("*")
+        if not is_known(file, site(built, layer), ours | listed)
+    ] == []
     assert not list(site(built, layer).rglob("*.so")), "pure Python serves both architectures"
+
+
+def is_known(file: Path, folder: Path, known: Mapping[str, str]) -> bool:
+    """Return whether a built file has a known hash, or is the bytecode of a source beside it."""
+    if file.is_symlink():
+        return False
+    if file.is_dir():
+        return True
+    if file.match("__pycache__/*.cpython-313.pyc"):
+        source = file.parents[1] / f"{file.name.removesuffix('.cpython-313.pyc')}.py"
+        return source.exists() and file.read_bytes()[8:16] == source_hash(source.read_bytes())
+    name = str(file.relative_to(folder, walk_up=True))
+    # The list itself, of which no list has the hash.
+    return re.fullmatch(r"[^/]+\.dist-info/RECORD", name) is not None or (
+        known.get(name) == digest(file.read_bytes())
+    )
+
+
+def digest(content: bytes) -> str:
+    """Return a hash as a package's list of files has it."""
+    return urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
 
 
 # --- beside what services have --------------------------------------------------------------------

@@ -3,15 +3,13 @@
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 
 from localcloud import qwen as scenarios
 from localcloud import sign_in_host
-from localcloud.recording_proxy import Answer, Call, CarryOut, Refusal
+from localcloud.recording_proxy import Refusal
 from localcloud.serving import Reply, Scenario
 from localcloud.sign_in_host import (
     CredentialForm,
@@ -20,7 +18,7 @@ from localcloud.sign_in_host import (
     SignInHost,
     SignInRequest,
 )
-from tests.e2e.conftest import OWNER, Deployed
+from tests.e2e.conftest import OWNER, Deployed, recorded
 from tests.repo_checks.targets import MAKEFILES
 
 DAY = timedelta(days=1)
@@ -42,54 +40,57 @@ def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:
     stack, qwen, cloud = deployed.stack, deployed.qwen, deployed.stack.cloud
     shown: dict[str, str] = {}
 
-    # Answers that carry a token, or refuse one: the other ways to fail are in the log by their own
-    # tests, where those ran before.
-    for scenario in (
-        scenarios.MINTS,
-        scenarios.ECHOES,
-        scenarios.MINTS_FOR_ANOTHER_ACCOUNT,
-        scenarios.ISSUES_THEN_REFUSES,
-        scenarios.STRANGE_TOKEN,
-        scenarios.TOKEN_DEAD,
-    ):
-        # What another answer left behind is not to keep the token from being spent.
-        stack.forget()
-        deployed.hold(2 * DAY)
-        qwen.answer_with(scenario)
-        stack.invoke()
-    qwen.answer_with(scenarios.MINTS_NEWER_CLAIMS)
-    for operation in ("GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage"):
-        stack.forget()
-        deployed.hold(2 * DAY)
-        refusal = Refusal("InternalServiceError", 500)
-        with cloud.relay.interfering(f"secretsmanager:{operation}", refusal):
+    with recorded(cloud.relay) as sent:
+        # Answers that carry a token, or refuse one: the other ways to fail are in the log by their
+        # own tests, where those ran before.
+        for scenario in (
+            scenarios.MINTS,
+            scenarios.ECHOES,
+            scenarios.MINTS_FOR_ANOTHER_ACCOUNT,
+            scenarios.ISSUES_THEN_REFUSES,
+            scenarios.STRANGE_TOKEN,
+            scenarios.TOKEN_DEAD,
+        ):
+            # What another answer left behind is not to keep the token from being spent.
+            stack.forget()
+            deployed.hold(2 * DAY)
+            qwen.answer_with(scenario)
             stack.invoke()
-    raw = qwen.mint()
-    for event in ({raw: True}, {"force": raw}, {"token": raw}, raw, [raw]):
-        stack.invoke(event)
-    with cloud.relay.interfering("sns:Publish", Refusal("InternalError", 500)):
-        stack.invoke({"token": raw})
-    for value in (raw[:-40], f"{raw}.{raw}", f"{raw} {raw}", json.dumps({"token": [raw]})):
-        stack.put(value)
-        stack.invoke()
-    shown["command line: status of a spoilt value"] = stack.command_line("status").stdout
-    for arguments, typed in (
-        (["put"], raw),
-        (["put", "--json"], raw),
-        (["put"], f"{raw}.{raw}"),
-        (["put"], raw[:-40]),
-        (["refresh", "--force"], ""),
-        (["smoke"], ""),
-        (["smoke", "--json"], ""),
-        (["smoke", "--stdin", "--api-base-url", qwen.base_url], raw),
-        (["smoke", "--stdin", "--api-base-url", qwen.base_url], raw[:-40]),
-        (["status"], ""),
-        (["status", "--json"], ""),
-    ):
-        done = stack.command_line(*arguments, typed=typed)
-        shown[f"command line: {arguments}"] = done.stdout + done.stderr
+        qwen.answer_with(scenarios.MINTS_NEWER_CLAIMS)
+        for operation in ("GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage"):
+            stack.forget()
+            deployed.hold(2 * DAY)
+            refusal = Refusal("InternalServiceError", 500)
+            with cloud.relay.interfering(f"secretsmanager:{operation}", refusal):
+                stack.invoke()
+        raw = qwen.mint()
+        for event in ({raw: True}, {"force": raw}, {"token": raw}, raw, [raw]):
+            stack.invoke(event)
+        with cloud.relay.interfering("sns:Publish", Refusal("InternalError", 500)):
+            stack.invoke({"token": raw})
+        for value in (raw[:-40], f"{raw}.{raw}", f"{raw} {raw}", json.dumps({"token": [raw]})):
+            stack.put(value)
+            stack.invoke()
+        shown["command line: status of a spoilt value"] = stack.command_line("status").stdout
+        for arguments, typed in (
+            (["put"], raw),
+            (["put", "--json"], raw),
+            (["put"], f"{raw}.{raw}"),
+            (["put"], raw[:-40]),
+            (["refresh", "--force"], ""),
+            (["smoke"], ""),
+            (["smoke", "--json"], ""),
+            (["smoke", "--stdin", "--api-base-url", qwen.base_url], raw),
+            (["smoke", "--stdin", "--api-base-url", qwen.base_url], raw[:-40]),
+            (["status"], ""),
+            (["status", "--json"], ""),
+        ):
+            done = stack.command_line(*arguments, typed=typed)
+            shown[f"command line: {arguments}"] = done.stdout + done.stderr
 
     shown |= shown_by(deployed)
+    shown["calls to AWS"] = "\n".join(sent)
+    assert '"Token Refreshed"' in shown["calls to AWS"], "the events must be among them"
     used = {request.raw for request in qwen.requests if request.raw} | {raw}
     used |= {each.text for each in stack.versions() if qwen.read(each.text)}
     parts = set().union(*(secret_parts(token) for token in used))
@@ -144,8 +145,6 @@ class Trial:
         self.form = form
         self.host = deployed.sign_in_host
         self.logins: list[str] = []
-        # What the stack sends to AWS, but for the secrets.
-        self.sent: list[str] = []
         self.processes: list[str] = []
         self.looking = Scenario("looks around", "lists the processes meanwhile", self._look_around)
 
@@ -158,20 +157,6 @@ class Trial:
         )
         self.processes.append(listed.stdout)
         return host.answer(request)
-
-    def _record(self, call: Call, carry_out: CarryOut) -> Answer | None:
-        if call.operation != "secretsmanager:PutSecretValue":
-            self.sent.append(call.body.decode())
-        return carry_out()
-
-    @contextmanager
-    def recording(self) -> Iterator[None]:
-        relay = self.deployed.stack.cloud.relay
-        before, relay.gate = relay.gate, self._record
-        try:
-            yield
-        finally:
-            relay.gate = before
 
     def log_in(self) -> str:
         """Let a token be due, and return a new credential."""
@@ -208,7 +193,7 @@ def test_no_part_of_any_login_is_in_any_output(newer: Deployed, form: Credential
     relay = newer.stack.cloud.relay
     newer.sign_in_host.set_password(OWNER, PASSWORD)
 
-    with trial.recording():
+    with recorded(relay) as sent:
         trial.run(trial.log_in())
         for scenario in SCENARIOS:
             credential = trial.log_in()
@@ -240,7 +225,7 @@ def test_no_part_of_any_login_is_in_any_output(newer: Deployed, form: Credential
     }
 
     shown |= shown_by(newer)
-    shown |= {"calls to AWS": str(trial.sent), "process list": str(trial.processes)}
+    shown |= {"calls to AWS": "\n".join(sent), "process list": str(trial.processes)}
     assert len(trial.processes) > 4, "both grants must have been used"
     parts = trial.parts()
     for where, text in shown.items():

@@ -1,7 +1,9 @@
 """What the transport sends, and what it hands back, whatever the request is for."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -121,18 +123,37 @@ def test_netrc_adds_nothing_to_a_request_without_authorization(
     assert b"Authorization" not in server.requests[0]
 
 
-def test_what_a_server_may_have_acted_on_is_not_sent_again() -> None:
+# Of a request that spends something: a sign-in, or a credential in the cookie of a GET.
+SPENDS = pytest.mark.parametrize(
+    "spends",
+    [
+        pytest.param({"method": "POST", "json": {}, "repeatable": False}, id="a sign-in"),
+        pytest.param({"method": "POST", "json": {}}, id="another POST"),
+        pytest.param({"repeatable": False}, id="a credential"),
+    ],
+)
+
+
+@SPENDS
+@pytest.mark.parametrize("status", ["429 Wait", "500 Oh", "502 Bad", "503 Busy", "504 Late"])
+def test_what_a_server_may_have_acted_on_is_not_sent_again(
+    status: str, spends: Mapping[str, Any]
+) -> None:
     """A sign-in that is repeated is a second one, and a credential may be good for one use."""
-    busy = reply("503 Busy", b"", "Retry-After: 0")
-    with wire(busy) as server:
-        got = send(Request(server.base_url, method="POST", json={}), within=timedelta(seconds=9))
-    assert got.status == 503
+    busy = reply(status, b"", "Retry-After: 0")
+    with wire(busy, reply("200 OK")) as server:
+        got = send(Request(server.base_url, **spends), within=timedelta(seconds=9))
+    assert got.status == int(status[:3])
     assert len(server.requests) == 1
 
 
-def test_what_broke_off_after_it_was_sent_is_not_sent_again() -> None:
-    with wire(raw(b"")) as server, pytest.raises(UpstreamUnavailableError):
-        send(Request(server.base_url, method="POST", json={}), within=timedelta(seconds=9))
+@SPENDS
+@pytest.mark.parametrize("answer", [b"", b"no HTTP at all\r\n\r\n"])
+def test_what_broke_off_after_it_was_sent_is_not_sent_again(
+    answer: bytes, spends: Mapping[str, Any]
+) -> None:
+    with wire(raw(answer), reply("200 OK")) as server, pytest.raises(UpstreamUnavailableError):
+        send(Request(server.base_url, **spends), within=timedelta(seconds=9))
     assert len(server.requests) == 1
 
 

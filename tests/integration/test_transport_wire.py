@@ -26,7 +26,7 @@ from qwen_token import (
     UpstreamUnexpectedError,
 )
 from qwen_token.qwen_api import QwenApi
-from tests.minting import ACCOUNT, token
+from tests.minting import ACCOUNT, all_said, pieces, token
 from tests.wire import Script, raw, reply, wire
 
 AMPLE = timedelta(seconds=20)
@@ -433,9 +433,28 @@ def test_an_error_does_not_hang_on_to_what_the_server_said_instead_of_a_status_l
     assert not any(piece in shown for piece in SUCCESSOR.raw.split(".")[1:])
 
 
-def test_no_error_shows_the_token_or_what_the_server_said() -> None:
-    echo = f"<html>{HELD.raw}</html>".encode()
-    for script in (reply("403 No", echo), reply("200 OK", echo), reply("500 Oh", echo)):
-        error = failure(script, within=timedelta(seconds=1.5))
-        shown = f"{error!r} {error.__cause__!r} {error.__context__!r}"
-        assert not any(piece in shown for piece in HELD.raw.split("."))
+# A body that echoes the token, at its start, its end or in what the API's own failures have.
+ECHOES = {
+    "the token alone": HELD.raw,
+    "a page": f"<html>{HELD.raw}</html>",
+    "a detail": json.dumps({"detail": HELD.raw}),
+    "an envelope": json.dumps(
+        {"success": False, "data": {"code": HELD.raw, "details": HELD.raw, "message": HELD.raw}}
+    ),
+    "an envelope of a known code": json.dumps(
+        {"success": False, "data": {"code": "UNAUTHORIZED", "details": HELD.raw}}
+    ),
+    "a session of nobody's": json.dumps({"id": 1, "token": HELD.raw, "email": HELD.raw}),
+    "an unreadable token": json.dumps({"id": ACCOUNT, "role": "user", "token": HELD.raw[:-40]}),
+}
+
+
+@pytest.mark.parametrize("body", ECHOES.values(), ids=ECHOES)
+@pytest.mark.parametrize("status", ["200 OK", "401 No", "403 No", "404 Lost", "429 Wait", "500 Oh"])
+def test_no_error_shows_the_token_or_what_the_server_said(status: str, body: str) -> None:
+    answer = reply(status, body.encode(), f"Content-Type: application/json; x={HELD.raw}")
+    with wire(answer) as server, pytest.raises(QwenTokenError) as caught:
+        refresh(server.base_url, within=timedelta(seconds=1.5))
+
+    said = all_said(caught.value)
+    assert not any(piece in said for piece in pieces(HELD.raw) | pieces(body))

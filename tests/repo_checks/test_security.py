@@ -1,4 +1,4 @@
-"""SECURITY.md names the test of each promise: here, that there is one."""
+"""SECURITY.md names the test of each promise: that there is one, and a break that it notices."""
 
 import ast
 import re
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.proofs.breaks import Break, breaks
 from tests.repo_checks.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +34,24 @@ def test_every_promise_names_a_test() -> None:
 
     assert len(promises) > 20
     assert [line for line in promises if not re.search(r"`tests/[\w/]+\.py::test_\w+`", line)] == []
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED, ids=[name for _, name in NAMED])
+def test_a_promise_is_broken_for_its_test_to_notice(file: str, name: str) -> None:
+    assert f"{file}::{name}" in {each.test for each in breaks()}
+
+
+@pytest.mark.parametrize("each", breaks(), ids=lambda each: each.name)
+def test_a_break_changes_what_is_there(each: Break) -> None:
+    """Whether its test notices takes longer: that is tried each night."""
+    text = (ROOT / each.file).read_text("utf-8")
+
+    assert each.of(text) != text
+    assert re.search(
+        rf"^def {each.test.split('::')[1]}\(",
+        (ROOT / each.test.split("::")[0]).read_text(),
+        re.MULTILINE,
+    )
 
 
 def test_every_target_that_is_named_exists() -> None:
