@@ -463,7 +463,7 @@ def test_an_event_that_could_not_be_sent_hides_no_failure(invoke: Any, bus: Fake
 def test_botocore_does_not_log_values_even_where_everything_logs_at_debug(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "botocore.parsers")
 
     logging.getLogger("botocore.parsers").debug("Response body:\n%s", b'{"SecretString":"a1b2"}')
 

@@ -1074,6 +1074,7 @@ def test_a_dead_token_that_lives_after_all_is_fresh_again() -> None:
     scene.fails(UpstreamUnavailableError, check=True)
     scene.passes(2 * HOUR)
     del scene.client.refuses[NEWER]
+    scene.exchange.answers[NEWER] = TokenNotExtendedError("an echo")
     scene.password.answers["a password"] = NEW
 
     assert scene.run().outcome is Outcome.FRESH
