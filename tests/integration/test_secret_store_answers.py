@@ -11,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from qwen_token import StoreError, TokenMalformedError, TokenMissingError
+from qwen_token.errors import TokenDocumentError
 from qwen_token.ports import STORE_CALL_LIMIT
 from qwen_token.secret_store import AWS_CONFIG, SecretStore
 from qwen_token.stored_token import StoredToken
@@ -84,14 +85,16 @@ def test_a_secret_whose_value_went_away_is_missing_not_awaited() -> None:
     assert str(caught.value) == "the secret has no current value"
 
 
-def test_a_binary_value_is_malformed_and_a_person_can_put_a_token_over_it() -> None:
+def test_a_binary_value_is_malformed_and_a_person_may_insist_on_a_token_over_it() -> None:
     binary = done(VersionId=V1, SecretBinary=base64.b64encode(FIRST.raw.encode()).decode())
     with wire(binary) as aws, pytest.raises(TokenMalformedError) as caught:
         store(aws.base_url).read()
     assert str(caught.value) == "the secret's value is binary: store it as a string"
 
-    with wire(binary, done(VersionId=V2)) as aws:
-        assert store(aws.base_url).put(FIRST) == StoredToken(FIRST, V2, FIRST.raw)
+    with wire(binary) as aws, pytest.raises(TokenDocumentError, match="binary"):
+        store(aws.base_url).put(FIRST)
+    with wire(done(VersionId=V2)) as aws:
+        assert store(aws.base_url).put(FIRST, replace=True) == StoredToken(FIRST, V2, FIRST.raw)
 
 
 def test_a_binary_version_is_no_alternative_and_neither_is_a_version_that_is_not_listed() -> None:
@@ -189,7 +192,7 @@ def test_only_a_version_with_the_keepers_label_says_when_the_keeper_wrote_it(
     [
         pytest.param(lambda aws: aws.read(), f"read the secret {ARN}", id="read"),
         pytest.param(lambda aws: aws.stage(FIRST, over=HELD), "stage the new token", id="stage"),
-        pytest.param(lambda aws: aws.put(FIRST), "put the token in", id="put"),
+        pytest.param(lambda aws: aws.put(FIRST, replace=True), "put the token in", id="put"),
         pytest.param(
             lambda aws: aws.put_first(FIRST), "store the first token", id="the first token"
         ),

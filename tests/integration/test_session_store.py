@@ -307,7 +307,7 @@ def test_the_labels_that_the_emulator_leaves_on_old_versions_bring_none_of_them_
     ("before", "after"),
     [
         pytest.param(None, {"refresh_token": PERSONS}, id="into a secret without a value"),
-        pytest.param("something else", {"refresh_token": PERSONS}, id="over garbage"),
+        pytest.param("hunter2", {"refresh_token": PERSONS}, id="over a word"),
         pytest.param(
             document(FIRST, note=1, account="before"),
             {"refresh_token": PERSONS, "note": 1},

@@ -27,7 +27,7 @@ def main() -> None:
     given = dict(argument.split("=", maxsplit=1) for argument in sys.argv[1:])
     if unknown := given.keys() - values.keys():
         sys.exit(f"the template has no parameter {', '.join(sorted(unknown))}")
-    values |= {"AWS::Partition": "aws"} | given
+    values |= {"AWS::Partition": "aws", "AWS::Region": "eu-central-1"} | given
     for resource in template["Resources"].values():
         for uri in ("CodeUri", "ContentUri"):
             if uri in resource.get("Properties", {}):

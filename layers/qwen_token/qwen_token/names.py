@@ -19,11 +19,27 @@ _CHANGE: Final = re.compile(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[A-Z])(?=[0-9])|(?<=[0-
 # every fourth at most. Shorter ones say nothing: AWS itself puts twelve behind a name.
 _RANDOM: Final = 0.27
 _SHORTEST_RANDOM: Final = 14
+# A name may hold a random word, as the id of an account or a hash; a credential is nothing else.
+_NOTHING_ELSE: Final = 0.9
+# As base64 is written in URLs: the words between its signs may be short, but all of it changes more
+# often than a name with a random end does. It has letters of both cases, and digits.
+_IN_URLS: Final = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[\w-]{24,}")
+_ALL_RANDOM: Final = 0.35
 
 
 def may_be_login(text: str) -> bool:
     """Return whether a text that should be a name looks like a login, or like a part of one."""
-    return _JWT in text or bool(_NAMED.search(text)) or any(map(_is_random, _WORD.findall(text)))
+    return _JWT in text or bool(_NAMED.search(text)) or _is_all_random(text)
+
+
+def _is_all_random(text: str) -> bool:
+    words = _WORD.findall(text)
+    random = sum(len(word) for word in words if _is_random(word))
+    together = "".join(words)
+    if random > 0 and random >= _NOTHING_ELSE * len(together):
+        return True
+    changes = len(_CHANGE.findall(together))
+    return bool(_IN_URLS.fullmatch(text)) and changes >= _ALL_RANDOM * len(together)
 
 
 def _is_random(word: str) -> bool:

@@ -265,9 +265,9 @@ class FileStore(TokenStore):
         """Take the file's path, ``~`` included. It need not be there yet; its directory must.
 
         Raises:
-            ConfigError: the path is a token.
+            ConfigError: the path is a token, or leads nowhere.
         """
-        if _JWT.search(os.fspath(path)):
+        if isinstance(path, str | os.PathLike) and _JWT.search(os.fspath(path)):
             raise ConfigError("path should be a file's, but looks like a token: it was not used")
         self._file = OwnerFile(path, unusable=TokenMalformedError)
 
