@@ -234,7 +234,7 @@ def test_the_keepers_own_secret_is_none_of_the_fleets(fleet: Fleet) -> None:
             "FleetDeadLetterQueueUrl",
             1,
         ),
-        ("fleet-queue-old", "ApproximateAgeOfOldestMessage", "FleetQueueUrl", 3601),
+        ("fleet-queue-old", "ApproximateAgeOfOldestMessage", "FleetQueueUrl", 7201),
     ],
 )
 def test_what_sqs_measures_of_the_queues_raises_alarms(

@@ -183,7 +183,7 @@ def test_sweep_has_the_fleet_looked_through_now(fleet: Fleet) -> None:
 
 def test_no_token_and_no_part_of_one_is_in_anything_that_the_fleet_says(fleet: Fleet) -> None:
     raws = [fleet.qwen.mint(account=f"a{number}", lifetime=2 * DAY) for number in range(2)]
-    fleet.add("pasted badly", value=raws[0].replace(".", "-"))
+    fleet.add("pasted-badly", value=raws[0].replace(".", "-"))
 
     with recorded(fleet.cloud.relay) as sent:
         commands = [

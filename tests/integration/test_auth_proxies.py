@@ -108,14 +108,15 @@ def test_with_no_proxy_for_the_host_the_token_goes_straight_to_it(
 
 @pytest.mark.parametrize("get", [by_httpx, by_async_httpx], ids=["httpx", "asynchronous httpx"])
 def test_a_proxy_that_an_httpx_client_names_gets_no_token(
-    get: Callable[..., int], server: Wire, proxy: Wire
+    get: Callable[..., int], server: Wire
 ) -> None:
-    with pytest.raises(ConfigError, match="through a proxy"):
-        get(server.base_url, proxy=proxy.base_url)
     transport = httpx.HTTPTransport if get is by_httpx else httpx.AsyncHTTPTransport
-    with pytest.raises(ConfigError, match="through a proxy"):
-        get(server.base_url, mounts={"http://": transport(proxy=proxy.base_url)})
-    assert proxy.requests == [b"", b""]
+    with wire(ANSWER) as proxy:
+        with pytest.raises(ConfigError, match="through a proxy"):
+            get(server.base_url, proxy=proxy.base_url)
+        with pytest.raises(ConfigError, match="through a proxy"):
+            get(server.base_url, mounts={"http://": transport(proxy=proxy.base_url)})
+    assert proxy.requests == [b"", b""], "connections, and nothing over them"
 
 
 def test_a_connection_through_a_proxy_that_is_open_already_gets_no_token(
