@@ -14,10 +14,7 @@ include make/tools.mk
 run: setup ## deploy into an embedded AWS and show the keeper at work (KEEP=1, QWEN_TOKEN_FILE=…)
 	@$(WITH_THE_LIBRARY) localcloud $(ARGS)
 
-test: COVERAGE = --cov --cov-append --cov-report=
 test: lint unit integration e2e ## everything that CI checks for each change
-	@# Of unit and integration tests: to trace the deployed stack as well costs minutes (98 % then).
-	@.venv/bin/coverage report --fail-under=90
 
 invoke: build ## run the function here in Docker, on your stack's secret (EVENT=events/….json)
 	@$(CLI) environ $(OF_STACK) > .aws-sam/environ.json
@@ -77,7 +74,7 @@ lint: .venv/ready .tools/sam/ready secrets ## ruff, mypy, cfn-lint, sam validate
 	$(SAM_ALONE) validate --lint
 
 unit: .venv/ready ## tests of single modules, and of any input: they need nothing but .venv
-	$(PYTEST) tests/unit tests/proofs/fuzz tests/proofs/test_a_day_of_*.py -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
+	$(PYTEST) tests/unit tests/proofs/fuzz tests/proofs/test_a_day_of_*.py -m 'not nightly' -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
 
 integration: setup .tools/checkov/ready .tools/audit/ready .tools/lambda/ready ## tests of the edges, on real servers, of the scanners, and a short simulation
 	@# Four: they wait, for servers that are slow on purpose, as long as they calculate.
@@ -89,7 +86,11 @@ e2e: setup .tools/awscli/ready .tools/aws-sdk/ready ## tests of the deployed sta
 nightly: setup .tools/fuzz/ready ## what takes too long for each change: every byte and wait, a long simulation, a search for inputs
 	$(PYTEST) tests -m nightly -n 2 --dist loadgroup $(ARGS)
 	$(MAKE) simulate ARGS='--years 2000'
-	$(MAKE) fuzz SECONDS=120 ARGS=
+	$(MAKE) coverage fuzz SECONDS=120 ARGS=
+
+coverage: COVERAGE = --cov --cov-append --cov-report=
+coverage: unit integration ## the branches that unit and integration tests take: 90 % at least
+	@.venv/bin/coverage report --fail-under=90
 
 trust: setup ## proofs: every crash point, races, readers that never stop (ARGS=-rP shows the counts)
 	$(PYTEST) tests/proofs/crash_points tests/proofs/test_races.py tests/proofs/test_readers.py $(ARGS)

@@ -32,7 +32,7 @@ from tests.proofs.crash_points.sandbox import (
 from tests.proofs.crash_points.worker import End
 
 # Of each kind of race.
-ROUNDS = 10
+ROUNDS = 4
 ROUNDS_AT_NIGHT = 50
 RECOVERIES = 3
 FAILURES = 3

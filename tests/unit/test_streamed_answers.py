@@ -193,7 +193,13 @@ def outcome(
         return found, response.raw.closed
 
 
-@pytest.mark.parametrize("way", WAYS)
+# Byte by byte, the longest answers take seconds.
+SLOW = ("readline", "iter_content, byte by byte")
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.nightly if way in SLOW else ()) for way in WAYS]
+)
 def test_a_streamed_answer_is_read_as_it_is_without_an_auth(api: Api, way: str) -> None:
     auth = QwenAuth(Tokens(NEW), base_url=api.base_url)
     different = []

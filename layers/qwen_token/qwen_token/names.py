@@ -23,7 +23,7 @@ _SHORTEST_RANDOM: Final = 14
 _NOTHING_ELSE: Final = 0.9
 # As base64 is written in URLs: the words between its signs may be short, but all of it changes more
 # often than a name with a random end does. It has letters of both cases, and digits.
-_IN_URLS: Final = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[\w-]{24,}")
+_IN_URLS: Final = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[\w.-]{24,}")
 _ALL_RANDOM: Final = 0.35
 
 

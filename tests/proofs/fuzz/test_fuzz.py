@@ -15,7 +15,7 @@ from tests.proofs.fuzz.promises import HELD, hold_for_reply, hold_for_server, ho
 from tests.wire import wire
 
 EXP = int(HELD.expires_at.timestamp())
-thoroughly = settings(derandomize=True, deadline=None, max_examples=400)
+thoroughly = settings(derandomize=True, deadline=None, max_examples=100)
 a_little = settings(derandomize=True, deadline=None, max_examples=60)
 
 scalars = (
