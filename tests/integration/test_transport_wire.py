@@ -445,7 +445,7 @@ ECHOES = {
         {"success": False, "data": {"code": "UNAUTHORIZED", "details": HELD.raw}}
     ),
     "a session of nobody's": json.dumps({"id": 1, "token": HELD.raw, "email": HELD.raw}),
-    "an unreadable token": json.dumps({"id": ACCOUNT, "role": "user", "token": HELD.raw[:-40]}),
+    "an unreadable token": json.dumps({"id": ACCOUNT, "role": "user", "token": HELD.raw[:-42]}),
 }
 
 
