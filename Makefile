@@ -7,7 +7,7 @@ EVENT ?= events/refresh.json
 SECONDS ?= 60
 
 .DEFAULT_GOAL = help
-include make/tools.mk
+include make/tools.mk make/containers.mk
 
 ##@ Try it on this machine
 
@@ -16,9 +16,9 @@ run: setup ## deploy into an embedded AWS and show the keeper at work (KEEP=1, Q
 
 test: lint unit integration e2e ## everything that CI checks for each change
 
-invoke: build ## run the function here in Docker, on your stack's secret (EVENT=events/….json)
-	@$(CLI) environ $(OF_STACK) > .aws-sam/environ.json
-	$(SAM) local invoke RefreshFunction --event $(EVENT) --env-vars .aws-sam/environ.json $(IN_REGION) $(ARGS)
+invoke: container-runtime build ## run the function here in Docker, on your stack's secret (EVENT=events/….json)
+	@environ=$$($(CLI) environ $(OF_STACK)) && $(PYTHON) make/invoke.py "$$environ" env $(SAM) local invoke \
+		RefreshFunction --event $(EVENT) --parameter-overrides Architecture=$(ARCHITECTURE) $(IN_REGION) $(ARGS)
 
 ##@ Your AWS account (STACK=name where it is not qwen-token-refresh; REGION=… where it is not the deployment's)
 
@@ -59,7 +59,7 @@ destroy: .venv/ready .tools/sam/ready ## delete the stack, and what it was told;
 ##@ Develop
 
 build: .venv/ready .tools/sam/ready ## build the functions and the layers
-	$(SAM_ALONE) build
+	$(SAM_ALONE) build >&2
 
 format: .venv/ready ## put the code into its form, and mend what ruff can mend
 	.venv/bin/ruff format .
