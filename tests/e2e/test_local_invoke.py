@@ -24,6 +24,7 @@ from tests.containers.base_image import import_image
 from tests.containers.runtime import Runtime, container_runtime, missing
 from tests.e2e.conftest import Deployed
 from tests.e2e.test_secrecy import secret_parts
+from tests.programs import start_program
 
 DAY = timedelta(days=1)
 READY = timedelta(seconds=30)
@@ -51,12 +52,16 @@ class Invoked:
         return json.loads(self.stdout)
 
 
-@pytest.fixture(scope="module", name="runtime")
-def _runtime() -> Iterator[Runtime]:
+def require_runtime() -> None:
     asked = os.environ.get("CONTAINERS") == "start"
     if reason := missing(start=asked):
         # Who asks for containers is not to be told that all went well without.
         (pytest.fail if asked else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="module", name="runtime")
+def _runtime() -> Iterator[Runtime]:
+    require_runtime()
     with container_runtime() as runtime:
         yield runtime
 
@@ -136,6 +141,35 @@ def assert_silent_about(tokens: list[str], invoked: Invoked) -> None:
     for raw in tokens:
         for text in (invoked.stdout, invoked.stderr):
             assert not [part for part in secret_parts(raw) if part in text]
+
+
+# The first test: there is one bridge, and a daemon of the other tests would have it.
+def test_tests_that_are_killed_leave_nothing_of_the_runtime_behind() -> None:
+    require_runtime()
+    program = (
+        "from tests.containers.runtime import container_runtime\n"
+        "with container_runtime() as runtime:\n"
+        "    print(runtime.directory, flush=True)\n"
+        "    input()\n"
+    )
+    needed = {name: os.environ[name] for name in ("PATH", "DOCKER_HOST") if name in os.environ}
+    running = start_program(program, **needed)
+    assert running.stdout is not None
+    directory = Path(running.stdout.readline().strip())
+    assert directory.is_dir()
+    pid = directory / "docker.pid"
+    daemons = [Path("/proc", pid.read_text())] if pid.exists() else []
+    assert all(daemon.exists() for daemon in daemons)
+
+    running.kill()
+    running.communicate()
+
+    wait_until(
+        lambda: not any(each.exists() for each in (directory, *daemons)),
+        within=READY,
+        expected="the runtime to be gone",
+        seen=lambda: str([each for each in (directory, *daemons) if each.exists()]),
+    )
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda file: file.stem)
