@@ -81,7 +81,7 @@ integration: setup .tools/checkov/ready .tools/audit/ready .tools/lambda/ready #
 	$(PYTEST) tests/integration tests/repo_checks tests/proofs/simulation -m 'not nightly' -n 4 --dist loadgroup $(COVERAGE) $(ARGS)
 
 e2e: setup .tools/awscli/ready .tools/aws-sdk/ready .tools/lambda/ready ## tests of the deployed stack and the examples on the embedded AWS, and the proofs of trust
-	$(PYTEST) tests/e2e tests/proofs/crash_points tests/proofs/test_races.py tests/proofs/test_readers.py -m 'not nightly' -n 2 --dist loadgroup $(ARGS)
+	$(PYTEST) tests/e2e tests/wheel tests/proofs/crash_points tests/proofs/test_races.py tests/proofs/test_readers.py -m 'not nightly' -n 2 --dist loadgroup $(ARGS)
 
 nightly: setup .tools/fuzz/ready ## what takes too long for each change: every byte and wait, a long simulation, a search for inputs
 	$(PYTEST) tests -m nightly -n 2 --dist loadgroup $(ARGS)

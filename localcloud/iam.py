@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 from .stack import Stack
 
 # An action and the ARN of a resource.
-type Permission = tuple[str, str]
+Permission: TypeAlias = tuple[str, str]
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -3,14 +3,16 @@
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 _INTERVAL: Final = 0.1
 
+_Seen = TypeVar("_Seen")
 
-def wait_until[T](
-    probe: Callable[[], T | None], *, within: timedelta, expected: str, seen: Callable[[], str]
-) -> T:
+
+def wait_until(
+    probe: Callable[[], _Seen | None], *, within: timedelta, expected: str, seen: Callable[[], str]
+) -> _Seen:
     """Call ``probe`` until its result is true, and return that.
 
     ``expected`` names the condition; ``seen`` is asked for what was there instead.

@@ -70,6 +70,13 @@ requirements: $(UV) .tools/node/ready ## upgrade every pinned requirement
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make requirements' $(UV) pip compile --quiet --upgrade \
 	--universal --generate-hashes --no-emit-index-url
 
+# Built as anybody's installer would, by the backend that is pinned.
+WHEEL = $(UV) build --quiet --wheel --require-hashes --build-constraints requirements/wheel.txt
+
+wheel: setup ## build the library's wheel into build/wheel, and try it on each Python (ARGS='-k 3.12')
+	$(WHEEL) --clear --out-dir build/wheel layers/qwen_token
+	$(PYTEST) tests/wheel $(ARGS)
+
 clean: ## remove what was built or installed here
 	rm -rf .aws-sam .fuzz .mutation .tools .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 

@@ -12,6 +12,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 from localcloud.aws import Cloud, build, local_cloud, without_proxy
 from localcloud.qwen import QwenStandIn
 from qwen_token.secret_store import AWS_CONFIG
+from tests.wheel.building import build_wheel
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -39,6 +40,7 @@ _ON_ONE_WORKER: Final = (
     "tests/e2e/test_fleet",
     "tests/e2e/",
     "tests/repo_checks/",
+    "tests/wheel/",
     "tests/proofs/crash_points/",
     "tests/proofs/",
 )
@@ -80,6 +82,11 @@ def _cloud() -> Iterator[Cloud]:
 @pytest.fixture(scope="session", name="built")
 def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="session", name="wheel")
+def _wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session", name="secrets")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions
@@ -125,6 +126,26 @@ def is_known(file: Path, folder: Path, known: Mapping[str, str]) -> bool:
 def digest(content: bytes) -> str:
     """Return a hash as a package's list of files has it."""
     return urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+
+
+def test_the_layer_and_the_wheel_differ_by_the_commands_alone(built: Path, wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {
+            name: archive.read(name)
+            for name in archive.namelist()
+            if name.startswith("qwen_token/")
+        }
+    folder = site(built, "TokenLayer")
+    laid = {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in (folder / "qwen_token").rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+
+    # They are for people, on their machines, and need a package that no function has.
+    commands = {name for name in packed if re.match(r"qwen_token/(cli/|__main__\.py$)", name)}
+    assert len(commands) > 1
+    assert laid == {name: packed[name] for name in packed.keys() - commands}
 
 
 # --- beside what services have --------------------------------------------------------------------

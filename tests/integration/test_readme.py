@@ -1,8 +1,5 @@
 """The pages' snippets for services, run as they stand against the embedded AWS and Qwen."""
 
-import re
-import subprocess
-import sys
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -10,39 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from localcloud.aws import ROOT, Cloud
+from localcloud.aws import Cloud
 from localcloud.qwen import ACCOUNT, QwenStandIn
+from tests.snippets import ALL, FROM_A_SECRET, SNIPPETS, run_snippet
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
-
-PAGES = (ROOT / "README.md", ROOT / "docs/services.md")
-ALL = [
-    snippet
-    for page in PAGES
-    for snippet in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-]
-SNIPPETS = [snippet for snippet in ALL if "from qwen_token" in snippet]
-FROM_A_SECRET = [snippet for snippet in SNIPPETS if "qwen/token" in snippet]
-
-
-def run(snippet: str, cloud: Cloud, secret_id: str, base_url: str, *, typed: str = "") -> str:
-    """Run a snippet in a Python of its own, with the names of here; return what it printed."""
-    text = snippet.replace(
-        'from_secret("qwen/token")', f'from_secret("qwen/token", base_url="{base_url}")'
-    )
-    text = text.replace('"qwen/token"', repr(secret_id)).replace("https://chat.qwen.ai", base_url)
-    done = subprocess.run(  # noqa: S603 - our own pages
-        [sys.executable, "-W", "error", "-c", text],
-        env=cloud.environ(),
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("snippet", FROM_A_SECRET, ids=["requests", "httpx", "the token itself"])
@@ -54,11 +24,11 @@ def test_a_snippet_sends_the_token_that_the_secret_holds(
         secret_id = f"test/{uuid.uuid4()}"
         secrets.create_secret(Name=secret_id, SecretString=raw)
         if "chat.qwen.ai" in snippet:
-            run(snippet, cloud, secret_id, qwen.base_url)
+            run_snippet(snippet, cloud, secret_id, qwen.base_url)
             assert [request.raw for request in qwen.requests] == [raw]
         else:
             snippet = f"{snippet}\nprint(headers['Authorization'])"
-            assert run(snippet, cloud, secret_id, qwen.base_url) == f"Bearer {raw}\n"
+            assert run_snippet(snippet, cloud, secret_id, qwen.base_url) == f"Bearer {raw}\n"
 
 
 @pytest.mark.parametrize(("days", "calls"), [(2, 2), (4, 0)])
@@ -69,7 +39,7 @@ def test_the_snippet_without_a_secret_refreshes_when_it_says(
     with QwenStandIn() as qwen:
         raw = qwen.mint(lifetime=timedelta(days=days))
         qwen.chats[ACCOUNT] = ["Bread", "Butter"]
-        assert run(snippet, cloud, "", qwen.base_url, typed=raw) == "['Bread', 'Butter']\n"
+        assert run_snippet(snippet, cloud, "", qwen.base_url, typed=raw) == "['Bread', 'Butter']\n"
 
     # One that trades the token, and one that verifies the new one.
     paths = [request.path for request in qwen.requests]
@@ -84,7 +54,7 @@ def test_the_snippet_with_a_manager_keeps_the_token_in_a_file(cloud: Cloud, tmp_
     with QwenStandIn() as qwen:
         raw = qwen.mint(lifetime=timedelta(days=2))
         for said in ("good for 7 days\n", ""):
-            assert run(snippet, cloud, "", qwen.base_url, typed=raw) == said
+            assert run_snippet(snippet, cloud, "", qwen.base_url, typed=raw) == said
     stored = (tmp_path / "token").read_text()
     assert [request.raw for request in qwen.requests] == [raw, stored]
 
@@ -96,4 +66,4 @@ def test_the_snippet_without_the_layer_returns_the_token(
     raw, secret_id = qwen.mint(), f"test/{uuid.uuid4()}"
     secrets.create_secret(Name=secret_id, SecretString=raw)
 
-    assert run(f"{snippet}\nprint(token())", cloud, secret_id, qwen.base_url) == f"{raw}\n"
+    assert run_snippet(f"{snippet}\nprint(token())", cloud, secret_id, qwen.base_url) == f"{raw}\n"

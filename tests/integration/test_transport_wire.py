@@ -445,7 +445,9 @@ ECHOES = {
         {"success": False, "data": {"code": "UNAUTHORIZED", "details": HELD.raw}}
     ),
     "a session of nobody's": json.dumps({"id": 1, "token": HELD.raw, "email": HELD.raw}),
-    "an unreadable token": json.dumps({"id": ACCOUNT, "role": "user", "token": HELD.raw[:-42]}),
+    "an unreadable token": json.dumps(
+        {"id": ACCOUNT, "role": "user", "token": HELD.raw.replace(".", ".x", 1)}
+    ),
 }
 
 

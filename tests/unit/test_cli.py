@@ -422,7 +422,7 @@ def test_without_the_package_for_tables_nothing_is_begun(
     with wire(reply("500 No", b"")) as aws:
         monkeypatch.setenv("AWS_ENDPOINT_URL", aws.base_url)
         assert main([command]) == 1
-    assert "need the package 'rich'" in capsys.readouterr().err
+    assert "pip install 'qwen-token[cli]'" in capsys.readouterr().err
     assert aws.requests == []
 
 

@@ -31,6 +31,9 @@ from .errors import (
     WrongAccountError,
 )
 
+# Read from here when the package is built: neither the layer nor a checkout has its metadata.
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from .client import QwenClient
     from .manager.local_store import FileStore, MemoryStore, TokenStore

@@ -100,9 +100,9 @@ _COMMANDS: Final[Mapping[str, _Command]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, *, prog: str = "qwen-token") -> int:
+    """Run one command and return its exit code; ``prog`` is how people call this."""
+    options = _parser(prog).parse_args(arguments)
     _require_names(options)
     if options.check is not None and (wrong := options.check(options)):
         options.parser.refuse(wrong)
@@ -159,10 +159,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {said}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     common = _common_options()
     parser = _Parser(
-        prog="python -m qwen_token",
+        prog=prog,
         description="Keep a chat.qwen.ai login alive on AWS: the commands for people.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

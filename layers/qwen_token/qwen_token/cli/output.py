@@ -43,7 +43,7 @@ def console_for(options: argparse.Namespace) -> "Console | None":
         from rich.console import Console  # noqa: PLC0415 - only people need it
     except ImportError as error:
         raise ConfigError(
-            "the tables need the package 'rich': run this through make, install rich, or use --json"
+            "the tables need the extra 'cli', as in pip install 'qwen-token[cli]'; --json does not"
         ) from error
     # An ARN has ":secret:" in it, which is also the name of an emoji.
     return Console(emoji=False, highlight=False)
