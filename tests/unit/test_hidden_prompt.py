@@ -88,6 +88,8 @@ class Terminal:
 
 def _control(screen: int) -> None:
     fcntl.ioctl(screen, termios.TIOCSCTTY, 0)
+    # A shell has what it starts in the background ignore Ctrl-C, and that is handed on.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(name="terminal")
