@@ -116,7 +116,7 @@ def test_a_proxy_that_an_httpx_client_names_gets_no_token(
             get(server.base_url, proxy=proxy.base_url)
         with pytest.raises(ConfigError, match="through a proxy"):
             get(server.base_url, mounts={"http://": transport(proxy=proxy.base_url)})
-    assert proxy.requests == [b"", b""], "connections, and nothing over them"
+    assert not any(proxy.requests), "connections, and nothing over them"
 
 
 def test_a_connection_through_a_proxy_that_is_open_already_gets_no_token(
