@@ -51,23 +51,35 @@ class Event(StrEnum):
     SESSION_ENDING = "session_ending"
 
 
+class ToDo(NamedTuple):
+    """What the owner may type or do.
+
+    ``commands`` are for a checkout of the project, and for the AWS CLI alone, which then waits for
+    ``to_paste``. ``by_hand`` stands in the place of the second one where that would lose what else
+    is stored.
+    """
+
+    commands: tuple[str, ...]
+    to_paste: str = ""
+    by_hand: str = ""
+
+
+_NOTHING: Final = ToDo(())
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """One secret's failure, in words. Times and what is left are None where they are unknown.
 
-    ``commands`` are what the owner may type: in a checkout of the project, and with the AWS CLI
-    alone, which then waits for ``to_paste``. ``by_hand`` stands in the place of the second one
-    where that would lose what else is stored. ``remaining`` is what the token has left, and
-    ``login_ends_at`` when a person is needed at the latest.
+    ``remaining`` is what the token has left, and ``login_ends_at`` when a person is needed at the
+    latest.
     """
 
     secret_id: str | None
     reason: str
     message: str
     advice: str
-    commands: tuple[str, ...] = ()
-    to_paste: str = ""
-    by_hand: str = ""
+    todo: ToDo = _NOTHING
     expires_at: datetime | None = None
     remaining: timedelta | None = None
     session_expires_at: datetime | None = None
@@ -85,9 +97,7 @@ class Failure:
             reason=error.reason,
             message=str(error),
             advice=error.advice,
-            commands=todo.commands,
-            to_paste=todo.to_paste,
-            by_hand=todo.by_hand,
+            todo=todo,
             expires_at=error.expires_at,
             remaining=None if error.expires_at is None else error.expires_at - now,
             session_expires_at=facts.session_expires_at,
@@ -104,9 +114,7 @@ class Failure:
             reason=TokenMissingError.reason,
             message="the secret has no token yet: nothing can be kept alive",
             advice=TokenMissingError.advice,
-            commands=todo.commands,
-            to_paste=todo.to_paste,
-            by_hand=todo.by_hand,
+            todo=todo,
         )
 
     @classmethod
@@ -160,9 +168,7 @@ class Failure:
                 f"Log in again {when}, in a private window, put the new session in, and close the "
                 "window without logging out."
             ),
-            commands=todo.commands,
-            to_paste=todo.to_paste,
-            by_hand=todo.by_hand,
+            todo=todo,
             expires_at=token_expires_at,
             remaining=None if token_expires_at is None else token_expires_at - now,
             session_expires_at=ends_at,
@@ -275,16 +281,16 @@ class Alert:
             lines.append(f"Login:          {verb} on {date(ends_at)}")
         if not is_over:
             lines.append(f"What to do:     {failure.advice}")
-            with_project, *with_aws = failure.commands
+            with_project, *with_aws = failure.todo.commands
             lines.append(f"Command:        {with_project}")
             lines += [f"  AWS CLI only: {command}" for command in with_aws]
-            if with_aws and failure.to_paste:
+            if with_aws and failure.todo.to_paste:
                 lines.append(
-                    f"                It waits: paste {failure.to_paste}, and press Enter. "
+                    f"                It waits: paste {failure.todo.to_paste}, and press Enter. "
                     "Nothing is shown."
                 )
-            if failure.by_hand:
-                lines.append(f"  Or by hand:   {failure.by_hand}")
+            if failure.todo.by_hand:
+                lines.append(f"  Or by hand:   {failure.todo.by_hand}")
         lines.append(f"Secret:         {failure.secret_id or 'unknown'}")
         return "\n".join(lines)
 
@@ -327,17 +333,9 @@ def name_of(secret_id: str) -> str:
     return arn["name"] if arn else secret_id
 
 
-class _ToDo(NamedTuple):
-    """What the owner may type or do, as a ``Failure`` has it."""
-
-    commands: tuple[str, ...]
-    to_paste: str = ""
-    by_hand: str = ""
-
-
 def _commands(
     error: QwenTokenError, facts: RunFacts, location: RunLocation, secret_id: str | None
-) -> _ToDo:
+) -> ToDo:
     if isinstance(error, TokenError | SessionError):
         # What mends a token that cannot be read is a token; all else, a session, if there may be.
         is_the_token_itself = isinstance(error, TokenMalformedError | TokenMissingError)
@@ -348,13 +346,13 @@ def _commands(
     of_stack = f"STACK={location.stack} REGION={location.region}"
     if isinstance(error, UpstreamError | StoreError):
         again = "sweep" if location.of_fleet else "refresh"
-        return _ToDo((f"make {again} {of_stack}", f"aws lambda invoke {function} /dev/stdout"))
-    return _ToDo(("make deploy", f"aws lambda get-function-configuration {function}"))
+        return ToDo((f"make {again} {of_stack}", f"aws lambda invoke {function} /dev/stdout"))
+    return ToDo(("make deploy", f"aws lambda get-function-configuration {function}"))
 
 
 def _put(
     location: RunLocation, secret_id: str | None, session_secret_id: str, *, holds_more: bool
-) -> _ToDo:
+) -> ToDo:
     """Return what puts a login in, and has it used.
 
     The first command needs the project, and keeps what else is in the secret. The second one needs
@@ -366,12 +364,12 @@ def _put(
         put += f" ARGS='--fleet --name {name_of(secret_id)}'"
     target = session_secret_id or secret_id
     if target is None:
-        return _ToDo((put,))
+        return ToDo((put,))
     if holds_more:
         changed = (
             "'refresh_token' (or 'email' and 'password')" if session_secret_id else "the token"
         )
-        return _ToDo(
+        return ToDo(
             (put,),
             by_hand=f"in the AWS console, Secrets Manager, {name_of(target)}, "
             f'"Retrieve secret value", "Edit": change {changed}, and leave the rest as it is.',
@@ -393,7 +391,7 @@ def _put(
         if session_secret_id
         else "the token"
     )
-    return _ToDo((put, with_aws), to_paste)
+    return ToDo((put, with_aws), to_paste)
 
 
 def _time_left(failure: Failure, *, is_over: bool) -> str:

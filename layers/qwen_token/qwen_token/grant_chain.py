@@ -154,6 +154,10 @@ class GrantChain:
             return error_of(tried.reason, tried.message)
         return TokenMissingError("the secret has no token yet")
 
+    def may_sign_in(self, stored: StoredSession) -> bool:
+        """Return whether ``sign_in`` would send the password."""
+        return stored.session.email is not None and self._barrier(stored) is None
+
     def sign_in(
         self, held: StoredToken | None, stored: StoredSession, *, after: Refused
     ) -> Obtained | Refused:
@@ -163,18 +167,18 @@ class GrantChain:
         """
         if stored.session.email is None:
             return after
-        memory, now = self.ledger.memory, self.ledger.now()
-        if known := memory.refusal(Grant.PASSWORD, stored.version_id, now=now):
+        barrier = self._barrier(stored)
+        if isinstance(barrier, Refusal):
             return Refused(
-                SignInRefusedError(f"{known.message}; tried at {date(known.at)}"),
+                SignInRefusedError(f"{barrier.message}; tried at {date(barrier.at)}"),
                 after.was_asked,
             )
-        last = memory.sign_in
-        if last is not None and now < last.next_at():
+        if barrier is not None:
             # What the sign-in failed with, if it did, is what keeps the next token away.
-            failure = error_of(last.reason, last.message) if last.reason else after.error
-            message = f"{failure}; the next sign-in is allowed at {date(last.next_at())}"
+            failure = error_of(barrier.reason, barrier.message) if barrier.reason else after.error
+            message = f"{failure}; the next sign-in is allowed at {date(barrier.next_at())}"
             return Refused(type(failure)(message), after.was_asked, waits_for_sign_in=True)
+        memory, now = self.ledger.memory, self.ledger.now()
         # Before it is sent, and as if it had been answered: this run may die before it can tell.
         self.ledger.memory = replace(memory, sign_in=SignIn(stored.version_id, now, answered=True))
         try:
@@ -196,6 +200,14 @@ class GrantChain:
             )
             self.ledger.memory = replace(self.ledger.memory, sign_in=attempt)
             raise
+
+    def _barrier(self, stored: StoredSession) -> Refusal | SignIn | None:
+        """Return what bars a sign-in: that it was refused, or that the last one is too recent."""
+        memory, now = self.ledger.memory, self.ledger.now()
+        if known := memory.refusal(Grant.PASSWORD, stored.version_id, now=now):
+            return known
+        last = memory.sign_in
+        return last if last is not None and now < last.next_at() else None
 
     def exchanged(self, token: Token) -> Token:
         """Trade a token that is not the current one for a better one."""

@@ -348,7 +348,7 @@ class Renewal:
             if revived is not None:
                 return revived
         if isinstance(outcome, Refused):
-            if stored.session.email is not None and held is not None:
+            if held is not None and chain.may_sign_in(stored):
                 # What a sign-in gives is lost if it does not fit to the token that is there by now.
                 current = self.store.read()
                 if current is not None and current.version_id != held.version_id:

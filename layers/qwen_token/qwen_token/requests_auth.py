@@ -1,7 +1,7 @@
 """The token on the requests of a ``requests`` session, or of a single call."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.client import HTTPResponse
 from typing import Any, Final
 
@@ -47,16 +47,17 @@ class QwenAuth(SourceAuth, AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Put the token on, if the request goes to our origin."""
         if self._origin.holds(request.url or ""):
-            self._require_no_proxy(request, get_environ_proxies(request.url or ""))
+            # Asking the environment takes longer than all else here, and is for plain http alone.
+            self._require_no_proxy(request, lambda: get_environ_proxies(request.url or ""))
             request.headers["Authorization"] = authorization(self._source.current())
             _keep_token(request, self._origin)
             request.register_hook("response", self._renew_and_resend)  # type: ignore[no-untyped-call]
         return request
 
     def _require_no_proxy(
-        self, request: requests.PreparedRequest, proxies: Mapping[str, str]
+        self, request: requests.PreparedRequest, proxies: Callable[[], Mapping[str, str]]
     ) -> None:
-        if not self._origin.is_encrypted and select_proxy(request.url or "", proxies):
+        if not self._origin.is_encrypted and select_proxy(request.url or "", proxies()):
             raise self._through_a_proxy()
 
     @forgets_locals
@@ -69,7 +70,7 @@ class QwenAuth(SourceAuth, AuthBase):
         if rejected is None or not self._origin.holds(request.url or ""):
             return response
         try:
-            self._require_no_proxy(request, how.get("proxies") or {})
+            self._require_no_proxy(request, lambda: how.get("proxies") or {})
         except ConfigError:
             response.close()
             raise

@@ -123,29 +123,26 @@ class SecretVersions:
 
         A call that failed may still have been carried out: it is the label that decides.
         """
-        holder: Any = {} if over is None else {"RemoveFromVersionId": over}
-        answer = self._client.update_secret_version_stage(
-            SecretId=self._secret_id, VersionStage=CURRENT, MoveToVersionId=version_id, **holder
-        )
-        _require_arn(answer)
+        self._move(CURRENT, to=version_id, away_from=over)
 
     def attach(self, label: str, version_id: str) -> None:
         """Move a label of ours to a version, from whichever has it."""
         # AWS moves a label only away from the version that the caller names.
         holder = next((each for each, found in self.labels().items() if label in found), None)
-        if holder == version_id:
-            return
-        named: Any = {} if holder is None else {"RemoveFromVersionId": holder}
-        answer = self._client.update_secret_version_stage(
-            SecretId=self._secret_id, VersionStage=label, MoveToVersionId=version_id, **named
-        )
-        _require_arn(answer)
+        if holder != version_id:
+            self._move(label, to=version_id, away_from=holder)
 
     def detach(self, label: str, version_id: str) -> None:
         """Take a label of ours from the version that has it."""
-        self._client.update_secret_version_stage(
-            SecretId=self._secret_id, VersionStage=label, RemoveFromVersionId=version_id
+        self._move(label, to=None, away_from=version_id)
+
+    def _move(self, label: str, *, to: str | None, away_from: str | None) -> None:
+        named = {"MoveToVersionId": to, "RemoveFromVersionId": away_from}
+        versions: Any = {name: each for name, each in named.items() if each is not None}
+        answer = self._client.update_secret_version_stage(
+            SecretId=self._secret_id, VersionStage=label, **versions
         )
+        _require_arn(answer)
 
 
 def _require_arn(answer: Mapping[str, Any]) -> None:

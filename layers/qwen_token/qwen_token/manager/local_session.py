@@ -17,7 +17,7 @@ from qwen_token.session import Session
 from qwen_token.stored_session import LONGEST, StoredSession, parse_session, rendered_session
 from qwen_token.stored_token import size_of
 
-from .owner_file import TextPlace
+from .text_place import TextPlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,8 @@ from qwen_token.policy import expires_later, same_account
 from qwen_token.stored_token import StoredToken, parse, rendered
 from qwen_token.tokens import Token
 
-from .owner_file import OwnerFile, TextPlace, require_text, translated_store
+from .owner_file import OwnerFile
+from .text_place import TextPlace, require_text, translated_store
 
 # Names the versions that no other process has to know.
 _PROCESS_KEY: Final = secrets.token_bytes(32)

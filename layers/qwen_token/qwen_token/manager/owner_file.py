@@ -9,17 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from qwen_token.errors import (
     ConfigError,
     FileStoreError,
     QwenTokenError,
-    StoreError,
     forgets_locals,
 )
-
-from .events import place
 
 # As Secrets Manager's own limit.
 _MOST_BYTES: Final = 64 * 1024
@@ -31,57 +28,6 @@ _PATIENCE: Final = timedelta(seconds=10)
 _LOOK: Final = timedelta(milliseconds=5)
 # A symbolic link is an error, and a named pipe must not make the call wait.
 _SAFELY: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-class TextPlace(Protocol):
-    """A place for one text. Each call raises StoreError where the place fails."""
-
-    def load(self) -> str | None:
-        """Return the text, or None while there is none."""
-        ...
-
-    def save(self, text: str, *, over: str | None) -> bool:
-        """Put ``text`` in the place of the text ``over`` (None: of none), wholly or not at all.
-
-        Returns False, and changes nothing, where another text is there by now.
-        """
-        ...
-
-
-def require_text(found: object) -> str | None:
-    """Return what a place of the program's own holds, if that is a text or nothing."""
-    if found is not None and not isinstance(found, str):
-        raise TypeError
-    return found
-
-
-@contextmanager
-def translated_store(what: str) -> Iterator[None]:
-    """Raise whatever a store of the program's own raises as a StoreError.
-
-    It says where that was raised, and not its text, which may hold a token.
-    """
-    try:
-        yield
-    except QwenTokenError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the program's code may raise anything
-        raise StoreError(f"the store could not be {what}: {place(error)}", may_pass=True) from None
-
-
-class GuardedPlace:
-    """A place of the program's own, each failure of which is a StoreError."""
-
-    def __init__(self, place: TextPlace) -> None:
-        self._place = place
-
-    def load(self) -> str | None:
-        with translated_store("read"):
-            return require_text(self._place.load())
-
-    def save(self, text: str, *, over: str | None) -> bool:
-        with translated_store("written"):
-            return self._place.save(text, over=over)
 
 
 class OwnerFile:

@@ -17,7 +17,7 @@ from qwen_token.stored_token import StoredToken
 
 from .local_session import STORED, LocalSessions
 from .local_store import SESSION, STATE, TokenStore
-from .owner_file import GuardedPlace, translated_store
+from .text_place import GuardedPlace, translated_store
 from .text_state import TextState
 from .write_behind import WritableStore, WriteBehind
 

@@ -13,7 +13,7 @@ from qwen_token.errors import StoreError
 from qwen_token.ledger import LONGEST_LEASE, Leased
 from qwen_token.run_memory import RunMemory
 
-from .owner_file import TextPlace
+from .text_place import TextPlace
 
 # Another one after each start of the machine; where it cannot be read, there is none.
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
