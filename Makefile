@@ -98,7 +98,7 @@ trust: setup ## proofs: every crash point, races, readers that never stop (ARGS=
 open-webui: .venv/ready $(OPEN_WEBUI:%=.tools/open-webui-%/ready) ## sign in at real Open WebUI servers (installs 7 GB each: not for CI)
 	$(PYTEST) tests/proofs/test_open_webui.py $(ARGS)
 
-crash-points: setup ## try every fault at every call of a run, and write the table into docs/trust.md
+crash-points: setup ## try every fault at every call of a run, and write the table into docs/proofs.md
 	@$(WITH_THE_KEEPER) tests.proofs.crash_points
 
 simulate: setup ## thousands of years of a token's life, at random (ARGS='--years 10000 --seed 1')

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from localcloud.aws import ROOT, Cloud
 
-PAGES = (ROOT / "README.md", ROOT / "docs/services.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/use.md")
 ALL = [
     snippet
     for page in PAGES

@@ -1,4 +1,4 @@
-"""The table of points and faults: for a terminal with rich, and for docs/trust.md as Markdown."""
+"""The table of points and faults: for a terminal with rich, and for docs/proofs.md as Markdown."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from localcloud.aws import ROOT
 
 from .faults import SURVIVED, Case, Fault, Result, Verdict
 
-DOCUMENT: Final[Path] = ROOT / "docs/trust.md"
+DOCUMENT: Final[Path] = ROOT / "docs/proofs.md"
 _BEGINS: Final = "<!-- make crash-points writes from here … -->\n"
 _ENDS: Final = "<!-- … to here -->\n"
 
@@ -71,13 +71,13 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def documented() -> str:
-    """Return what docs/trust.md says."""
+    """Return what docs/proofs.md says."""
     _, _, rest = DOCUMENT.read_text().partition(_BEGINS)
     return rest.partition(_ENDS)[0]
 
 
 def documented_signs() -> dict[tuple[str, str, Fault], str]:
-    """Return what docs/trust.md says, by the kind of run, the numbered call and the fault."""
+    """Return what docs/proofs.md says, by the kind of run, the numbered call and the fault."""
     signs: dict[tuple[str, str, Fault], str] = {}
     title = ""
     for line in documented().splitlines():
@@ -98,7 +98,7 @@ def numbered(case: Case) -> str:
 
 
 def document(results: Sequence[Result]) -> None:
-    """Write the results into docs/trust.md."""
+    """Write the results into docs/proofs.md."""
     head, _, rest = DOCUMENT.read_text().partition(_BEGINS)
     _, _, tail = rest.partition(_ENDS)
     DOCUMENT.write_text(f"{head}{_BEGINS}{markdown(results)}{_ENDS}{tail}")
