@@ -821,7 +821,8 @@ def test_the_code_reads_the_environment_in_one_place() -> None:
     }
 
     assert shipped
-    assert reading == {"clients.py": 1, "environment_faults.py": 2}
+    # json_lines: the level, which Powertools reads as well.
+    assert reading == {"clients.py": 1, "environment_faults.py": 2, "json_lines.py": 1}
 
 
 def test_a_failed_run_is_not_retried_by_lambda() -> None:
@@ -834,7 +835,11 @@ def test_a_failed_run_is_not_retried_by_lambda() -> None:
 def test_the_log_keeps_the_lines_that_carry_the_metrics() -> None:
     logging = function_properties("RefreshFunction")["LoggingConfig"]
 
-    assert logging == {"LogGroup": {"Ref": "RefreshFunctionLogGroup"}, "LogFormat": "Text"}
+    assert logging == {
+        "LogGroup": {"Ref": "RefreshFunctionLogGroup"},
+        "LogFormat": "JSON",
+        "ApplicationLogLevel": "INFO",
+    }
 
 
 def test_the_schedule_asks_for_nothing_special_under_a_name_and_role_of_its_own() -> None:

@@ -268,7 +268,8 @@ def test_what_the_functions_of_the_fleet_log_is_kept_like_what_the_keeper_logs()
         assert group["RetentionInDays"] == {"Ref": "LogRetentionDays"}
         assert properties(name)["LoggingConfig"] == {
             "LogGroup": {"Ref": f"{name}LogGroup"},
-            "LogFormat": "Text",
+            "LogFormat": "JSON",
+            "ApplicationLogLevel": "INFO",
         }
 
 

@@ -1,12 +1,13 @@
 """What libraries log, and Python warns of, as JSON lines like the functions' own."""
 
 import logging
+import os
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
 
-# Lambda's own, which brings the root logger a handler that writes plain text.
+# Lambda's own, which brings the root logger a handler that writes in its own form.
 _RUNTIME: Final = "awslambdaric"
 
 
@@ -23,6 +24,9 @@ class _Lines(logging.Formatter):
 
 def log_all_as_json(logger: "Logger") -> None:
     """Have Lambda's handler write what other loggers log as ``logger`` does, from its level on."""
+    # The template's LogLevel. Powertools would take Lambda's own level instead, which stays at INFO
+    # for the sake of the metrics.
+    logging.getLogger(logger.name).setLevel(os.environ.get("POWERTOOLS_LOG_LEVEL", "INFO"))
     for handler in logging.getLogger().handlers:
         if type(handler).__module__.partition(".")[0] == _RUNTIME:
             handler.setFormatter(_Lines(logger.registered_formatter))
