@@ -92,9 +92,11 @@ class Worker:
 
     def kill(self) -> None:
         """Kill the process with SIGKILL, whatever it is doing, and wait until it is gone."""
-        assert self._process is not None
-        self._process.kill()
-        wait([self._process.sentinel])
+        # Another thread waits for the run that ends here, and forgets the process as it does.
+        process = self._process
+        assert process is not None
+        process.kill()
+        wait([process.sentinel])
 
     def close(self) -> int | None:
         """End the process, if there is one, and return its exit code."""
