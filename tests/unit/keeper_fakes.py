@@ -173,12 +173,17 @@ class MemoryStore:
 
 @dataclass
 class MemorySessions:
-    """The session secret's versions in memory; the keeper's are staged over another one."""
+    """The session secret's versions in memory; the keeper's are staged over another one.
 
+    What ``clock`` returns dates them: None where the place does not.
+    """
+
+    clock: Callable[[], datetime | None] = lambda: None
     versions: dict[str, Session | QwenTokenError] = field(default_factory=dict)
     current: str | None = None
     pending: str | None = None
     staged_over: dict[str, str] = field(default_factory=dict)
+    dates: dict[str, datetime | None] = field(default_factory=dict)
     before_stage: Callable[[], None] = lambda: None
     before_promote: Callable[[], None] = lambda: None
     left_behind_fails: QwenTokenError | None = None
@@ -191,7 +196,7 @@ class MemorySessions:
 
     def _add(self, session: Session | QwenTokenError) -> str:
         version = f"s{len(self.versions) + 1}"
-        self.versions[version] = session
+        self.versions[version], self.dates[version] = session, self.clock()
         return version
 
     @property
@@ -207,7 +212,11 @@ class MemorySessions:
         if isinstance(session, QwenTokenError):
             raise session
         return StoredSession(
-            session, self.current, self.text, by_keeper=self.current == self.pending
+            session,
+            self.current,
+            self.text,
+            created_at=self.dates[self.current],
+            by_keeper=self.current == self.pending,
         )
 
     def keep(self, session: Session, *, over: StoredSession) -> StoredSession | None:
@@ -340,7 +349,7 @@ class Scene:
     def log_in(self, session: Session | QwenTokenError) -> MemorySessions:
         """Put a session in, as a person does."""
         if self.sessions is None:
-            self.sessions = MemorySessions()
+            self.sessions = MemorySessions(clock=lambda: self.now)
         self.sessions.hold(session)
         return self.sessions
 

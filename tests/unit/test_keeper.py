@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import pytest
@@ -1105,6 +1105,67 @@ def test_a_forced_run_replaces_a_dead_token_however_young() -> None:
     assert scene.run(force=True).outcome is Outcome.REFRESHED
 
 
+def dying_young() -> Scene:
+    """Return a session whose tokens the API accepts, and then refuses: twice by now."""
+    scene = Scene()
+    scene.log_in(BY_CREDENTIAL)
+    scene.store.hold_own(NEXT_ACCESS)
+    scene.refresh_token.answers["credential-1"] = LATER_ACCESS
+    scene.client.refuses[NEXT_ACCESS] = REJECTED
+    assert scene.run(check=True).outcome is Outcome.REFRESHED
+    scene.client.refuses[LATER_ACCESS] = REJECTED
+    return scene
+
+
+def test_tokens_that_die_young_are_not_followed_by_another_at_once() -> None:
+    scene = dying_young()
+
+    for _ in range(5):
+        scene.fails(TokenShortLivedError, check=True)
+        scene.now += MINUTE
+
+    assert list(scene.store.versions) == ["v1", "v2"]
+
+
+def test_tokens_that_died_young_do_not_hold_up_a_session_that_a_person_put_in() -> None:
+    scene = dying_young()
+    scene.fails(TokenShortLivedError, check=True)
+    scene.log_in(THEIRS)
+    theirs = access_token("theirs", left=45 * MINUTE)
+    scene.refresh_token.answers["theirs"] = Granted(theirs, "kept")
+
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert scene.store.current_token == theirs
+
+
+def test_what_a_persons_session_gives_may_die_young_as_often() -> None:
+    scene = dying_young()
+    scene.log_in(THEIRS)
+    given = [access_token(name, left=45 * MINUTE + len(name) * SECOND) for name in ("1", "22")]
+    for each in given:
+        scene.refresh_token.answers["theirs"] = each
+        assert scene.run(check=True).outcome is Outcome.REFRESHED
+        scene.client.refuses[each] = REJECTED
+
+    scene.fails(TokenShortLivedError, check=True)
+
+    assert list(scene.store.versions) == ["v1", "v2", "v3", "v4"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [SessionMalformedError("nothing that can be read"), StoreError("throttled", may_pass=True)],
+    ids=["malformed", "not to be read"],
+)
+def test_tokens_that_died_young_are_told_of_where_the_session_cannot_be_read(
+    fault: QwenTokenError,
+) -> None:
+    scene = dying_young()
+    scene.log_in(fault)
+
+    scene.fails(TokenShortLivedError, check=True)
+
+
 def test_a_hundred_forced_runs_make_one_version_in_ten_minutes(scene: Scene) -> None:
     for _ in range(100):
         scene.run(force=True)
@@ -1250,6 +1311,112 @@ def test_a_successor_that_is_no_good_is_followed_by_another_after_ten_minutes(
     assert scene.run(force=True).outcome is Outcome.REFRESHED
     assert scene.store.current_token == LATER_ACCESS
     assert scene.memory.pending is None
+
+
+THEIRS: Final = Session(refresh_token="theirs")
+NO_GOOD: Final = pytest.mark.parametrize(
+    ("refusal", "failure"),
+    [(REJECTED, UpstreamUnexpectedError), (WrongAccountError("a guest"), WrongAccountError)],
+    ids=["refused", "of another account"],
+)
+
+
+@NO_GOOD
+def test_a_successor_that_is_no_good_does_not_hold_up_a_session_that_a_person_put_in(
+    refusal: QwenTokenError, failure: type[QwenTokenError]
+) -> None:
+    scene = staged(at_verify=refusal)
+    scene.fails(failure, force=True)
+    scene.log_in(THEIRS)
+    scene.refresh_token.answers["theirs"] = LATER_ACCESS
+
+    assert scene.run(force=True).outcome is Outcome.REFRESHED
+    assert scene.store.current_token == LATER_ACCESS
+
+
+def test_nor_one_that_was_put_in_while_the_login_before_it_was_spent() -> None:
+    scene = of_a_session()
+    scene.client.refuses[NEXT_ACCESS] = REJECTED
+    scene.refresh_token.during.append(lambda: sessions_of(scene).hold(THEIRS))
+    scene.fails(UpstreamUnexpectedError)
+    scene.refresh_token.answers["theirs"] = LATER_ACCESS
+
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert scene.store.current_token == LATER_ACCESS
+
+
+def test_nor_a_first_session_beside_a_token_that_was_exchanged(scene: Scene) -> None:
+    scene.sessions = MemorySessions()
+    scene.client.refuses[NEW] = REJECTED
+    scene.fails(UpstreamUnexpectedError)
+    scene.log_in(THEIRS)
+    scene.refresh_token.answers["theirs"] = LATER_ACCESS
+
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert scene.store.current_token == LATER_ACCESS
+
+
+@pytest.mark.parametrize("kept", [None, "kept"], ids=["stays", "rotates"])
+def test_what_a_persons_session_gives_is_held_to_the_brake_as_well(kept: str | None) -> None:
+    """The host goes on with tokens that the API refuses: one more version, and no storm."""
+    scene = staged(at_verify=REJECTED)
+    scene.log_in(THEIRS)
+    scene.client.refuses[LATER_ACCESS] = REJECTED
+    for credential in ("theirs", "kept"):
+        scene.refresh_token.answers[credential] = Granted(LATER_ACCESS, kept)
+
+    for _ in range(9):
+        scene.fails(UpstreamUnexpectedError, force=True)
+        scene.now += MINUTE
+
+    assert list(scene.store.versions) == ["v1", "v2", "v3"]
+
+
+def test_a_persons_session_is_tried_until_it_gives_a_token() -> None:
+    scene = staged(at_verify=REJECTED)
+    scene.log_in(THEIRS)
+    scene.refresh_token.answers["theirs"] = DOWN
+    scene.fails(UpstreamUnavailableError, force=True)
+    scene.refresh_token.answers["theirs"] = LATER_ACCESS
+
+    assert scene.run(force=True).outcome is Outcome.REFRESHED
+
+
+def test_what_a_successor_came_of_is_known_where_the_credential_rotates() -> None:
+    scene = of_a_session(Granted(NEXT_ACCESS, "credential-2"))
+    scene.client.refuses[NEXT_ACCESS] = REJECTED
+
+    for _ in range(5):
+        scene.fails(UpstreamUnexpectedError)
+        scene.now += MINUTE
+
+    assert list(scene.store.versions) == ["v1", "v2"]
+
+
+@pytest.mark.parametrize("left", [DAY, -DAY], ids=["due", "expired"])
+def test_a_dead_session_of_a_person_adds_no_version_while_earlier_tokens_are_revived(
+    left: timedelta,
+) -> None:
+    """What is revived comes of no session: it is held to the brake beside any."""
+    scene = Scene()
+    scene.store.hold(OLD)
+    scene.store.hold(token(left=left))
+    scene.log_in(BY_CREDENTIAL)
+    scene.exchange.answers = {scene.store.current_token: REJECTED, OLD: NEW}
+    scene.refresh_token.answers["credential-1"] = DEAD_SESSION
+    scene.refresh_token.answers["theirs"] = DEAD_SESSION
+    scene.client.refuses[NEW] = REJECTED
+    with suppress(QwenTokenError):
+        scene.run()
+    scene.log_in(THEIRS)
+    before = len(scene.store.versions)
+
+    for _ in range(9):
+        with suppress(QwenTokenError):
+            scene.run()
+        scene.now += MINUTE
+
+    assert len(scene.store.versions) <= before + 1
 
 
 def test_a_successor_staged_before_a_person_put_a_token_in_does_not_replace_theirs() -> None:
@@ -1830,6 +1997,33 @@ def test_it_does_not_replace_a_token_that_a_person_put_in_since() -> None:
     assert scene.run().outcome is Outcome.REFRESHED
     assert ("verify", NEXT_ACCESS) not in scene.calls
     assert scene.store.current_token == LATER_ACCESS
+
+
+def test_where_it_is_refused_it_does_not_hold_up_a_session_that_was_put_in_since() -> None:
+    scene = died_before_promoting()
+    scene.client.refuses[NEXT_ACCESS] = REJECTED
+    scene.log_in(THEIRS)
+    scene.refresh_token.answers["theirs"] = LATER_ACCESS
+
+    assert scene.run().outcome is Outcome.REFRESHED
+    assert scene.store.current_token == LATER_ACCESS
+
+
+@pytest.mark.parametrize("date", [NOW, None], ids=["dated", "without a date"])
+def test_where_it_is_refused_it_may_have_come_of_the_session_that_is_there(
+    date: datetime | None,
+) -> None:
+    scene = of_a_session()
+    sessions_of(scene).dates["s1"] = date
+    scene.client.refuses[NEXT_ACCESS] = REJECTED
+    scene.client.during_verify.append(crash)
+    scene.dies()
+
+    for _ in range(5):
+        scene.fails(UpstreamUnexpectedError)
+        scene.now += MINUTE
+
+    assert list(scene.store.versions) == ["v1", "v2"]
 
 
 def test_it_is_found_also_where_the_first_run_after_it_could_not_look() -> None:

@@ -113,6 +113,15 @@ class GrantChain:
             and not current.by_keeper
         )
 
+    def is_new_login(self, stored: StoredSession) -> bool:
+        """Return whether a person has put the session in since a token was staged last.
+
+        What that token is held to is not said of a login that did not give it.
+        """
+        before = self.ledger.memory.staged_beside
+        is_known = before is not None and stored.version_id != NO_SESSION.version_id
+        return is_known and stored.version_id != before and not stored.by_keeper
+
     def without_sign_in(
         self, held: StoredToken | None, stored: StoredSession
     ) -> Obtained | Refused:

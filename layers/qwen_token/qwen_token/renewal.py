@@ -124,7 +124,12 @@ class Renewal:
 
     def _require_patience(self, held: StoredToken) -> None:
         """Raise TokenShortLivedError while another token would only die as the last ones did."""
-        if self._is_braked(held) and held.written_at is not None and self._die_young():
+        if (
+            self._is_braked(held)
+            and held.written_at is not None
+            and self._die_young()
+            and not self._has_new_login()
+        ):
             self._leave_due(held)
             raise self._failed(
                 TokenShortLivedError(
@@ -135,6 +140,16 @@ class Renewal:
                 held,
                 None,
             )
+
+    def _has_new_login(self) -> bool:
+        chain = self._chain()
+        try:
+            return chain.is_new_login(chain.session())
+        except SupersededError:
+            return True
+        except (SessionMalformedError, StoreError):
+            # The owner is to hear of the tokens first.
+            return False
 
     def _note_early_death(self) -> None:
         memory, now = self.ledger.memory, self.clock()
@@ -220,6 +235,9 @@ class Renewal:
                     raise
                 # The token may be a login of its own.
                 stored, malformed = NO_SESSION, error
+            if chain.is_new_login(stored):
+                # Those that died came of the login before it.
+                self.ledger.memory = replace(self.ledger.memory, died_young=0, died_young_at=None)
             report = replace(
                 self._replaced(held, stored, chain), session_holds_more=stored.holds_more
             )
@@ -262,7 +280,7 @@ class Renewal:
         if held is None:
             self._require_another_first_try()
         else:
-            waiting = self._waiting(held, chain)
+            waiting = self._waiting(held, stored, chain)
             if waiting is not None:
                 if self._lives_after_all(held, waiting.token, chain):
                     return Report(Outcome.FRESH, held, session=stored.session)
@@ -279,21 +297,22 @@ class Renewal:
                 return Report(Outcome.FRESH, held, session=stored.session)
         except UpstreamError:
             # A login was spent on it: the next run is to find it, and asks again.
-            self._staged(obtained.token, over=held)
+            self._staged(obtained.token, over=held, beside=stored)
             raise
         # Staged before it is verified: should the API retire the old token as it issues the new
         # one, the new one is already safe.
-        staged = self._staged(obtained.token, over=held)
+        staged = self._staged(obtained.token, over=held, beside=stored)
         if not self._is_good(staged, held, stored, obtained.grant):
             raise _refused_at_once()
         return self._promoted(staged, held, stored, obtained.grant)
 
-    def _staged(self, successor: Token, *, over: StoredToken) -> StoredToken:
+    def _staged(self, successor: Token, *, over: StoredToken, beside: StoredSession) -> StoredToken:
         """Stage a successor, and remember it: the next run is to find it, if this one goes wrong.
 
         Raises:
             StoreError: it could not be staged, as far as is known.
         """
+        self.ledger.memory = replace(self.ledger.memory, staged_beside=beside.version_id)
         try:
             staged = self.store.stage(successor, over=over)
         except StoreError:
@@ -328,7 +347,9 @@ class Renewal:
             tried = Refusal(obtained.stored.version_id, error.reason, str(error), self.clock())
             self.ledger.memory = replace(self.ledger.memory, first_try=tried)
             raise
-        self.ledger.memory = replace(self.ledger.memory, first_try=None)
+        self.ledger.memory = replace(
+            self.ledger.memory, first_try=None, staged_beside=obtained.stored.version_id
+        )
         if current.token.raw != obtained.token.raw:
             return Report(Outcome.SUPERSEDED, current, session=obtained.stored.session)
         self._confirm(current, account, obtained.stored)
@@ -362,11 +383,14 @@ class Renewal:
             return Report(Outcome.FRESH, held, session=stored.session)
         raise outcome.error
 
-    def _waiting(self, held: StoredToken, chain: GrantChain) -> StoredToken | None:
+    def _waiting(
+        self, held: StoredToken, stored: StoredSession, chain: GrantChain
+    ) -> StoredToken | None:
         """Return the successor that an earlier run staged and could not promote, if it may be."""
         memory = self.ledger.memory
         found: list[StoredToken] = []
-        if memory.token_left_behind:
+        left_behind = memory.token_left_behind
+        if left_behind:
             # A run that died may have staged one, and not have said so. A previous one that the
             # keeper did not write is no such version: a person may have gone back from it. Nor is
             # one that is older than the token that a person has put in since.
@@ -385,6 +409,11 @@ class Renewal:
                 and _is_better(candidate.token, held, is_dead=chain.is_dead(held))
             ):
                 waiting = self.store.adopt(candidate, over=held)
+                if left_behind:
+                    # Nobody could say beside which session: it may have been this one.
+                    is_newer = stored.is_known_newer(than=candidate)
+                    before = (memory.staged_beside or "") if is_newer else stored.version_id
+                    memory = replace(memory, staged_beside=before)
                 break
         self.ledger.memory = replace(
             memory,
@@ -401,25 +430,27 @@ class Renewal:
         stored: StoredSession,
         grant: Grant | None,
     ) -> bool:
-        """Return whether the API knows a staged token; False: it is refused, and long enough ago.
+        """Return whether the API knows a staged token; False: it is refused, and may be followed.
+
+        That is so ten minutes after it was issued, and where a person has put another login in.
 
         ``grant`` is the one that gave it, where that is known.
 
         Raises:
-            UpstreamUnexpectedError: it is refused, and was issued so lately that no other one is
-                asked for.
-            WrongAccountError: the API sees another account behind it, and it was issued so lately.
+            UpstreamUnexpectedError: it is refused, and no other one is to be asked for yet.
+            WrongAccountError: the API sees another account behind it, and the same is true.
             UpstreamError: one of its kinds; it stays staged, to be verified by a later run.
         """
+        may_be_followed = not self._is_braked(staged) or self._chain().is_new_login(stored)
         try:
             account = self.client().verify(staged.token, within=self._api_time(1))
             _require_account(account, stored, over)
         except TokenRejectedError as error:
-            if self._is_braked(staged):
+            if not may_be_followed:
                 raise _refused_at_once() from error
             return False
         except WrongAccountError:
-            if self._is_braked(staged):
+            if not may_be_followed:
                 raise
             return False
         except UpstreamError:
@@ -537,7 +568,7 @@ class Renewal:
         successor = chain.exchanged(candidate.token)
         if self._lives_after_all(over, successor, chain, since=candidate):
             return None
-        staged = self._staged(successor, over=over)
+        staged = self._staged(successor, over=over, beside=stored)
         verify_new(successor, by=self.client(), within=self._api_time(1))
         return staged
 

@@ -88,7 +88,9 @@ class RunMemory:
     a run may have staged a version of the one secret or the other, and could not say which.
     ``first_try`` is the first token that was got last, and could not be stored. ``died_young``
     is how many tokens the API refused within ten minutes, though it had accepted each; there was no
-    hour without one, up to ``died_young_at``.
+    hour without one, up to ``died_young_at``. ``staged_beside`` is the version of the session
+    secret that was current as a token was staged last, empty where there was none: if the API
+    refuses that token, no other one follows at once, unless a person has put another session in.
 
     What the session secret does not hold, as it was not written, is in ``session_version_id``
     (whose version it belongs to), ``session_expires_at`` and ``account``. ``confirmed_at`` is when
@@ -108,6 +110,7 @@ class RunMemory:
     first_try: Refusal | None = None
     died_young: int = 0
     died_young_at: datetime | None = None
+    staged_beside: str | None = None
     session_version_id: str | None = None
     session_expires_at: datetime | None = None
     account: str | None = None
@@ -215,7 +218,9 @@ class RunMemory:
             "first_try": self.first_try and _document(self.first_try),
             "incident": self.incident and _document(self.incident),
         }
-        return json.dumps({name: value for name, value in members.items() if value})
+        # An empty text says something: None is what says nothing.
+        kept = {name: each for name, each in members.items() if each or isinstance(each, str)}
+        return json.dumps(kept)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -231,6 +236,7 @@ class RunMemory:
                 pending_over=_text(members.get("pending_over")),
                 died_young=_count(members.get("died_young", 0)),
                 died_young_at=_optional_instant(members.get("died_young_at")),
+                staged_beside=_text(members.get("staged_beside")),
                 replaced=_text(members.get("replaced")),
                 superseded=_text(members.get("superseded")),
                 untried=_text(members.get("untried")),

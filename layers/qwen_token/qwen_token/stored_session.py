@@ -10,7 +10,7 @@ from .document import json_object, replace_members
 from .errors import SessionDocumentError, SessionMalformedError, TokenMalformedError, forgets_locals
 from .pasted import Cookie, holds_login, is_command, read
 from .session import Session, is_credential
-from .stored_token import MOST_BYTES, size_of
+from .stored_token import MOST_BYTES, StoredToken, size_of
 from .tokens import (
     SURROUNDINGS,
     Token,
@@ -59,6 +59,12 @@ class StoredSession:
     text: str = field(repr=False)
     created_at: datetime | None = None
     by_keeper: bool = False
+
+    def is_known_newer(self, *, than: StoredToken) -> bool:
+        """Return whether it was written after a version of the token secret, for sure."""
+        if self.created_at is None or than.created_at is None:
+            return False
+        return self.created_at > than.created_at
 
     @property
     def holds_more(self) -> bool:
