@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from qwen_token import StoreError, TokenMalformedError, TokenMissingError
-from qwen_token.fleet import Fleet, Member
+from qwen_token.fleet import OFF, ON, SESSION, Fleet, Member, member_name, session_name
 from qwen_token.stored_token import StoredToken
 from tests.fake_secrets_manager import FakeSecretsManager, SecretsManagerCall, arn
 from tests.minting import NOW, token
@@ -36,11 +36,23 @@ def members_of(secrets: Any) -> list[Member]:
     return [member for page in fleet(secrets).pages() for member in page.members]
 
 
+def test_a_session_secret_is_named_after_its_member_and_the_other_way_round() -> None:
+    assert (ON, OFF, SESSION) == ("on", "off", "session")
+    assert session_name("pool/alice") == "pool/alice/session"
+    assert member_name("pool/alice/session") == "pool/alice"
+
+
+@pytest.mark.parametrize("name", ["pool/alice", "session", "/session", "pool/session/alice"])
+def test_another_name_is_not_a_session_secrets(name: str) -> None:
+    assert member_name(name) is None
+
+
 def test_members_are_the_secrets_with_exactly_this_tag_whatever_its_value_but_off() -> None:
     secrets = fleet_secrets()
     secrets.add("empty", "…")
     secrets.add("team", "…", tags={"team": "a", TAG: "blue"})
     secrets.add("off", "…", tags={TAG: "off"})
+    secrets.add("team/session", "…", tags={TAG: "session"})
     secrets.add("longer", "…", tags={f"{TAG}-of-another": ""})
     secrets.add("none", "…", tags={})
 

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
         SecretListEntryTypeDef,
     )
 
-# A tag with this value takes a secret out of the fleet, for as long as it has it.
+# The values of the fleet's tag: a member has ``ON`` (or any other value than these), one that is
+# left alone for as long as it has it, ``OFF``, and the session secret of a member, ``SESSION``.
+ON: Final = "on"
 OFF: Final = "off"
+SESSION: Final = "session"
+# What a session secret's name ends with. No member's name does.
+_SESSION_SUFFIX: Final = "/session"
 
 # Why nobody can keep the token of a secret where it is; the second with the primary's region.
 _BEING_DELETED: Final = "being_deleted"
@@ -32,6 +37,17 @@ _BATCH: Final = 20
 # AWS bears 50 writes of secrets a second from an account, of all kinds together. The fleet leaves
 # some of them to others.
 WRITES_PER_SECOND: Final = 40
+
+
+def session_name(member_name: str) -> str:
+    """Return the name of the session secret that belongs to the member of this name."""
+    return f"{member_name}{_SESSION_SUFFIX}"
+
+
+def member_name(session_name: str) -> str | None:
+    """Return the name of the member that a session secret belongs to; None for another name."""
+    name = session_name.removesuffix(_SESSION_SUFFIX)
+    return name if name and name != session_name else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +71,7 @@ class Page:
 
 
 class Fleet:
-    """All secrets of this region with the tag ``tag``, whatever its value (but for ``off``).
+    """All secrets of this region with the tag ``tag``, whatever its value (but for ``off`` and ``session``).
 
     ``client`` is boto3's for Secrets Manager. Every method raises StoreError where Secrets Manager
     refuses or fails as a whole.
@@ -144,7 +160,7 @@ class Fleet:
     def _has(self, entry: "SecretListEntryTypeDef") -> bool:
         """Say whether a listed secret is a member: the filter finds tags that begin alike, too."""
         tags = {tag["Key"]: tag.get("Value", "") for tag in entry.get("Tags", ())}
-        return self._tag in tags and tags[self._tag] != OFF
+        return self._tag in tags and tags[self._tag] not in {OFF, SESSION}
 
 
 def _refusal(code: str) -> QwenTokenError:
