@@ -396,8 +396,12 @@ class FakeSecretsManager:
 def _passes(secret: FakeSecret, wanted: Mapping[str, Any]) -> bool:
     """Say whether a filter lets the secret through: AWS finds what begins with a value, too."""
     prefixes = tuple(wanted["Values"])
-    names = {"tag-key": list(secret.tags), "name": [secret.name]}[wanted["Key"]]
-    return any(name.startswith(prefixes) for name in names)
+    looked_at = {
+        "tag-key": [*secret.tags],
+        "tag-value": [*secret.tags.values()],
+        "name": [secret.name],
+    }
+    return any(each.startswith(prefixes) for each in looked_at[wanted["Key"]])
 
 
 def _names(secret: FakeSecret) -> dict[str, Any]:

@@ -18,6 +18,8 @@ TOKEN_SECRET: Final = "qwen/token"
 SESSION_SECRET: Final = "qwen/session"
 FUNCTION: Final = "the-function"
 TABLE: Final = "the-table"
+QUEUE: Final = "https://sqs.eu-west-1.amazonaws.com/111122223333/the-queue"
+TAG: Final = "qwen-token"
 
 Answer = Mapping[str, Any]
 
@@ -36,6 +38,10 @@ class FakeStack:
 
     secrets: FakeSecretsManager = field(default_factory=FakeSecretsManager)
     memory: RunMemory | None = None
+    # What the runs remember of the fleet's members, by their names.
+    memories: dict[str, RunMemory] = field(default_factory=dict)
+    # What was sent to the fleet's queue.
+    queued: list[Answer] = field(default_factory=list)
     answer: Callable[[Answer], Answer] = field(default=lambda _event: {"outcome": "fresh"})
     events: list[Answer] = field(default_factory=list)
     denies: set[str] = field(default_factory=set)
@@ -60,6 +66,11 @@ class FakeStack:
     def __post_init__(self) -> None:
         self.secrets.add(TOKEN_SECRET)
         self.secrets.add(SESSION_SECRET)
+
+    def has_fleet(self) -> None:
+        """Be a stack that was deployed with a fleet."""
+        self.outputs |= {"DispatchFunctionName": "dispatch", "FleetQueueUrl": QUEUE}
+        self.parameters |= {"FleetTag": TAG, "FleetSchedule": "rate(10 minutes)"}
 
     def __call__(self, region_name: str | None = None) -> "FakeStack":
         return self
@@ -129,6 +140,28 @@ class _Client:
             raise denied("GetItem")
         memory = self.stack.memory
         return {} if memory is None else {"Item": {"memory": {"S": memory.to_json()}}}
+
+    def batch_get_item(self, *, RequestItems: Mapping[str, Any]) -> Answer:
+        if self.service in self.stack.denies:
+            raise denied("BatchGetItem")
+        keys = [each["secret_id"] for each in RequestItems[TABLE]["Keys"]]
+        assert len(keys) <= 100, "DynamoDB refuses it"
+        known = {arn(name): memory.to_json() for name, memory in self.stack.memories.items()}
+        items = [
+            {"secret_id": key, "memory": {"S": known[key["S"]]}}
+            for key in keys
+            if key["S"] in known
+        ]
+        # As under load: what is left out of one answer is in the next one.
+        left = [{"secret_id": each["secret_id"]} for each in items[1:]]
+        rest = {TABLE: {**RequestItems[TABLE], "Keys": left}} if left else {}
+        return {"Responses": {TABLE: items[:1]}, "UnprocessedKeys": rest}
+
+    def send_message(self, *, QueueUrl: str, MessageBody: str) -> None:
+        assert QueueUrl == QUEUE
+        if self.service in self.stack.denies:
+            raise denied("SendMessage")
+        self.stack.queued.append(json.loads(MessageBody))
 
     def invoke(self, *, FunctionName: str, Payload: str) -> Answer:
         assert FunctionName == FUNCTION

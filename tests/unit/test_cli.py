@@ -173,11 +173,15 @@ def test_no_form_of_a_login_is_an_options_value(
         ),
         (
             ["put", "--sign-in", "--secret-id", "a"],
-            "--sign-in goes into the stack's session secret: not with --secret-id or --fleet",
+            "--sign-in goes into a session secret, not into one that services read (--secret-id)",
         ),
         (
-            ["put", "--sign-in", "--fleet", "--name", "a"],
-            "--sign-in goes into the stack's session secret: not with --secret-id or --fleet",
+            ["put", "--fleet", "--name", "a/session"],
+            "--name is the member's, not its session secret's: leave the /session out",
+        ),
+        (
+            ["remove", "--name", "a/session"],
+            "--name is the member's, not its session secret's: leave the /session out",
         ),
         (["status", "--all"], "--all goes with --fleet"),
         (

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from jobs import Job
 from qwen_token.cli import main
 from qwen_token.policy import Severity
 from qwen_token.run_memory import Incident, Refusal, RunMemory
 from qwen_token.session import Grant
+from tests.fake_secrets_manager import arn
 from tests.minting import ACCOUNT, mint, pieces, token
-from tests.unit.fake_stack import SESSION_SECRET, TOKEN_SECRET, FailedRun, FakeStack
+from tests.unit.fake_stack import SESSION_SECRET, TAG, TOKEN_SECRET, FailedRun, FakeStack
 from tests.wire import reply, wire
 
 CREDENTIAL = "Cr3dential-of_a.session~1234567890"
@@ -87,21 +89,21 @@ def stored(stack: FakeStack) -> dict[str, object]:
     return document
 
 
-@pytest.mark.parametrize(
-    "pasted",
-    [
-        pytest.param(CREDENTIAL, id="the credential alone"),
-        pytest.param(f"Cookie: theme=dark; refresh_token={CREDENTIAL}", id="a Cookie header"),
-        pytest.param(
-            f"curl 'https://auth.qwen.ai/x' \\\n  -H 'a: b' \\\n  -b 'refresh_token={CREDENTIAL}'",
-            id="Copy as cURL",
-        ),
-        pytest.param(
-            json.dumps([{"name": "refresh_token", "value": CREDENTIAL}]), id="a list of cookies"
-        ),
-        pytest.param(json.dumps({"refresh_token": CREDENTIAL}), id="an object"),
-    ],
-)
+PASTED = [
+    pytest.param(CREDENTIAL, id="the credential alone"),
+    pytest.param(f"Cookie: theme=dark; refresh_token={CREDENTIAL}", id="a Cookie header"),
+    pytest.param(
+        f"curl 'https://auth.qwen.ai/x' \\\n  -H 'a: b' \\\n  -b 'refresh_token={CREDENTIAL}'",
+        id="Copy as cURL",
+    ),
+    pytest.param(
+        json.dumps([{"name": "refresh_token", "value": CREDENTIAL}]), id="a list of cookies"
+    ),
+    pytest.param(json.dumps({"refresh_token": CREDENTIAL}), id="an object"),
+]
+
+
+@pytest.mark.parametrize("pasted", PASTED)
 def test_a_session_in_any_form_is_stored_and_the_function_uses_it_at_once(
     stack: FakeStack, put: Put, pasted: str
 ) -> None:
@@ -347,9 +349,9 @@ def test_a_run_that_did_not_see_the_login_is_no_success(stack: FakeStack, put: P
     [
         ([], "has no session secret to keep it in"),
         (["--secret-id", "another"], "services read, and they must not get a session"),
-        (["--fleet", "--name", "pool/zoe"], "a member of the fleet takes a token"),
+        (["--fleet", "--name", "pool/zoe"], "keeps one token and has no fleet"),
     ],
-    ids=["a stack without one", "a named secret", "a member of the fleet"],
+    ids=["a stack without one", "a named secret", "a stack without a fleet"],
 )
 def test_a_session_goes_nowhere_but_into_a_session_secret(
     stack: FakeStack, put: Put, arguments: list[str], said: str
@@ -486,12 +488,213 @@ def test_the_keys_beside_a_session_are_named_as_well(stack: FakeStack, put: Put)
     assert json.loads(put(CREDENTIAL, "--no-check", "--json")[1])["given_up"] is None
 
 
-def test_a_member_of_the_fleet_keeps_its_other_keys_too(stack: FakeStack, put: Put) -> None:
-    stack.outputs["DispatchFunctionName"] = "dispatch"
-    stack.parameters["FleetTag"] = "qwen-token"
-    member = stack.secrets.add("pool/zoe", CUT_OFF, tags={"qwen-token": "on"})
+# ── The fleet's members ───────────────────────────────────────────────────────────────────────────
 
-    assert put(GIVEN.raw, "--no-check", "--fleet", "--name", "pool/zoe")[0] == 1
-    assert stack.secrets.secret(member).value == CUT_OFF
-    assert put(GIVEN.raw, "--no-check", "--fleet", "--name", "pool/zoe", "--replace")[0] == 0
-    assert stack.secrets.secret(member).value == GIVEN.raw
+ZOE = ("--fleet", "--name", "pool/zoe")
+OF_ZOE = "pool/zoe/session"
+
+
+@pytest.fixture(name="fleet")
+def _fleet(stack: FakeStack) -> FakeStack:
+    stack.has_fleet()
+    return stack
+
+
+def test_a_member_of_the_fleet_keeps_its_other_keys_too(fleet: FakeStack, put: Put) -> None:
+    member = fleet.secrets.add("pool/zoe", CUT_OFF, tags={TAG: "on"})
+
+    assert put(GIVEN.raw, "--no-check", *ZOE)[0] == 1
+    assert fleet.secrets.secret(member).value == CUT_OFF
+    assert put(GIVEN.raw, "--no-check", *ZOE, "--replace")[0] == 0
+    assert fleet.secrets.secret(member).value == GIVEN.raw
+
+
+def login_of_zoe(fleet: FakeStack) -> dict[str, object]:
+    value = fleet.secrets.secret(OF_ZOE).value
+    assert isinstance(value, str)
+    document: dict[str, object] = json.loads(value)
+    return document
+
+
+@pytest.mark.parametrize("pasted", PASTED)
+def test_a_session_in_any_form_makes_a_member_of_two_secrets_and_queues_its_run(
+    fleet: FakeStack, put: Put, pasted: str
+) -> None:
+    code, shown = put(pasted, *ZOE)
+
+    assert code == 0, shown
+    assert login_of_zoe(fleet) == {"refresh_token": CREDENTIAL}
+    member, session = fleet.secrets.secret("pool/zoe"), fleet.secrets.secret(OF_ZOE)
+    assert (member.tags, member.value) == ({TAG: "on"}, None)
+    assert session.tags == {TAG: "session"}
+    assert fleet.queued == [{"secret_id": arn("pool/zoe")}]
+    assert fleet.events == [], "the function of the stack's own secret has nothing to do with it"
+    for said in ("Member", "pool/zoe", OF_ZOE, "session (a refresh credential)", "a worker does"):
+        assert said in shown
+
+
+def test_the_job_that_is_queued_is_one_that_a_worker_takes(fleet: FakeStack, put: Put) -> None:
+    put(CREDENTIAL, *ZOE)
+
+    [body] = map(json.dumps, fleet.queued)
+    job = Job.from_body(body, secrets=arn("").removesuffix("-a1b2c3"))
+    assert job == Job(arn("pool/zoe"))
+
+
+def test_a_sign_in_of_a_member_goes_into_its_session_secret(fleet: FakeStack, put: Put) -> None:
+    code, shown = put(f"zoe@example.com\n{PASSWORD}\n", "--sign-in", *ZOE, "--json")
+
+    assert code == 0, shown
+    assert login_of_zoe(fleet) == {"email": "zoe@example.com", "password": PASSWORD}
+    document = json.loads(shown)
+    assert (document["kind"], document["queued"], document["error"]) == ("sign_in", True, None)
+    assert (document["secret_id"], document["session_secret_id"]) == ("pool/zoe", arn(OF_ZOE))
+
+
+def test_the_login_is_there_before_a_sweep_can_find_the_member(fleet: FakeStack, put: Put) -> None:
+    put(CREDENTIAL, *ZOE)
+
+    calls = [
+        (call.operation, call.request.get("SecretId") or call.request.get("Name"))
+        for call in fleet.secrets.recorded
+    ]
+    stored_at = calls.index(("PutSecretValue", arn(OF_ZOE)))
+    assert stored_at < calls.index(("CreateSecret", "pool/zoe"))
+
+
+def test_a_new_session_replaces_the_login_of_a_member_and_takes_it_up_again(
+    fleet: FakeStack, put: Put
+) -> None:
+    fleet.secrets.add("pool/zoe", GIVEN.raw, tags={TAG: "off"})
+    there = {"note": "ours", "email": "zoe@example.com", "password": PASSWORD}
+    fleet.secrets.add(OF_ZOE, json.dumps(there), tags={TAG: "off"})
+
+    code, shown = put(CREDENTIAL, *ZOE)
+
+    assert code == 0, shown
+    assert login_of_zoe(fleet) == {"note": "ours", "refresh_token": CREDENTIAL}
+    assert fleet.secrets.secret("pool/zoe").tags == {TAG: "on"}
+    assert fleet.secrets.secret(OF_ZOE).tags == {TAG: "session"}
+    assert fleet.secrets.secret("pool/zoe").value == GIVEN.raw, "it is the worker's to replace"
+
+
+@pytest.mark.parametrize(
+    ("name", "tags", "said"),
+    [
+        ("pool/zoe", {}, f"--secret-id pool/zoe --tags Key={TAG},Value=on"),
+        ("pool/zoe", {TAG: "session"}, "is the session secret of a member"),
+        (OF_ZOE, {}, f"--secret-id {OF_ZOE} --tags Key={TAG},Value=session"),
+        (OF_ZOE, {TAG: "blue"}, "is a member of the fleet, and cannot hold the login of another"),
+    ],
+)
+def test_no_secret_that_was_not_given_to_the_fleet_for_that_is_written(
+    fleet: FakeStack, put: Put, name: str, tags: dict[str, str], said: str
+) -> None:
+    fleet.secrets.add(name, "a password", tags=tags)
+
+    code, shown = put(CREDENTIAL, *ZOE)
+
+    assert code == 1
+    assert said in shown
+    assert "(config_invalid)" in shown
+    assert [each.value for each in fleet.secrets.secrets.values() if each.value] == ["a password"]
+    assert fleet.queued == []
+
+
+def test_a_queue_that_may_not_be_used_leaves_the_login_stored_and_that_is_said(
+    fleet: FakeStack, put: Put
+) -> None:
+    fleet.denies = {"sqs"}
+
+    code, shown = put(CREDENTIAL, *ZOE)
+
+    assert code == 1
+    assert login_of_zoe(fleet) == {"refresh_token": CREDENTIAL}
+    assert "the login is stored, but no worker could be asked to use it" in shown
+    assert "AccessDeniedException" in shown
+    assert "the next sweep takes it up (rate(10 minutes)" in shown
+    document = json.loads(put(CREDENTIAL, *ZOE, "--json")[1])
+    assert (document["queued"], document["error"]["reason"]) == (False, "aws_failed")
+
+
+def test_without_a_check_a_members_login_is_only_stored(fleet: FakeStack, put: Put) -> None:
+    code, shown = put(CREDENTIAL, *ZOE, "--no-check")
+
+    assert code == 0
+    assert login_of_zoe(fleet) == {"refresh_token": CREDENTIAL}
+    assert fleet.queued == []
+    assert "it was only stored (--no-check); the next sweep sees it (rate(10 minutes))" in shown
+
+
+def test_a_session_that_has_expired_makes_no_member(fleet: FakeStack, put: Put) -> None:
+    expired = {"refresh_token": CREDENTIAL, "expires_at": int(NOW.timestamp()) - 60}
+
+    code, shown = put(json.dumps(expired), *ZOE)
+
+    assert code == 1
+    assert "(session_rejected)" in shown
+    assert fleet.secrets.calls == []
+
+
+@pytest.mark.parametrize("tags", [{TAG: "session"}, {}], ids=["a session secret", "another one"])
+def test_a_token_beside_a_members_session_is_said_to_be(
+    fleet: FakeStack, put: Put, tags: dict[str, str]
+) -> None:
+    fleet.secrets.add(OF_ZOE, json.dumps({"refresh_token": CREDENTIAL}), tags=tags)
+
+    code, shown = put(GIVEN.raw, *ZOE, "--no-check")
+
+    assert code == 0, shown
+    assert ("the session secret holds a login too" in shown) is bool(tags)
+    assert "GetSecretValue" not in [
+        call.operation for call in fleet.secrets.recorded if OF_ZOE in str(call.request)
+    ], "what is in it is nobody's business here"
+
+
+# ── Members that leave ────────────────────────────────────────────────────────────────────────────
+
+
+def remove(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    code = main(["remove", "--name", *arguments])
+    return code, "".join(capsys.readouterr())
+
+
+def test_a_member_leaves_with_its_session_secret_and_both_stay_as_they_are(
+    fleet: FakeStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.secrets.add("pool/zoe", GIVEN.raw, tags={TAG: "on", "team": "a"})
+    fleet.secrets.add(OF_ZOE, CREDENTIAL, tags={TAG: "session"})
+
+    code, shown = remove(capsys, "pool/zoe")
+
+    assert code == 0, shown
+    assert "aws secretsmanager delete-secret --secret-id pool/zoe/session" in shown
+    member, session = fleet.secrets.secret("pool/zoe"), fleet.secrets.secret(OF_ZOE)
+    assert (member.tags, member.value) == ({"team": "a"}, GIVEN.raw)
+    assert (session.tags, session.value) == ({}, CREDENTIAL)
+
+
+def test_a_removal_that_failed_halfway_can_be_repeated(
+    fleet: FakeStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.secrets.add("pool/zoe", GIVEN.raw, tags={})
+    fleet.secrets.add(OF_ZOE, CREDENTIAL, tags={TAG: "session"})
+
+    code, shown = remove(capsys, "pool/zoe", "--json")
+
+    assert code == 0, shown
+    assert json.loads(shown)["secrets"] == [OF_ZOE]
+    assert fleet.secrets.secret(OF_ZOE).tags == {}
+    assert remove(capsys, "pool/zoe")[0] == 1, "now it is none of the fleet's"
+
+
+def test_a_member_of_that_name_is_no_session_secret_and_stays(
+    fleet: FakeStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.secrets.add("pool/zoe", GIVEN.raw, tags={TAG: "on"})
+    fleet.secrets.add(OF_ZOE, GIVEN.raw, tags={TAG: "on"})
+
+    code, shown = remove(capsys, "pool/zoe", "--json")
+
+    assert (code, json.loads(shown)["secrets"]) == (0, ["pool/zoe"])
+    assert fleet.secrets.secret(OF_ZOE).tags == {TAG: "on"}

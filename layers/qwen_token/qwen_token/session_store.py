@@ -38,7 +38,7 @@ class SessionStore:
                 # Either there is no value or no secret: asking for labels fails for the second.
                 self._versions.labels()
                 return None
-        return _stored(answer)
+        return stored_in(answer)
 
     @forgets_locals
     def keep(self, session: Session, *, over: StoredSession) -> StoredSession | None:
@@ -94,7 +94,7 @@ class SessionStore:
         found = []
         for answer in answers:
             try:
-                stored = _stored(answer)
+                stored = stored_in(answer)
             except SessionMalformedError:
                 continue
             if stored is not None and stored.created_at is not None:
@@ -128,7 +128,12 @@ def _is_binary() -> SessionDocumentError:
     return SessionDocumentError("the session secret's value is binary: store it as a string")
 
 
-def _stored(answer: Mapping[str, Any]) -> StoredSession | None:
+def stored_in(answer: Mapping[str, Any]) -> StoredSession | None:
+    """Return the session that a version of a secret holds; None: an empty value.
+
+    Raises:
+        SessionMalformedError: what it holds is not a login that can be read.
+    """
     if "SecretBinary" in answer:
         raise _is_binary()
     text = answer.get("SecretString", "")

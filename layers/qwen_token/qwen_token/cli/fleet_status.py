@@ -1,154 +1,269 @@
-"""``status --fleet``: the fleet's tokens, those that need a look first, and totals of all."""
+"""``status --fleet``: the members, those that need a look first, and totals of all.
+
+The session secrets are the fleet's alone: only the logins of those members are read that are shown.
+"""
 
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from qwen_token.errors import QwenTokenError, StoreError
-from qwen_token.fleet import Fleet
-from qwen_token.policy import TokenState, assess
-from qwen_token.stored_token import StoredToken
-from qwen_token.tokens import Token, in_days
+import boto3
+
+from qwen_token.fleet import Fleet, Member, session_name
+from qwen_token.incidents import REMIND_EVERY
+from qwen_token.policy import TokenState
+from qwen_token.tokens import in_days
 
 from .deployed import Stack, secrets_manager, session_for
+from .fleet_readings import list_sessions, read_memories, read_sessions, read_tokens
 from .membership import find_fleet
 from .output import ATTENTION, FAILED, OK, Markup, console_for, histogram, print_line, print_rows
+from .readings import SecretReading, SessionReading
+from .standing import (
+    Standing,
+    described_incident,
+    described_login,
+    described_token,
+    incident_text,
+)
 
 if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
     from rich.console import Console
 
-# More rows than that are for --all, or for --json.
+# More rows than that are for --all.
 _ROWS: Final = 30
 _COLOURS: Final = {TokenState.FRESH: "green", TokenState.STALE: "yellow", TokenState.EXPIRED: "red"}
+_UNREAD: Final = SessionReading(
+    problem="not read: --all reads every login", unread=True, exists=True
+)
+_SESSION_ENDING: Final = "session_ending"
+# What is published again every day was published lately, if it still holds.
+_LATELY: Final = 2 * REMIND_EVERY
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A member: its token and what state that is in, or why none could be read."""
+    """A member, and the ARN of its session secret, if it has one."""
 
-    name: str
-    secret_id: str
-    token: Token | None
-    state: TokenState | None
-    problem: QwenTokenError | None
-    # Not the token's fault, nor the secret's: it may not be read from here, or not now.
-    unread: bool
-
-    def needs_a_person(self, now: datetime, critical_before: timedelta) -> bool:
-        """Say whether nothing else helps: there is no usable token, or soon there will be none."""
-        if self.token is None:
-            return not self.unread
-        return self.token.remaining(now) < critical_before
+    member: Member
+    session_secret: str | None
+    standing: Standing
 
     @property
-    def what_is_wrong(self) -> str | None:
-        """The problem in words, None where there is none."""
-        return None if self.problem is None else f"{self.problem} ({self.problem.reason})"
+    def ends_at(self) -> datetime | None:
+        """When a person is needed, as far as that is known: a run may remember it."""
+        return self.standing.login_ends_at or self.standing.runs.memory.session_expires_at
 
-    def order(self) -> tuple[bool, float, str]:
-        """Sort by the days left; what could not be read comes first."""
-        expires_at = 0.0 if self.token is None else self.token.expires_at.timestamp()
-        return self.token is not None, expires_at, self.name
+    def order(self) -> tuple[bool, bool, float, str]:
+        """Sort by who needs a look: no token, trouble, and then the time until a login ends."""
+        standing = self.standing
+        ends_at = float("inf") if self.ends_at is None else self.ends_at.timestamp()
+        in_trouble = standing.needs_a_person or _is_announced_to_end(standing)
+        return standing.secret.token is not None, not in_trouble, ends_at, self.member.name
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    """All that is shown: the members in their order, of which the logins of ``shown`` were read.
+
+    ``strays`` are the session secrets whose member is not in the fleet.
+    """
+
+    stack: Stack
+    now: datetime
+    rows: Sequence[_Row]
+    shown: int
+    strays: Sequence[str]
+
+    @property
+    def runs_problem(self) -> str | None:
+        """Why the state table could not be read, for the first member of which that is so."""
+        problems = (row.standing.runs.problem for row in self.rows)
+        return next((problem for problem in problems if problem is not None), None)
+
+    @property
+    def totals(self) -> dict[str, int]:
+        states = Counter(row.standing.state for row in self.rows)
+        return {
+            "secrets": len(self.rows),
+            **{state.value: states[state] for state in TokenState},
+            "unreadable": states[None],
+            "with a session": sum(row.session_secret is not None for row in self.rows),
+            "incidents": sum(row.standing.runs.memory.incident is not None for row in self.rows),
+        }
 
 
 def run(options: argparse.Namespace) -> int:
     console = console_for(options)
     session = session_for(options)
     stack = find_fleet(session, options.stack)
-    now = datetime.now(UTC)
-    refresh_before = timedelta(days=float(stack.parameter("RefreshBeforeDays")))
-    critical_before = timedelta(days=float(stack.parameter("CriticalDays")))
-    fleet = Fleet(secrets_manager(session, ""), stack.parameter("FleetTag"))
-
-    rows: list[_Row] = []
     if console is None:
-        rows += _read(fleet, now, refresh_before)
-        print(json.dumps(_document(stack, rows, now)))
+        status = _read(session, stack, show_all=options.all, told=lambda _: None)
+        print(json.dumps(_document(status)))
     else:
         with console.status("looking for the fleet's secrets") as progress:
-            for row in _read(fleet, now, refresh_before):
-                rows.append(row)
-                progress.update(f"read {len(rows)} secrets")
-        _print(console, stack, rows, now, show_all=options.all)
-    if any(row.needs_a_person(now, critical_before) for row in rows):
+            status = _read(session, stack, show_all=options.all, told=progress.update)
+        _print(console, status)
+    if any(row.standing.needs_a_person for row in status.rows):
         return ATTENTION
-    return FAILED if any(row.unread for row in rows) else OK
+    return FAILED if any(_has_gaps(row) for row in status.rows) else OK
 
 
-def _read(fleet: Fleet, now: datetime, refresh_before: timedelta) -> Iterator[_Row]:
-    for page in fleet.pages():
-        for member, found in fleet.read(page.members):
-            if isinstance(found, StoredToken):
-                state = assess(
-                    found.token,
-                    now=now,
-                    refresh_before=refresh_before,
-                    written_at=found.written_at,
-                )
-                yield _Row(member.name, member.secret_id, found.token, state, None, unread=False)
-            else:
-                unread = member.obstacle is None and isinstance(found, StoreError)
-                yield _Row(member.name, member.secret_id, None, None, found, unread=unread)
+def _read(
+    aws: boto3.Session, stack: Stack, *, show_all: bool, told: Callable[[str], None]
+) -> _Status:
+    """Read the fleet; ``told`` is called with how far that is.
+
+    Raises:
+        StoreError: Secrets Manager refused or failed as a whole.
+    """
+    now = datetime.now(UTC)
+    client = secrets_manager(aws, "")
+    tag = stack.parameter("FleetTag")
+    tokens: list[tuple[Member, SecretReading]] = []
+    for each in read_tokens(Fleet(client, tag)):
+        tokens.append(each)
+        told(f"read {len(tokens)} secrets")
+    sessions = list_sessions(client, tag)
+    memories = read_memories(aws, stack, [member.secret_id for member, _ in tokens])
+    rows = []
+    for member, secret in tokens:
+        session_secret = sessions.pop(session_name(member.name), None)
+        is_there = session_secret is not None
+        standing = Standing(
+            now=now,
+            refresh_before=timedelta(days=float(stack.parameter("RefreshBeforeDays"))),
+            critical_before=timedelta(days=float(stack.parameter("CriticalDays"))),
+            secret=secret,
+            login=_UNREAD if is_there else SessionReading(),
+            runs=memories[member.secret_id],
+        )
+        rows.append(_Row(member, session_secret, standing))
+    rows.sort(key=_Row.order)
+    shown = len(rows) if show_all else min(_ROWS, len(rows))
+    told(f"reading the logins of {shown} members")
+    rows[:shown] = sorted(_with_logins(rows[:shown], client), key=_Row.order)
+    return _Status(stack, now, rows, shown, sorted(sessions))
 
 
-def _totals(rows: Sequence[_Row]) -> dict[str, int]:
-    states = Counter(row.state for row in rows)
+def _with_logins(rows: Sequence[_Row], client: "SecretsManagerClient") -> list[_Row]:
+    logins = read_sessions(client, [row.session_secret for row in rows if row.session_secret])
+    return [
+        row
+        if row.session_secret is None
+        else replace(row, standing=replace(row.standing, login=logins[row.session_secret]))
+        for row in rows
+    ]
+
+
+def _is_announced_to_end(standing: Standing) -> bool:
+    """Return whether the owner was told lately that the login ends."""
+    reminded = standing.runs.memory.reminded
+    return any(
+        key.split()[1] == _SESSION_ENDING and standing.now - at < _LATELY
+        for key, at in reminded.items()
+    )
+
+
+def _has_gaps(row: _Row) -> bool:
+    """Return whether something could not be read: a login that nobody wanted to read is no gap."""
+    if row.standing.login is _UNREAD:
+        return replace(row.standing, login=SessionReading()).has_gaps
+    return row.standing.has_gaps
+
+
+# ── For scripts ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _document(status: _Status) -> dict[str, object]:
     return {
-        "secrets": len(rows),
-        **{state.value: states[state] for state in TokenState},
-        "unreadable": states[None],
-    }
-
-
-def _document(stack: Stack, rows: Sequence[_Row], now: datetime) -> dict[str, object]:
-    return {
-        "stack": stack.name,
-        "tag": stack.parameter("FleetTag"),
-        "totals": _totals(rows),
+        "stack": status.stack.name,
+        "tag": status.stack.parameter("FleetTag"),
+        "totals": {label.replace(" ", "_"): count for label, count in status.totals.items()},
+        "runs_problem": status.runs_problem,
+        "strays": status.strays,
         "members": [
             {
-                "name": row.name,
-                "secret_id": row.secret_id,
-                "account": row.token and row.token.account,
-                "state": row.state and row.state.value,
-                "expires_at": row.token and row.token.expires_at.isoformat(),
-                "days_remaining": row.token and in_days(row.token.remaining(now)),
-                "problem": row.what_is_wrong,
+                "name": row.member.name,
+                "secret_id": row.member.secret_id,
+                "session_secret_id": row.session_secret,
+                "problem": row.standing.secret.problem,
+                **described_token(row.standing),
+                "login": described_login(row.standing),
+                "runs_problem": row.standing.runs.problem,
+                "incident": described_incident(row.standing.runs.memory.incident),
             }
-            for row in sorted(rows, key=_Row.order)
+            for row in status.rows
         ],
     }
 
 
-def _print(
-    console: "Console", stack: Stack, rows: Sequence[_Row], now: datetime, *, show_all: bool
-) -> None:
-    in_order = sorted(rows, key=_Row.order)
-    shown = in_order if show_all else in_order[:_ROWS]
-    width = max((len(row.name) for row in shown), default=0)
+# ── For people ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _print(console: "Console", status: _Status) -> None:
+    shown = status.rows[: status.shown]
+    width = max((len(row.member.name) for row in shown), default=0)
     for row in shown:
-        if row.token is None or row.state is None:
-            days, state, more = "", Markup("[red]unreadable[/red]"), row.what_is_wrong
-        else:
-            colour = _COLOURS[row.state]
-            days = f"{in_days(row.token.remaining(now)):.2f} days"
-            state = Markup(f"[{colour}]{row.state.value:<10}[/{colour}]")
-            more = row.token.account
         # Not a rich table: that folds names to the terminal's width, and nobody can copy them then.
-        print_line(console, f"{row.name:<{width}}  {days:>11}  ", state, f"  {more}")
-    if hidden := len(rows) - len(shown):
-        console.print(f"… and {hidden} more that live longer (--all shows them, or --json)")
-    days_left = [row.token.remaining(now) / timedelta(days=1) for row in rows if row.token]
+        print_line(console, f"{row.member.name:<{width}}  ", *_cells(row.standing))
+        incident = row.standing.runs.memory.incident
+        if incident is not None:
+            print_line(console, Markup("  [yellow]incident[/yellow] "), incident_text(incident))
+    if hidden := len(status.rows) - len(shown):
+        console.print(f"… and {hidden} more (--all shows them, or --json)")
+    ends = [row.ends_at for row in status.rows]
+    days_left = [(each - status.now) / timedelta(days=1) for each in ends if each is not None]
     if days_left:
-        console.print("\n[bold]Days left, and how many tokens have so many[/bold]")
+        console.print("\n[bold]Days until a login ends, and how many do[/bold]")
         for line in histogram(days_left):
             console.print(line)
+        if unknown := len(ends) - len(days_left):
+            console.print(f"  of {unknown} more, no end is known or was read")
     print_rows(
         console,
-        Markup(f"\n[bold]The fleet of {stack.name}[/bold]"),
-        {name.capitalize(): count for name, count in _totals(rows).items()},
+        Markup(f"\n[bold]The fleet of {status.stack.name}[/bold]"),
+        {
+            **{label.capitalize(): count for label, count in status.totals.items()},
+            **({} if status.runs_problem is None else {"Incidents": status.runs_problem}),
+            "Sessions without a member": ", ".join(status.strays) or None,
+        },
     )
+
+
+def _cells(standing: Standing) -> list[object]:
+    """Return what is shown beside a member's name."""
+    token, state = standing.secret.token, standing.state
+    if token is None or state is None:
+        waits = standing.secret.awaits_first and not standing.needs_a_person
+        drawn = "[yellow]waiting   [/yellow]" if waits else "[red]unreadable[/red]"
+        return [f"{'':>12}  ", Markup(drawn), f"  {standing.secret.problem}"]
+    colour = _COLOURS[state]
+    return [
+        f"{_left(token.remaining(standing.now)):>12}  ",
+        Markup(f"[{colour}]{state.value:<10}[/{colour}]"),
+        f"  {_login_text(standing):<20}  {standing.account or 'account not said'}",
+    ]
+
+
+def _left(left: timedelta) -> str:
+    """Say how much time is left: in minutes where that is an hour at most."""
+    if abs(left) <= timedelta(hours=1):
+        return f"{left / timedelta(minutes=1):.1f} minutes"
+    return f"{in_days(left):.2f} days"
+
+
+def _login_text(standing: Standing) -> str:
+    """Name the kind of login, and its end where that is another than the token's."""
+    kind = standing.kind[0]
+    if kind is None:
+        return "session may not be read" if standing.login.forbidden else "session not readable"
+    words = kind.replace("_", " ")
+    if standing.session_expires_at is None:
+        return words
+    return f"{words}, {_left(standing.session_expires_at - standing.now)}"

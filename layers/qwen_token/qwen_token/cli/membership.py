@@ -1,23 +1,43 @@
-"""A secret's membership of the fleet: it joins and leaves by the fleet's tag."""
+"""Membership of the fleet: secrets join and leave by the fleet's tag.
 
-from typing import TYPE_CHECKING, Final
+A member is a token secret. Its login, where it has one beside the token, is in a session secret
+that is named after it, and whose tag has a value of its own.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 
 from qwen_token.errors import ConfigError
-from qwen_token.fleet import OFF
+from qwen_token.fleet import OFF, ON, SESSION, session_name
 from qwen_token.secret_store import translated
 
-from .deployed import Stack
+from .deployed import Stack, client_for
+from .failures import asked
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_secretsmanager.type_defs import CreateSecretRequestTypeDef
 
-# Not empty: the functions' roles ask for the tag to be there, and IAM's documentation of such
-# conditions counts an empty value as none.
-_ON: Final = "on"
-_DESCRIPTION: Final = "chat.qwen.ai session token, kept alive by the fleet of {stack}."
+# Of a name that ends as a session secret's does.
+NOT_A_MEMBER: Final = "--name is the member's, not its session secret's: leave the /session out"
+
+_DESCRIPTIONS: Final[Mapping[str, str]] = {
+    ON: "chat.qwen.ai session token, kept alive by the fleet of {stack}.",
+    SESSION: "The login behind a token, for the fleet of {stack} alone.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A secret that exists, and the value that it has for the fleet's tag (None: no such tag)."""
+
+    arn: str
+    name: str
+    tag_value: str | None
 
 
 def find_fleet(session: boto3.Session, name: str) -> Stack:
@@ -35,49 +55,134 @@ def find_fleet(session: boto3.Session, name: str) -> Stack:
     return stack
 
 
-def join(name: str, stack: Stack, client: "SecretsManagerClient") -> None:
-    """Make ``name`` a member of the fleet: a secret that is made where there is none.
+class Membership:
+    """Who is in the fleet of ``stack``; ``client`` is boto3's for Secrets Manager.
 
-    Raises:
-        ConfigError: there is such a secret, but it is none of the fleet's: it may hold anything.
-        StoreError: Secrets Manager refused or failed.
+    Every method raises StoreError where Secrets Manager refuses or fails.
     """
-    tag = stack.parameter("FleetTag")
-    request: CreateSecretRequestTypeDef = {
-        "Name": name,
-        "Description": _DESCRIPTION.format(stack=stack.name),
-        "Tags": [{"Key": tag, "Value": _ON}],
-    }
-    if key := stack.parameters.get("SecretKmsKeyArn"):
-        request["KmsKeyId"] = key
-    with translated("make the secret"):
+
+    def __init__(self, stack: Stack, client: "SecretsManagerClient") -> None:
+        self._stack = stack
+        self._client = client
+        self._tag = stack.parameter("FleetTag")
+
+    def require_open(self, name: str) -> None:
+        """Check that ``name`` can become a member, if it is not one yet.
+
+        Raises:
+            ConfigError: there is such a secret, but it is not one of the fleet's.
+        """
+        with translated(f"look at the secret {name}"):
+            found = self._find(name)
+        if found is not None:
+            self._require_tag(found, ON)
+
+    def join(self, name: str) -> str:
+        """Make ``name`` a member, and return its ARN. The secret is made if there is none.
+
+        Raises:
+            ConfigError: there is such a secret, but it is not one of the fleet's.
+        """
+        return self._join(name, ON)
+
+    def join_session(self, name: str) -> str:
+        """Give the member ``name`` a session secret, if it has none, and return the secret's ARN.
+
+        Raises:
+            ConfigError: there is a secret of that name, but it is not a session secret.
+        """
+        return self._join(session_name(name), SESSION)
+
+    def session_of(self, name: str) -> str | None:
+        """Return the name of the session secret of the member ``name``; None: it has none."""
+        with translated("look for the session secret"):
+            found = self._find(session_name(name))
+        return found.name if found is not None and found.tag_value == SESSION else None
+
+    def leave(self, secret_id: str) -> list[str]:
+        """Take a member and its session secret out of the fleet, and return their names.
+
+        The secrets stay as they are. A member that has left, but not its session secret, as the
+        second call failed, can leave again.
+
+        Raises:
+            ConfigError: neither is of the fleet.
+        """
+        with translated("take the tag away"):
+            found = self._described(secret_id)
+            left = [found.name] if self._untag(found) else []
+        name = session_name(found.name)
+        with translated(f"take the tag away from the session secret {name}"):
+            session = self._find(name)
+            if session is not None and session.tag_value == SESSION and self._untag(session):
+                left.append(name)
+        if not left:
+            raise self._is_not_ours(found, ON)
+        return left
+
+    def _join(self, name: str, value: str) -> str:
+        request: CreateSecretRequestTypeDef = {
+            "Name": name,
+            "Description": _DESCRIPTIONS[value].format(stack=self._stack.name),
+            "Tags": [{"Key": self._tag, "Value": value}],
+        }
+        if key := self._stack.parameters.get("SecretKmsKeyArn"):
+            request["KmsKeyId"] = key
+        with translated(f"make the secret {name}"):
+            try:
+                arn: str = self._client.create_secret(**request)["ARN"]
+            except self._client.exceptions.ResourceExistsException:
+                found = self._described(name)
+                self._require_tag(found, value)
+                if found.tag_value == OFF:
+                    self._client.tag_resource(SecretId=name, Tags=request["Tags"])
+                arn = found.arn
+        return arn
+
+    def _untag(self, found: _Found) -> bool:
+        """Take the fleet's tag away, and return whether there was one."""
+        if found.tag_value is not None:
+            self._client.untag_resource(SecretId=found.arn, TagKeys=[self._tag])
+        return found.tag_value is not None
+
+    def _find(self, name: str) -> _Found | None:
         try:
-            client.create_secret(**request)
-        except client.exceptions.ResourceExistsException:
-            if _value_of(tag, name, client) == OFF:
-                client.tag_resource(SecretId=name, Tags=[{"Key": tag, "Value": _ON}])
+            return self._described(name)
+        except self._client.exceptions.ResourceNotFoundException:
+            return None
 
+    def _described(self, secret_id: str) -> _Found:
+        found = self._client.describe_secret(SecretId=secret_id)
+        values = {each["Key"]: each.get("Value", "") for each in found.get("Tags", ())}
+        return _Found(found["ARN"], found["Name"], values.get(self._tag))
 
-def leave(name: str, stack: Stack, client: "SecretsManagerClient") -> None:
-    """Take the secret out of the fleet; it stays as it is.
+    def _require_tag(self, found: _Found, value: str) -> None:
+        """Check that a secret was given to the fleet, as a member or as a session secret.
 
-    Raises:
-        ConfigError: it is none of the fleet's.
-        StoreError: Secrets Manager refused or failed.
-    """
-    tag = stack.parameter("FleetTag")
-    with translated("take the tag away"):
-        _value_of(tag, name, client)
-        client.untag_resource(SecretId=name, TagKeys=[tag])
+        A member's tag may have any value but a session secret's.
+        """
+        if found.tag_value is None:
+            raise self._is_not_ours(found, value)
+        if found.tag_value != OFF and (found.tag_value == SESSION) is not (value == SESSION):
+            raise ConfigError(
+                f"the secret {found.name!r} is a member of the fleet, and cannot hold the login of "
+                "another one: take it out (make remove-token), or choose another --name"
+                if value == SESSION
+                else f"the secret {found.name!r} is the session secret of a member, and cannot be "
+                "one itself: choose another --name"
+            )
 
-
-def _value_of(tag: str, name: str, client: "SecretsManagerClient") -> str:
-    """Return the value that a member has for the fleet's tag."""
-    found = client.describe_secret(SecretId=name)
-    values = {each["Key"]: each.get("Value", "") for each in found.get("Tags", ())}
-    if tag not in values:
-        raise ConfigError(
-            f"the secret {name!r} is none of the fleet's, and may hold anything: if it is to be "
-            f"one, give it the tag {tag!r} first (aws secretsmanager tag-resource)"
+    def _is_not_ours(self, found: _Found, value: str) -> ConfigError:
+        return ConfigError(
+            f"the secret {found.name!r} is none of the fleet's, and may hold anything: if it is to "
+            f"be one, give it the tag {self._tag!r} first (aws secretsmanager tag-resource "
+            f"--secret-id {found.name} --tags Key={self._tag},Value={value})"
         )
-    return values[tag]
+
+
+def queue_run(session: boto3.Session, stack: Stack, secret_arn: str) -> None:
+    """Queue a run of a worker for this member."""
+    client: Any = client_for(session, "sqs")
+    body = json.dumps({"secret_id": secret_arn})
+    with asked("SQS"):
+        client.send_message(QueueUrl=stack.outputs["FleetQueueUrl"], MessageBody=body)

@@ -10,20 +10,22 @@ import boto3
 from qwen_token.errors import (
     ConfigError,
     SessionDocumentError,
+    SessionRejectedError,
     TokenDocumentError,
     TokenRejectedError,
     UpstreamError,
 )
+from qwen_token.fleet import member_name
 from qwen_token.origin import BASE_URL
 from qwen_token.secret_store import SecretStore
 from qwen_token.stored_session import recognise
 from qwen_token.tokens import Token, date, in_days
 
-from . import put_session
+from . import put_member, put_session
 from .deployed import Stack, secrets_manager, session_for
 from .failures import Advice
 from .given_up import given_up_row, what_is_given_up
-from .membership import find_fleet, join
+from .membership import NOT_A_MEMBER, Membership, find_fleet
 from .output import OK, console_for, print_rows, token_bar
 from .readings import read_session
 from .token_input import ask_for_login, ask_for_sign_in, safe_url
@@ -47,6 +49,10 @@ A session or a sign-in goes into the stack's session secret, and replaces all of
 login that was there. It is not used from here: the deployed function does that at
 once, as only one may ever spend it. A token is checked with the API, and goes into the
 token secret.
+
+With --fleet --name NAME, the login is a member's: NAME is its token secret, NAME/session
+its session secret. Either is made, with the fleet's tag, if there is none; a worker of
+the fleet uses the login.
 
 Of a secret that is a JSON object, every other key stays as it was written. What cannot
 be kept is refused; --replace gives it up, and says what that was.
@@ -86,14 +92,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-check",
         action="store_true",
-        help="store only: do not ask the API about a token, nor run the function for a session",
+        help="store only: do not ask the API about a token, nor have a session used",
     )
     parser.add_argument(
         "--fleet",
         action="store_true",
-        help="a token into a secret of the fleet, made if there is none",
+        help="the login of a member of the fleet, which is made if there is none",
     )
-    parser.add_argument("--name", metavar="NAME", help="the secret's name, with --fleet")
+    parser.add_argument("--name", metavar="NAME", help="the member's name, with --fleet")
     parser.add_argument(
         "--replace",
         action="store_true",
@@ -110,8 +116,10 @@ def _check(options: argparse.Namespace) -> str | None:
     if options.fleet and options.name.startswith("arn:"):
         # Secrets Manager would create a secret with the ARN as its name.
         return "--name is a secret's name, not its ARN"
-    if options.sign_in and (options.fleet or options.secret_id is not None):
-        return "--sign-in goes into the stack's session secret: not with --secret-id or --fleet"
+    if options.fleet and member_name(options.name) is not None:
+        return NOT_A_MEMBER
+    if options.sign_in and options.secret_id is not None:
+        return "--sign-in goes into a session secret, not into one that services read (--secret-id)"
     return None
 
 
@@ -120,11 +128,10 @@ def run(options: argparse.Namespace) -> int:
     login = ask_for_sign_in() if options.sign_in else recognise(ask_for_login())
     if isinstance(login, Token):
         return _put_token(login, options, console)
+    if login.expires_at is not None and login.expires_at <= datetime.now(UTC):
+        raise SessionRejectedError(f"this session expired on {date(login.expires_at)} already")
     if options.fleet:
-        raise ConfigError(
-            "a member of the fleet takes a token, not a session: put this session into a stack of "
-            "its own, without --fleet"
-        )
+        return put_member.run(login, options, console)
     if options.secret_id is not None:
         raise ConfigError(
             "--secret-id names a secret that services read, and they must not get a session: "
@@ -147,8 +154,9 @@ def _put_token(token: Token, options: argparse.Namespace, console: "Console | No
 
         QwenApi(api_base_url).verify(token, within=_CHECK_TIME)
 
-    if options.fleet and stack is not None:
-        join(secret_id, stack, client)
+    membership = Membership(stack, client) if options.fleet and stack is not None else None
+    if membership is not None:
+        membership.join(secret_id)
     store = SecretStore(client, secret_id)
     given_up = what_is_given_up(store.current_value(), of_token=True) if options.replace else None
     held = store.put(token, replace=options.replace)
@@ -165,7 +173,7 @@ def _put_token(token: Token, options: argparse.Namespace, console: "Console | No
     if console is None:
         print(json.dumps(document))
         return OK
-    beside = None if stack is None or options.fleet else _session_beside(session, stack)
+    beside = None if stack is None else _session_beside(session, stack, membership, secret_id)
     print_rows(
         console,
         "Token stored",
@@ -194,9 +202,17 @@ def _target(options: argparse.Namespace, session: boto3.Session) -> tuple[str, s
     return stack.outputs["SecretArn"], stack.parameter("ApiBaseUrl"), stack
 
 
-def _session_beside(session: boto3.Session, stack: Stack) -> str | None:
-    """Say what a session that is stored as well does with the token; None: there is none."""
-    if read_session(session, stack).stored is None:
+def _session_beside(
+    session: boto3.Session, stack: Stack, membership: Membership | None, name: str
+) -> str | None:
+    """Say what a session that is stored as well does with the token; None: there is none.
+
+    Of the member ``name``, in whose case there is a ``membership``, the session itself is not read.
+    """
+    if membership is None:
+        if read_session(session, stack).stored is None:
+            return None
+    elif membership.session_of(name) is None:
         return None
     return (
         "the session secret holds a login too, which gets the next token: it has to be of this "

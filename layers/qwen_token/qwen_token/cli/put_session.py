@@ -31,11 +31,13 @@ from qwen_token.tokens import date, in_days
 from .deployed import Stack, run_function, secrets_manager, session_for
 from .failures import FAILURES, CommandFailure, failure_of
 from .given_up import given_up_row, what_is_given_up
+from .login_kinds import expiry_text, kind_of
 from .outcomes import RETRYING, in_words
 from .output import FAILED, OK, complain, print_rows, token_bar
 from .readings import read_memory, read_secret
 
 if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
     from rich.console import Console
 
 # The grants that spend what a session secret holds.
@@ -115,13 +117,9 @@ def run(session: Session, options: argparse.Namespace, console: "Console | None"
     """Store ``session`` in the stack's session secret, and return the exit code.
 
     Raises:
-        SessionRejectedError: it has expired already.
         ConfigError: the stack has no session secret.
         StoreError: it could not be stored.
     """
-    now = datetime.now(UTC)
-    if session.expires_at is not None and session.expires_at <= now:
-        raise SessionRejectedError(f"this session expired on {date(session.expires_at)} already")
     aws = session_for(options)
     stack = Stack.find(aws, options.stack)
     secret_id = stack.outputs.get("SessionSecretArn")
@@ -130,9 +128,8 @@ def run(session: Session, options: argparse.Namespace, console: "Console | None"
             f"this is a session, and the stack {stack.name!r} has no session secret to keep it in: "
             "deploy it with the parameter SessionSecretName (qwen/session), or put a token in"
         )
-    store = SessionStore(secrets_manager(aws, secret_id), secret_id)
-    given_up = what_is_given_up(store.current_value(), of_token=False) if options.replace else None
-    stored = store.put(session, replace=options.replace)
+    client = secrets_manager(aws, secret_id)
+    stored, given_up = store(session, secret_id, client, replace=options.replace)
     use = _Use() if options.no_check else _used_by_function(aws, stack)
     after = replace(_after(aws, stack, secret_id, stored, use), given_up=given_up)
     if console is None:
@@ -144,6 +141,15 @@ def run(session: Session, options: argparse.Namespace, console: "Console | None"
             told = f"the login is stored, but the function could not use it: {message}"
             complain(options, reason, told, advice)
     return OK if after.use.failure is None else FAILED
+
+
+def store(
+    session: Session, secret_id: str, client: "SecretsManagerClient", *, replace: bool
+) -> tuple[StoredSession, str | None]:
+    """Make ``session`` the login of this session secret; return it, and what else was given up."""
+    secret = SessionStore(client, secret_id)
+    given_up = what_is_given_up(secret.current_value(), of_token=False) if replace else None
+    return secret.put(session, replace=replace), given_up
 
 
 def _used_by_function(aws: boto3.Session, stack: Stack) -> _Use:
@@ -213,7 +219,7 @@ def _document(after: _Stored) -> dict[str, object]:
     use, expires_at = after.use, after.expires_at
     token = after.held and after.held.token
     return {
-        "kind": _kind(after.session)[0],
+        "kind": kind_of(after.session)[0],
         "secret_id": after.secret_id,
         "version_id": after.stored.version_id,
         "account": after.account,
@@ -232,7 +238,7 @@ def _print(console: "Console", after: _Stored) -> None:
     rows: dict[str, object] = {
         "Session secret": after.secret_id,
         "Version": after.stored.version_id,
-        "Kind": _kind(after.session)[1],
+        "Kind": kind_of(after.session)[1],
         "Before": "whatever login was there is replaced by this one",
         **given_up_row(after.given_up),
     }
@@ -245,22 +251,10 @@ def _print(console: "Console", after: _Stored) -> None:
         rows["Token expires"] = date(token.expires_at)
         rows["Time left"] = token_bar(token, now, colour=colour, written_at=held.written_at)
     if after.session.refresh_token is not None or after.expires_at is not None:
-        rows["Session expires"] = (
-            date(after.expires_at)
-            if after.expires_at
-            else "not known; as a rule 30 days after the log-in"
-        )
+        rows["Session expires"] = expiry_text(after.expires_at)
     if failure is None:
         rows["Next"] = _next_text(after)
     print_rows(console, "Login stored", rows)
-
-
-def _kind(session: Session) -> tuple[str, str]:
-    if session.email is None:
-        return "session", "session (a refresh credential)"
-    if session.refresh_token is None:
-        return "sign_in", "sign-in (e-mail and password)"
-    return "session_and_sign_in", "session (a refresh credential), and a sign-in"
 
 
 def _use_text(after: _Stored, now: datetime) -> str:

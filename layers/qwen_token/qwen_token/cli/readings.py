@@ -33,6 +33,7 @@ _UNKNOWN: Final = "unknown"
 
 # The logical id of the refresh function's schedule. The fleet has another one.
 _TIMER: Final = "RefreshFunctionTimer"
+_DENIED: Final = "AccessDenied"
 _NOT_FOUND: Final = "ResourceNotFoundException"
 _RATE: Final = re.compile(r"rate\((\d+) (minute|hour|day)s?\)")
 
@@ -67,6 +68,8 @@ class SessionReading:
     unread: bool = False
     # Not being allowed to read it is how it should be for most people.
     forbidden: bool = False
+    # There is a session secret, whose value is another matter.
+    exists: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,11 @@ class MemoryReading:
 
     memory: RunMemory = field(default_factory=RunMemory)
     problem: str | None = None
+
+
+NO_STATE_TABLE: Final = MemoryReading(
+    problem=f"{_UNKNOWN} (the stack has no state table: deploy it anew)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,26 +125,44 @@ def read_session(session: boto3.Session, stack: Stack) -> SessionReading:
     except SessionMalformedError as error:
         return SessionReading(problem=f"{error} ({error.reason})")
     except StoreError as error:
-        forbidden = error.__cause__ is not None and "AccessDenied" in _code(error.__cause__)
-        return SessionReading(problem=str(error), unread=True, forbidden=forbidden)
+        return unread_session(error)
+
+
+def unread_session(error: StoreError, *, exists: bool = False) -> SessionReading:
+    """Return that the session secret could not be read; ``exists``: it is known to be there."""
+    forbidden = error.__cause__ is not None and _DENIED in _code(error.__cause__)
+    return SessionReading(problem=str(error), unread=True, forbidden=forbidden, exists=exists)
 
 
 def read_memory(session: boto3.Session, stack: Stack) -> MemoryReading:
     """Return what the runs for the stack's secret remember."""
     table = stack.outputs.get("StateTableName")
     if table is None:
-        return MemoryReading(problem=f"{_UNKNOWN} (the stack has no state table: deploy it anew)")
+        return NO_STATE_TABLE
     key = {"secret_id": {"S": stack.outputs["SecretArn"]}}
     try:
         client = client_for(session, "dynamodb", config=AWS_CONFIG)
         with asked("DynamoDB"):
             answer = client.get_item(TableName=table, Key=key, ConsistentRead=True)
             text = answer.get("Item", {}).get("memory", {}).get("S")
-        return MemoryReading() if text is None else MemoryReading(RunMemory.from_json(text))
     except FAILURES as error:
-        return MemoryReading(problem=_unknown(error))
+        return unread_memory(error)
+    return memory_in(text)
+
+
+def memory_in(text: str | None) -> MemoryReading:
+    """Read the memory in an item of the state table; ``text`` is None where there is none."""
+    if text is None:
+        return MemoryReading()
+    try:
+        return MemoryReading(RunMemory.from_json(text))
     except ValueError:
         return MemoryReading(problem=f"{_UNKNOWN} (another release wrote it)")
+
+
+def unread_memory(error: BaseException) -> MemoryReading:
+    """Return that the state table could not be read."""
+    return MemoryReading(problem=_unknown(error))
 
 
 def read_schedule_and_alarms(

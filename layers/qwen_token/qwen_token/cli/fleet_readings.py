@@ -1,0 +1,172 @@
+"""What AWS says about the fleet's members, read for many of them at once.
+
+What cannot be read does not keep the rest from being read: it is said in place of the value.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+
+from qwen_token.errors import QwenTokenError, SessionMalformedError, StoreError, TokenMissingError
+from qwen_token.fleet import SESSION, Fleet, Member
+from qwen_token.secret_store import AWS_CONFIG, code_in, translated, whole
+from qwen_token.session_store import stored_in
+from qwen_token.stored_token import StoredToken
+
+from .deployed import Stack, client_for
+from .failures import FAILURES, NotAskedError, asked
+from .readings import (
+    NO_STATE_TABLE,
+    MemoryReading,
+    SecretReading,
+    SessionReading,
+    memory_in,
+    unread_memory,
+    unread_session,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_secretsmanager.type_defs import ListSecretsRequestTypeDef
+
+# What one call lists and reads at most, of secrets and of items of a table.
+_PAGE: Final = 100
+_BATCH: Final = 20
+_ITEMS: Final = 100
+# Nearly all of it is waiting.
+_AT_ONCE: Final = 5
+# Under load, DynamoDB leaves items out, which are asked for again: so often at most.
+_ROUNDS: Final = 5
+
+
+def read_tokens(fleet: Fleet) -> Iterator[tuple[Member, SecretReading]]:
+    """Yield the members with what their token secrets hold.
+
+    Raises:
+        StoreError: Secrets Manager refused or failed as a whole.
+    """
+    for page in fleet.pages():
+        for member, found in fleet.read(page.members):
+            yield member, _token_reading(member, found)
+
+
+def _token_reading(member: Member, found: StoredToken | QwenTokenError) -> SecretReading:
+    if isinstance(found, StoredToken):
+        return SecretReading(found)
+    return SecretReading(
+        problem=f"{found} ({found.reason})",
+        # Not the token's fault, nor the secret's: it may not be read from here, or not now.
+        unread=member.obstacle is None and isinstance(found, StoreError),
+        awaits_first=isinstance(found, TokenMissingError),
+    )
+
+
+def list_sessions(client: "SecretsManagerClient", tag: str) -> dict[str, str]:
+    """Return the ARNs of the fleet's session secrets by their names; no value is read.
+
+    Raises:
+        StoreError: Secrets Manager refused or failed.
+    """
+    request: ListSecretsRequestTypeDef = {
+        "MaxResults": _PAGE,
+        "Filters": [
+            {"Key": "tag-key", "Values": [tag]},
+            {"Key": "tag-value", "Values": [SESSION]},
+        ],
+    }
+    found: dict[str, str] = {}
+    with translated("list the fleet's session secrets"):
+        while True:
+            listed = client.list_secrets(**request)
+            for entry in listed["SecretList"]:
+                # The filter finds what begins alike, too.
+                if {"Key": tag, "Value": SESSION} in entry.get("Tags", ()):
+                    found[entry["Name"]] = entry["ARN"]
+            if "NextToken" not in listed:
+                return found
+            request["NextToken"] = listed["NextToken"]
+
+
+def read_sessions(
+    client: "SecretsManagerClient", secret_ids: Sequence[str]
+) -> dict[str, SessionReading]:
+    """Return the logins in these session secrets. Nothing of them is to be shown as it is."""
+    found: dict[str, SessionReading] = {}
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="login") as threads:
+        for each in threads.map(
+            lambda each: _read_batch(client, each), _batches(secret_ids, _BATCH)
+        ):
+            found |= each
+    return found
+
+
+def _read_batch(
+    client: "SecretsManagerClient", secret_ids: Sequence[str]
+) -> dict[str, SessionReading]:
+    try:
+        with translated("read the session secrets"):
+            answer = client.batch_get_secret_value(SecretIdList=list(secret_ids))
+            refusals = {
+                each["SecretId"]: code_in(each.get("ErrorCode"))
+                for each in answer.get("Errors", ())
+            }
+            values = {each["ARN"]: whole(each) for each in answer.get("SecretValues", ())}
+    except StoreError as error:
+        return dict.fromkeys(secret_ids, unread_session(error, exists=True))
+    return {
+        secret_id: _session_reading(values.get(secret_id), refusals.get(secret_id, "no answer"))
+        for secret_id in secret_ids
+    }
+
+
+def _session_reading(value: Mapping[str, Any] | None, refusal: str) -> SessionReading:
+    if value is None:
+        if refusal == "ResourceNotFoundException":
+            # It was listed a moment ago: what was not found is its value.
+            return SessionReading(exists=True)
+        forbidden = "AccessDenied" in refusal
+        return SessionReading(problem=refusal, unread=True, forbidden=forbidden, exists=True)
+    try:
+        return SessionReading(stored_in(value), exists=True)
+    except SessionMalformedError as error:
+        return SessionReading(problem=f"{error} ({error.reason})", exists=True)
+
+
+def read_memories(
+    session: boto3.Session, stack: Stack, secret_ids: Iterable[str]
+) -> dict[str, MemoryReading]:
+    """Return what the runs remember of each of these token secrets."""
+    asked_for = list(secret_ids)
+    table = stack.outputs.get("StateTableName")
+    if table is None:
+        return dict.fromkeys(asked_for, NO_STATE_TABLE)
+    try:
+        client = client_for(session, "dynamodb", config=AWS_CONFIG)
+        texts: dict[str, str | None] = dict.fromkeys(asked_for)
+        for batch in _batches(asked_for, _ITEMS):
+            texts.update(_read_items(client, table, batch))
+    except FAILURES as error:
+        return dict.fromkeys(asked_for, unread_memory(error))
+    return {secret_id: memory_in(text) for secret_id, text in texts.items()}
+
+
+def _read_items(client: Any, table: str, secret_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the memories of those of these secrets that have one."""
+    keys = [{"secret_id": {"S": secret_id}} for secret_id in secret_ids]
+    wanted: Any = {table: {"Keys": keys, "ProjectionExpression": "secret_id, memory"}}
+    for _ in range(_ROUNDS):
+        with asked("DynamoDB"):
+            answer = client.batch_get_item(RequestItems=wanted)
+            for item in answer["Responses"].get(table, ()):
+                if "memory" in item:
+                    yield item["secret_id"]["S"], item["memory"]["S"]
+            wanted = answer.get("UnprocessedKeys")
+        if not wanted:
+            return
+    raise NotAskedError("DynamoDB left items out of its answers")
+
+
+def _batches(secret_ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (secret_ids[start : start + size] for start in range(0, len(secret_ids), size))
