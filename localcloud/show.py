@@ -1,4 +1,4 @@
-"""What ``make run`` shows: the deployed keeper at work, each step checked as it is shown."""
+"""The story of ``make run``: the deployed keeper at work. Each step is checked as it is shown."""
 
 import json
 import os
@@ -44,20 +44,20 @@ _API_TIMEOUT: Final = 20
 
 
 class NotAsExpectedError(Exception):
-    """What is shown did not happen."""
+    """Something did not happen as the show says."""
 
     def __init__(self, *, expected: str, seen: object) -> None:
-        """Say what should have been there, and what was."""
+        """Name what was expected, and what was seen instead."""
         super().__init__(f"expected {expected}; seen: {seen}")
 
 
 class ShowFailedError(Exception):
-    """A step failed, which was shown with its reasons."""
+    """A step failed; its reasons have been shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class RealToken:
-    """A login of the user's own, in a file, and the hosts that it is for."""
+    """A file with the user's own login, and the hosts that it belongs to."""
 
     path: Path
     api_base_url: str
@@ -66,7 +66,7 @@ class RealToken:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How a kind of login is shown."""
+    """How the life of a token is drawn, by the kind of its login."""
 
     title: str
     refresh_before: timedelta
@@ -91,12 +91,12 @@ class _Kept:
 def show(
     screen: Screen, *, real_token: RealToken | None, keep: Callable[[bool], None] | None
 ) -> None:
-    """Show it all; ``keep``, where given, is called before everything is stopped and removed.
+    """Run the whole show, then stop and remove everything.
 
-    It is told whether all went well. An interruption is no reason to keep anything.
+    ``keep`` is called before that, with whether all went well; an interruption skips it.
 
     Raises:
-        ShowFailedError: something did not happen. Everything is stopped and removed all the same.
+        ShowFailedError: a step failed. Everything was stopped and removed all the same.
     """
     qwen = QwenStandIn()
     sign_in_host = SignInHost(qwen)
@@ -107,7 +107,8 @@ def show(
                 servers.enter_context(qwen)
                 servers.enter_context(sign_in_host)
             cloud = servers.enter_context(local_cloud())
-            step.done(f"{cloud.endpoint} {qwen.base_url} {sign_in_host.base_url}".rstrip())
+            urls = filter(None, (cloud.endpoint, qwen.base_url, sign_in_host.base_url))
+            step.done(f"ports {', '.join(url.rpartition(':')[2] for url in urls)}")
         try:
             with _explained(screen, cloud):
                 if real_token is None:
@@ -132,7 +133,7 @@ def show(
 
 @contextmanager
 def _explained(screen: Screen, cloud: Cloud) -> Iterator[None]:
-    """Print what a failure was, and where to look; the logs go with the cloud."""
+    """Print what failed, with the end of the log, which is removed with the cloud."""
     try:
         yield
     except (
@@ -146,15 +147,15 @@ def _explained(screen: Screen, cloud: Cloud) -> Iterator[None]:
         screen.say(str(error))
         if not isinstance(error, CommandFailedError):
             screen.heading(
-                f"The end of MiniStack's log, with the functions' ({cloud.ministack.log}):"
+                f"The end of MiniStack's log, with the functions' lines ({cloud.ministack.log}):"
             )
             screen.say(tail(cloud.ministack.output()), "dim")
-        screen.say("\nKEEP=1 make run keeps the cloud and its whole log for a look.")
+        screen.say("\nTo look at the cloud and its whole log, run KEEP=1 make run.")
         raise ShowFailedError from error
 
 
 class _Show:
-    """The story with the stand-ins: two logins, one good minute, and one bad day."""
+    """The show with the stand-ins: two logins, a good minute, and a bad day."""
 
     def __init__(
         self, screen: Screen, cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHost
@@ -203,7 +204,7 @@ class _Show:
         with self.screen.step("Put in a token with two days left") as step:
             raw = self.qwen.mint(lifetime=_PUT_IN_WITH)
             self._command(stack, "put", typed=raw, expected_code=0)
-            # Not the current one: the schedule may have been as quick as this.
+            # It may not be current any more: the schedule may have run already.
             stored = [version for version in stack.versions() if version.text == raw]
             if len(stored) != 1:
                 raise NotAsExpectedError(expected="the token to be stored", seen=stack.versions())
@@ -211,20 +212,20 @@ class _Show:
         return stored[0]
 
     def _put_session(self, stack: Stack) -> Version:
-        with self.screen.step("Put in a session, its token nearly over") as step:
-            # The token first: the function uses a session at once, where there is no token.
+        with self.screen.step("Put in a session whose token is nearly over") as step:
+            # The token first: without a token, the function would use the session at once.
             raw = self._old_access_token()
             version_id = stack.put(raw)
             stack.put_session(self.sign_in_host.log_in())
-            step.done("the cookie refresh_token; 4 of the token's 15 minutes are left")
+            step.done("4 of its token's 15 minutes are left")
         return next(version for version in stack.versions() if version.version_id == version_id)
 
     def _old_access_token(self) -> str:
-        """Return an access token that is due: nobody knows since when it lives."""
+        """Return an access token that is due. It does not say when it was issued."""
         return self.qwen.issue_access_token(lifetime=_NEARLY_OVER, has_iat=False)
 
     def _wait_for_schedule(self, stacks: list[Stack], put_in: list[Version]) -> list[_Kept]:
-        """Wait until the deployed schedules have run the deployed functions; nobody else does."""
+        """Wait until the deployed schedules have run the functions. Nothing else runs them."""
         with self.screen.step("Wait for the schedule to run the function") as step:
             schedule = self.cloud.scheduler.get_schedule(
                 Name=stacks[0].resources()["RefreshFunctionTimer"]
@@ -240,13 +241,13 @@ class _Show:
             wait_until(
                 are_replaced,
                 within=_SCHEDULE_LIMIT,
-                expected="the schedule to run the functions, and these to refresh both tokens",
+                expected="the schedule to run the functions, and both tokens to be refreshed",
                 seen=lambda: (
                     f"{schedule['State']} {schedule['ScheduleExpression']}; runs: "
                     + str([dict(run) for stack in stacks for run in stack.runs()])
                 ),
             )
-            step.done(f"{schedule['ScheduleExpression']} did, and both tokens were refreshed")
+            step.done("both tokens were refreshed")
         return [
             _Kept(
                 next(v for v in stack.versions() if v.version_id == version.version_id),
@@ -256,23 +257,22 @@ class _Show:
         ]
 
     def _check_calls(self, kept: _Kept) -> None:
-        """Check that the refreshes cost what they should."""
+        """Check the number of calls to Qwen, and print it."""
         asked = [
             request.expires_at
             for request in self.qwen.requests
             if request.expires_at in {_expires_at(kept.before.text), _expires_at(kept.after.text)}
         ]
         old, new = _expires_at(kept.before.text), _expires_at(kept.after.text)
-        # The first of them is the put's.
+        # The first is that of the command put.
         if asked != [old, old, new]:
             raise NotAsExpectedError(expected="3 calls to Qwen's API", seen=self.qwen.requests)
         spent = list(self.sign_in_host.spent.values())
         if spent != [1]:
             raise NotAsExpectedError(expected="the credential to be used once", seen=spent)
         self.screen.say(
-            "  The token: 2 calls to Qwen (refresh, verify), 2 to write (stage, promote).\n"
-            "  The session: 1 to the sign-in host, 1 to verify, 2 to write; its credential came "
-            "back the same, and was not written."
+            "  The token: 2 calls to Qwen (refresh, verify), 2 writes (stage, promote).\n"
+            "  The session: the same. Its credential did not change, so it was not written again."
         )
         self.screen.console.print()
 
@@ -295,13 +295,13 @@ class _Show:
                     ),
                     "a reader not to read the session",
                 )
-            step.done("they get them, may not write, and never see the session")
+            step.done("they may read the token, and nothing else")
 
     def _block(self, stack: Stack) -> Notification:
-        """Let a firewall answer, while the token lives: a notice, and nobody is paged."""
+        """Have a firewall answer while the token is alive: a notice, and nobody is paged."""
         stack.notifications()
         pager = _Pager(stack)
-        with self.screen.step("A firewall answers in place of Qwen") as step:
+        with self.screen.step("A firewall answers instead of Qwen") as step:
             self.sign_in_host.answer_with(BLOCK_PAGE)
             stack.put(self._old_access_token())
             run = stack.invoke()
@@ -316,12 +316,12 @@ class _Show:
                 raise NotAsExpectedError(expected="a notice, and no alarm", seen=notice)
             if paged := pager.received():
                 raise NotAsExpectedError(expected="nobody to be paged", seen=paged)
-            step.done("outcome retrying; a notice to programs, nothing by e-mail, no alarm")
+            step.done("outcome retrying: a notice, but no e-mail")
         self.screen.say(f"  {notice.subject}", "dim")
         return notice
 
     def _end_login(self, stack: Stack) -> list[Notification]:
-        """Let the function find out that the login is dead; return what the owner is told."""
+        """End the login, and run the function; return the alert and the alarm's message."""
         with self.screen.step("Change the password: Qwen ends the login") as step:
             self.sign_in_host.answer_with(ANSWERS)
             self.sign_in_host.revoke()
@@ -332,7 +332,7 @@ class _Show:
                 within=_ALERT_LIMIT,
                 expected="an alert of the function",
             )
-            # Each run fails from here on, and nobody is told again.
+            # From now on, each run fails, and no further alert is sent.
             self._command(stack, "refresh", expected_code=1)
             wait_until(
                 lambda: stack.alarms()["refresh-failed"] == "ALARM",
@@ -348,19 +348,19 @@ class _Show:
             again = [each for each in stack.notifications() if not each.is_alarm]
             if again:
                 raise NotAsExpectedError(expected="one alert", seen=again)
-            step.done("two runs failed; their owner was told once")
+            step.done("two runs failed, and one alert was sent")
         return [alert, alarm]
 
     def _check_readers(self, readers: "_Readers") -> None:
-        with self.screen.step("Look at what the readers got meanwhile") as step:
+        with self.screen.step("Check what the readers got meanwhile") as step:
             reads = readers.stop()
-            step.done(f"{reads} reads without pause, each a valid token")
+            step.done(f"{reads} reads, each of a valid token")
 
     def _show_alert(self, stack: Stack, notice: Notification, alerts: list[Notification]) -> None:
         alert, alarm = alerts
         told = (alert.attributes, alert.document["severity"], alert.document["since"])
         wanted = {"severity": "critical", "reason": "session_rejected"}
-        # It is the same incident: the same token, which could not be replaced.
+        # The incident is still that of the notice: the same token could not be replaced.
         if told != (wanted, "critical", notice.document["since"]):
             raise NotAsExpectedError(expected="a critical alert: session_rejected", seen=alert)
         addresses = [
@@ -379,11 +379,11 @@ class _Show:
         self.screen.letter("JSON", json.dumps(alert.document, indent=2))
         self.screen.heading("The alarms:")
         self.screen.table(("alarm", "state"), sorted(stack.alarms().items()))
-        self.screen.say(f"  The owner got: {alarm.subject}")
+        self.screen.say(f"  By e-mail, too: {alarm.subject}")
         self.screen.console.print()
 
     def _recover(self, stack: Stack) -> Notification:
-        """Put a new session in, as the alert says; return what the owner is told then."""
+        """Put in a new session, as the alert says; return the recovery."""
         with self.screen.step("Log in again, and put the new session in") as step:
             credential = self.sign_in_host.log_in()
             self._command(stack, "put", typed=credential, expected_code=0)
@@ -394,17 +394,15 @@ class _Show:
             )
             if not self.qwen.accepts(stack.current().text):
                 raise NotAsExpectedError(expected="a token that lives", seen=stack.current())
-            step.done("the function used it at once, and told its owner so")
+            step.done("used at once; the all-clear was sent")
         self.screen.say(f"  {recovery.subject}", "dim")
-        self.screen.say(
-            "  (The alarm follows when five minutes have passed without an error.)", "dim"
-        )
+        self.screen.say("  (The alarm ends after five minutes without an error.)", "dim")
         self.screen.console.print()
         return recovery
 
     def _look_for_secrets(self, stacks: list[Stack], notifications: list[Notification]) -> None:
-        """Look for every token and credential, and for every telling part, in all written."""
-        with self.screen.step("Look for the tokens in everything written") as step:
+        """Look for each token, each credential, and each telling part of one, in all output."""
+        with self.screen.step("Look for tokens in all output") as step:
             written = {
                 "the functions' logs": "\n".join(line for each in stacks for line in each.log()),
                 "MiniStack's log": self.cloud.ministack.output(),
@@ -416,14 +414,14 @@ class _Show:
                 part
                 for stack in stacks
                 for version in (*stack.versions(), *stack.session_versions())
-                # The first part, the header, is the same in all the world's tokens.
+                # The first part, the header, is the same in every token.
                 for part in _telling_parts(version.text)
             }
             for place, text in written.items():
                 if any(part in text for part in parts):
                     raise NotAsExpectedError(expected=f"no token in {place}", seen="one")
             lines = sum(text.count("\n") for text in written.values())
-            step.done(f"none in {lines} lines of logs, alerts and output")
+            step.done(f"none in {lines} lines of logs and alerts")
 
     def _command(self, stack: Stack, *arguments: str, expected_code: int, typed: str = "") -> None:
         finished = stack.command_line(*arguments, typed=typed)
@@ -436,7 +434,7 @@ class _Show:
 
 
 class _Readers:
-    """Services that read each stack's token without pause, and would use it at once."""
+    """Services that read each stack's token all the time, and check that it is valid."""
 
     def __init__(self, stacks: list[Stack], qwen: QwenStandIn) -> None:
         self._qwen = qwen
@@ -454,10 +452,10 @@ class _Readers:
         self._join()
 
     def stop(self) -> int:
-        """Stop, and return how many reads there were.
+        """Stop, and return the number of reads.
 
         Raises:
-            NotAsExpectedError: one of them did not give a valid token.
+            NotAsExpectedError: a read did not return a valid token.
         """
         self._join()
         if self._failures:
@@ -479,7 +477,7 @@ class _Readers:
 
 
 class _Pager:
-    """A queue that gets what the owner's e-mail address gets: by the same filter policy."""
+    """A queue with the e-mail subscription's filter policy: it gets what the owner gets."""
 
     def __init__(self, stack: Stack) -> None:
         sns, topic_arn = stack.cloud.sns, stack.outputs["AlertTopicArn"]
@@ -495,7 +493,7 @@ class _Pager:
         self._sqs = stack.cloud.sqs
 
     def received(self) -> list[str]:
-        """Take what arrived."""
+        """Return the messages that have arrived."""
         messages = self._sqs.receive_message(QueueUrl=self._queue).get("Messages", [])
         return [message["Body"] for message in messages]
 
@@ -507,11 +505,11 @@ def _expect_denied(call: Callable[[], object], expected: str) -> None:
         if error.response["Error"]["Code"] != "AccessDeniedException":
             raise
     else:
-        raise NotAsExpectedError(expected=expected, seen="it could")
+        raise NotAsExpectedError(expected=expected, seen="it succeeded")
 
 
 def _telling_parts(stored: str) -> list[str]:
-    """Return the parts of a stored value that nobody else may see."""
+    """Return the parts of a stored value that must not appear anywhere else."""
     if stored.startswith("{"):
         stored = json.loads(stored).get("refresh_token", "")
     return [part for part in stored.split(".")[1:] if part] or ([stored] if stored else [])
@@ -523,7 +521,7 @@ def _show_real(screen: Screen, cloud: Cloud, real: RealToken) -> None:
     before = real.path.read_text()
     login = recognise(before)
     if isinstance(login, Token):
-        # Before it is traded: the new one may have to go into the file.
+        # Checked before the exchange: the new token may have to go into the file.
         try:
             rendered(login, over=before)
         except TokenDocumentError as error:
@@ -548,9 +546,9 @@ def _show_real(screen: Screen, cloud: Cloud, real: RealToken) -> None:
 
 
 def _exchange(screen: Screen, stack: Stack, real: RealToken) -> Mapping[str, object] | None:
-    """Trade a token of the first kind; return the run's result, or None where it failed."""
+    """Exchange a token of the first kind; return the run's result, or None if it failed."""
     with screen.step("Put in your token") as step:
-        # Without the check: to the API, being asked who it is is being asked for a new token.
+        # Not checked: asking this API about a token is the exchange itself.
         put = stack.command_line("put", "--no-check", typed=real.path.read_text())
         if put.returncode != 0:
             raise NotAsExpectedError(expected="a token in the file", seen=put.stderr)
@@ -560,36 +558,36 @@ def _exchange(screen: Screen, stack: Stack, real: RealToken) -> Mapping[str, obj
         step.doing(f"it asks {real.api_base_url}")
         run = stack.invoke({"force": True})
         step.done("it failed" if run.result is None else str(run.result["outcome"]))
-    with screen.step("Ask whether your file's token still works") as step:
+    with screen.step("Check whether your file's token still works") as step:
         newest = stack.versions()[-1].text
         if _works(real.api_base_url, put_in.text):
             step.done("it does; the file is as it was")
         elif newest == put_in.text:
-            step.done("not for sure; the file is as it was")
+            step.done("unclear; the file is as it was")
         else:
-            # Should it be dead now, the new one must not go with the cloud.
+            # The old token may be dead: the new one must not be removed with the cloud.
             written = rendered(decode_token(newest), over=real.path.read_text())
             real.path.write_text(f"{written.rstrip()}\n")
-            step.done(f"not for sure: {real.path} has the new one now")
+            step.done(f"unclear: {real.path} has the new one now")
     return run.result
 
 
 def _use_session(screen: Screen, stack: Stack, real: RealToken) -> Mapping[str, object] | None:
-    """Spend a session's credential once; return the run's result, or None where it failed."""
+    """Spend a session's credential once; return the run's result, or None if it failed."""
     with screen.step("Put in your session") as step:
-        # Not by the command: that has the function use it at once, and its output is not shown.
+        # Not by the command put, which would run the function at once.
         put_in = stack.put_session(real.path.read_text())
         step.done("it is in the session secret of this machine's cloud")
     with screen.step("Run the function") as step:
         step.doing(f"it asks {real.auth_base_url}")
         run = stack.invoke()
         step.done("it failed" if run.result is None else str(run.result["outcome"]))
-    with screen.step("Look whether the credential changed") as step:
+    with screen.step("Check whether the credential changed") as step:
         newest = stack.session_versions()[-1]
         if newest.version_id == put_in:
             step.done("it did not; the file is as it was")
         else:
-            # The old one may be dead now: the new one must not go with the cloud.
+            # The old credential may be dead: the new one must not be removed with the cloud.
             real.path.write_text(f"{newest.text}\n")
             step.done(f"it did: {real.path} has the new one now")
     return run.result
@@ -630,7 +628,7 @@ def _deploy(
 
 
 def _show_refresh(screen: Screen, stack: Stack, kept: _Kept, kind: _Kind) -> None:
-    """Show what the refresh left in the secret, and what the function said of it."""
+    """Show the secret's versions after the refresh, and the function's log line."""
     now = datetime.now(UTC)
     old, new = _expires_at(kept.before.text), _expires_at(kept.after.text)
     if PREVIOUS not in kept.before.labels or not new > old:
@@ -679,13 +677,13 @@ def _say_how_to_talk(screen: Screen, cloud: Cloud, *, spare_token: str) -> None:
         file = cloud.directory / "token.txt"
         file.touch(mode=0o600)
         file.write_text(spare_token)
-        screen.say(f"  make -s put-token < {file}    # of the stand-in, with two days left")
+        screen.say(f"  make -s put-token < {file}    # a token with two days left")
     screen.say("  make refresh ARGS=--force")
     screen.say("  aws secretsmanager list-secret-version-ids --secret-id qwen/token")
     screen.say("  aws logs tail /aws/lambda/qwen-token-refresh/refresh --follow")
     screen.heading("MiniStack's log, with the functions' lines:")
     screen.say(f"  {cloud.ministack.log}")
-    screen.heading("To stop it, and to remove everything:")
+    screen.heading("To stop it and remove everything:")
     screen.say(f"  kill {os.getpid()}")
 
 
@@ -695,11 +693,9 @@ def _expect_nothing_left(cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHo
         port = int(url.rpartition(":")[2])
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                raise NotAsExpectedError(
-                    expected=f"nobody to listen on port {port}", seen="a server"
-                )
+                raise NotAsExpectedError(expected=f"no server on port {port}", seen="a server")
     if cloud.directory.exists():
-        raise NotAsExpectedError(expected=f"{cloud.directory} to be gone", seen="it is there")
+        raise NotAsExpectedError(expected=f"{cloud.directory} to be removed", seen="it exists")
 
 
 def _expires_at(raw: str) -> datetime:

@@ -1,4 +1,4 @@
-"""README and docs say what there is: parameters, outcomes, reasons, targets, exit codes."""
+"""README and docs name what there is: parameters, outcomes, reasons, targets, exit codes."""
 
 import json
 import re
@@ -16,12 +16,14 @@ ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 TEXT = "\n".join(page.read_text() for page in PAGES)
 REFERENCE = (ROOT / "docs/reference.md").read_text()
+OPERATE = (ROOT / "docs/operate.md").read_text()
 TEMPLATE = (ROOT / "template.yaml").read_text()
 
 
 def table(first_column: str) -> dict[str, list[str]]:
-    """Return the rows of a table of docs/reference.md, without code marks, by their first cell."""
-    _, _, rest = REFERENCE.partition(f"| {first_column} |")
+    """Return the rows of a page's table, without code marks, by their first cell."""
+    [page] = [page for page in (REFERENCE, OPERATE) if f"\n| {first_column} |" in page]
+    _, _, rest = page.partition(f"| {first_column} |")
     rows = [line.strip("|").split("|") for line in rest.split("\n\n")[0].splitlines()[2:]]
     return {row[0].strip(" `"): [cell.strip(" `") for cell in row[1:]] for row in rows}
 
@@ -71,6 +73,10 @@ def test_every_event_that_is_named_has_its_file() -> None:
     assert sorted(rows) == sorted(json.dumps(event) for event in files)
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_link_leads_to_a_file_and_to_a_heading_of_it(page: Path) -> None:
     wrong = []
@@ -97,8 +103,8 @@ def test_every_target_exists(target: str) -> None:
 
 
 def test_every_command_and_exit_code_is_named() -> None:
-    assert "`python -m qwen_token put|status|refresh|smoke|environ`" in TEXT
-    assert "`remove|sweep|redrive`" in TEXT
+    assert "`python -m qwen_token put|status|refresh|smoke|environ`" in OPERATE
+    assert "`remove|sweep|redrive`" in OPERATE
     assert {int(code) for code in table("code")} == {
         output.OK,
         output.FAILED,
