@@ -65,13 +65,10 @@ format: .venv/ready ## put the code into its form, and mend what ruff can mend
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-lint: .venv/ready .tools/sam/ready secrets ## ruff, mypy, cfn-lint, sam validate, and a look for tokens and keys
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
-	.venv/bin/mypy --python-version 3.11 layers/qwen_token/qwen_token
-	.tools/sam/bin/cfn-lint template.yaml examples/*/*.yaml
-	$(SAM_ALONE) validate --lint
+lint: .venv/ready .tools/sam/ready .tools/checkov/ready ## ruff, mypy, cfn-lint, sam validate, and a look for tokens and keys
+	@$(PYTHON) make/side_by_side.py '.venv/bin/mypy' '.venv/bin/mypy --python-version 3.11 layers/qwen_token/qwen_token' \
+		'$(SAM_ALONE) validate --lint' '.tools/sam/bin/cfn-lint examples/*/*.yaml' '$(LOOK_FOR_SECRETS)' \
+		'.venv/bin/ruff check .' '.venv/bin/ruff format --check .'
 
 unit: .venv/ready ## tests of single modules, and of any input: they need nothing but .venv
 	$(PYTEST) tests/unit tests/proofs/fuzz tests/proofs/test_a_day_of_*.py -m 'not nightly' -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
