@@ -12,6 +12,9 @@ from tests.e2e.conftest import Deployed
 
 DAY = timedelta(days=1)
 
+# Another case of what the first one shows. Each costs the start of a Python.
+at_night = pytest.mark.nightly
+
 
 def test_put_checks_a_token_stores_it_and_shows_whose_it_is(deployed: Deployed) -> None:
     deployed.hold(DAY)
@@ -179,9 +182,9 @@ def test_status_for_scripts_has_the_same_and_a_code_of_its_own_for_trouble(
 @pytest.mark.parametrize(
     ("action", "part"),
     [
-        ("scheduler:GetSchedule", "Schedule"),
+        pytest.param("scheduler:GetSchedule", "Schedule", marks=at_night),
         ("cloudwatch:DescribeAlarms", "Alarm RefreshFailedAlarm"),
-        ("cloudformation:ListStackResources", "Alarm states"),
+        pytest.param("cloudformation:ListStackResources", "Alarm states", marks=at_night),
         ("secretsmanager:GetSecretValue", "Problem"),
     ],
 )
@@ -268,7 +271,11 @@ def test_smoke_refreshes_where_the_api_retires_the_old_token(deployed: Deployed)
 
 @pytest.mark.parametrize(
     "scenario",
-    [scenarios.TOKEN_DEAD, scenarios.ECHOES, scenarios.BLOCK_PAGE],
+    [
+        scenarios.TOKEN_DEAD,
+        pytest.param(scenarios.ECHOES, marks=at_night),
+        pytest.param(scenarios.BLOCK_PAGE, marks=at_night),
+    ],
     ids=lambda each: each.name,
 )
 def test_smoke_shows_a_run_that_fails_and_leaves_the_token(
@@ -322,7 +329,7 @@ def test_environ_is_what_sam_local_invoke_needs(deployed: Deployed) -> None:
     assert environ["API_BASE_URL"] == deployed.qwen.base_url
 
 
-@pytest.mark.parametrize("value", ["hunter2", " "])
+@pytest.mark.parametrize("value", ["hunter2", pytest.param(" ", marks=at_night)])
 def test_status_says_what_is_wrong_with_a_secret_without_a_token(
     deployed: Deployed, value: str
 ) -> None:
@@ -340,7 +347,12 @@ def test_status_says_what_is_wrong_with_a_secret_without_a_token(
 
 @pytest.mark.parametrize(
     "command",
-    [("sweep",), ("redrive",), ("remove", "--name", "x"), ("status", "--fleet")],
+    [
+        ("sweep",),
+        pytest.param(("redrive",), marks=at_night),
+        pytest.param(("remove", "--name", "x"), marks=at_night),
+        pytest.param(("status", "--fleet"), marks=at_night),
+    ],
     ids=" ".join,
 )
 def test_a_command_for_the_fleet_says_that_there_is_none(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 from datetime import timedelta
 
@@ -34,6 +35,14 @@ def secret_parts(raw: str) -> set[str]:
     """Return every piece of a token, except of its header, which every JWT shares."""
     _, payload, signature = raw.split(".")
     return pieces(payload) | pieces(signature)
+
+
+def found_in(text: str, parts: set[str]) -> set[str]:
+    """Return the pieces that are in a text, of which megabytes are the same lines over again."""
+    alphabet = re.escape("".join(set().union(*parts)))
+    # A piece lies within a run of what pieces consist of.
+    runs = set(re.findall(f"[{alphabet}]{{{PIECE},}}", text))
+    return parts & set().union(*map(pieces, runs))
 
 
 def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:
@@ -98,7 +107,7 @@ def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:
 
     for where, text in shown.items():
         assert len(text) > 10, f"{where} must say something"
-        assert not parts & pieces(text), f"in the {where}"
+        assert not found_in(text, parts), f"in the {where}"
 
 
 def shown_by(deployed: Deployed) -> dict[str, str]:
@@ -232,7 +241,7 @@ def test_no_part_of_any_login_is_in_any_output(newer: Deployed, form: Credential
     parts = trial.parts()
     for where, text in shown.items():
         assert len(text) > 10, f"{where} must say something"
-        assert not parts & pieces(text), f"in the {where}"
+        assert not found_in(text, parts), f"in the {where}"
 
 
 def test_no_command_line_of_the_project_takes_a_token() -> None:

@@ -13,12 +13,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache, partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.forkserver import ensure_running
 from typing import TYPE_CHECKING, Any, Final
 
 from keeper_runtime.clients import Clients
 from qwen_token.errors import QwenTokenError
+from qwen_token.secret_store import new_client
 from tests.fake_lambda_context import FakeLambdaContext
 
 if TYPE_CHECKING:
@@ -171,7 +173,7 @@ def _run(environ: Mapping[str, str], event: Mapping[str, object]) -> End:
         os.environ.clear()
         os.environ.update(environ)
         # Another environment names another endpoint: the clients are made anew.
-        clients = replace(Clients.real(), clock=_CLOCK)
+        clients = _new_clients()
         handler._clients = lambda: clients
     try:
         return End(result=handler.handler(event, _ContextOnTheClock()))
@@ -179,3 +181,14 @@ def _run(environ: Mapping[str, str], event: Mapping[str, object]) -> End:
         return End(reason=error.reason)
     except Exception as error:  # noqa: BLE001 - a bug: the test shall see it
         return End(reason=f"a bug: {error!r}")
+
+
+def _new_clients() -> Clients:
+    """Return the real ones for the environment as it is, of the one session."""
+    session = importlib.import_module("tests.proofs.crash_points.preload").SESSION
+    names = {"secrets": "secretsmanager", "dynamodb": "dynamodb", "sns": "sns", "events": "events"}
+    made: dict[str, Any] = {
+        part: cache(partial(new_client, name, session=lambda: session))
+        for part, name in names.items()
+    }
+    return replace(Clients.real(), clock=_CLOCK, **made)
