@@ -16,6 +16,7 @@ from .waiting import wait_until
 
 if TYPE_CHECKING:
     from .aws import Cloud
+    from .sign_in_host import SignInHost
     from .stack import Notification, Stack
 
 DAY: Final = timedelta(days=1)
@@ -30,6 +31,7 @@ class Fleet:
 
     stack: "Stack"
     qwen: QwenStandIn
+    sign_in_host: "SignInHost"
 
     @property
     def cloud(self) -> "Cloud":
@@ -48,6 +50,31 @@ class Fleet:
         arn = client.create_secret(Name=name, Tags=[{"Key": TAG, "Value": tag}])["ARN"]
         if text is not None:
             client.put_secret_value(SecretId=arn, SecretString=text)
+        return arn
+
+    def add_session(
+        self,
+        name: str,
+        *,
+        left: timedelta | None = None,
+        value: str | None = None,
+        has_iat: bool = False,
+    ) -> str:
+        """Make a member with a session secret beside it, and return its ARN.
+
+        It has a login of its own account, or this value. With ``left``, its token is an access
+        token that lives so long; without, it has none yet.
+        """
+        arn = self.add(name, tag="on")
+        client = self.cloud.secretsmanager
+        if left is not None:
+            token = self.qwen.issue_access_token(account=name, lifetime=left, has_iat=has_iat)
+            client.put_secret_value(SecretId=arn, SecretString=token)
+        client.create_secret(
+            Name=f"{name}/session",
+            Tags=[{"Key": TAG, "Value": "session"}],
+            SecretString=self.sign_in_host.log_in(name) if value is None else value,
+        )
         return arn
 
     @contextmanager
@@ -87,6 +114,11 @@ class Fleet:
         """Return the days that the current token lives, to one decimal."""
         seconds: float = self.qwen.read(self.current(name))["exp"] - time.time()
         return round(seconds / DAY.total_seconds(), 1)
+
+    def minutes_left(self, name: str) -> int:
+        """Return the minutes that the current token lives, in whole ones."""
+        seconds: float = self.qwen.read(self.current(name))["exp"] - time.time()
+        return round(seconds / 60)
 
     def sweep(self) -> dict[str, Any]:
         """Run dispatch, as the schedule does, and return its result."""

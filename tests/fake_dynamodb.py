@@ -20,8 +20,14 @@ from botocore.exceptions import ClientError
 Item = dict[str, Any]
 
 _NOT_EXISTS: Final = re.compile(r"attribute_not_exists\((\w+)\)")
-_COMPARISON: Final = re.compile(r"(\w+) (=|<=|>) (:\w+)")
-_OPERATORS: Final = {"=": operators.eq, "<=": operators.le, ">": operators.gt}
+_EXISTS: Final = re.compile(r"attribute_exists\((\w+)\)")
+_COMPARISON: Final = re.compile(r"(\w+) (=|<>|<=|>) (:\w+)")
+_OPERATORS: Final = {
+    "=": operators.eq,
+    "<>": operators.ne,
+    "<=": operators.le,
+    ">": operators.gt,
+}
 _UPDATE: Final = re.compile(r"(?:SET (?P<set>.+?))?(?:(?:^| )REMOVE (?P<remove>.+))?")
 _ASSIGNMENT: Final = re.compile(r"(\w+) = (:\w+)")
 
@@ -85,22 +91,21 @@ class FakeDynamoDB:
         TableName: str,
         Key: Mapping[str, Any],
         UpdateExpression: str,
-        ConditionExpression: str,
-        ExpressionAttributeValues: Mapping[str, Any],
+        ConditionExpression: str = "",
+        ExpressionAttributeValues: Mapping[str, Any] | None = None,
         ReturnValues: Literal["NONE", "ALL_OLD"] = "NONE",
         ReturnValuesOnConditionCheckFailure: Literal["NONE", "ALL_OLD"] = "NONE",
     ) -> dict[str, Any]:
         expressions = {"UpdateExpression": UpdateExpression, "Condition": ConditionExpression}
         self._arrive("UpdateItem", {"TableName": TableName, "Key": Key, **expressions})
-        where = (TableName, repr(Key))
+        where, values = (TableName, repr(Key)), ExpressionAttributeValues or {}
+        assert ExpressionAttributeValues != {}, "AWS refuses an empty object"
         with self._lock:
             before = self.items.get(where)
-            if not _holds(ConditionExpression, before or {}, ExpressionAttributeValues):
+            if not _holds(ConditionExpression, before or {}, values):
                 shown = before if ReturnValuesOnConditionCheckFailure == "ALL_OLD" else None
                 raise _check_failed(shown)
-            self.items[where] = _updated(
-                before or dict(Key), UpdateExpression, ExpressionAttributeValues
-            )
+            self.items[where] = _updated(before or dict(Key), UpdateExpression, values)
             if ReturnValues == "NONE" or before is None:
                 return {}
             return {"Attributes": copy.deepcopy(before)}
@@ -114,12 +119,14 @@ class FakeDynamoDB:
 
 
 def _holds(condition: str, item: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    return any(_is_true(term, item, values) for term in condition.split(" OR "))
+    return not condition or any(_is_true(term, item, values) for term in condition.split(" OR "))
 
 
 def _is_true(term: str, item: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
     if absent := _NOT_EXISTS.fullmatch(term):
         return absent[1] not in item
+    if present := _EXISTS.fullmatch(term):
+        return present[1] in item
     comparison = _COMPARISON.fullmatch(term)
     assert comparison is not None, f"not needed so far: {term}"
     name, operator, value = comparison.groups()

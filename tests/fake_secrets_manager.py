@@ -79,6 +79,7 @@ class FakeSecret:
     tags: dict[str, str] = field(default_factory=dict)
     refuses: str | None = None
     deleted_at: datetime | None = None
+    created_at: datetime | None = None
     primary_region: str | None = None
     versions: dict[str, str | bytes] = field(default_factory=dict, repr=False)
     labels: dict[str, str] = field(default_factory=dict)
@@ -415,6 +416,8 @@ def _entry(secret: FakeSecret) -> dict[str, Any]:
         found["Tags"] = [{"Key": key, "Value": value} for key, value in secret.tags.items()]
     if secret.deleted_at is not None:
         found["DeletedDate"] = secret.deleted_at
+    if secret.created_at is not None:
+        found["CreatedDate"] = secret.created_at
     if secret.primary_region is not None:
         found["PrimaryRegion"] = secret.primary_region
     return found

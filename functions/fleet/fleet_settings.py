@@ -2,18 +2,21 @@
 
 import re
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from keeper_runtime.settings import API_BASE_URL, Settings, read_from, text, url
-from qwen_token.origin import SAFE_URL
+from keeper_runtime.settings import HostSettings, Settings, read_from, text
 
 STACK_NAME: Final = "STACK_NAME"
 FLEET_TAG: Final = "FLEET_TAG"
 QUEUE_URL: Final = "QUEUE_URL"
 DISPATCH_FUNCTION: Final = "DISPATCH_FUNCTION"
 MAXIMUM_CONCURRENCY: Final = "MAXIMUM_CONCURRENCY"
+FLEET_SCHEDULE: Final = "FLEET_SCHEDULE"
+CHECK_SCHEDULE: Final = "CHECK_SCHEDULE"
 
+_RATE: Final = re.compile(r"rate\(([1-9][0-9]{0,2}) (minute|hour)s?\)")
 _COUNT_SHAPE: Final = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 
 
@@ -21,30 +24,41 @@ def _count(value: str) -> int | None:
     return int(value) if _COUNT_SHAPE.fullmatch(value) else None
 
 
+def _interval(value: str) -> timedelta | None:
+    found = _RATE.fullmatch(value)
+    return timedelta(**{f"{found[2]}s": int(found[1])}) if found else None
+
+
+def _checks(value: str) -> bool | None:
+    return bool(value)
+
+
+_STACK: Final = read_from(STACK_NAME, "the stack's name", text)
+_QUEUE: Final = read_from(QUEUE_URL, "the URL of an SQS queue", partial(text, start="http"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetSettings(Settings):
-    """What the environments of both functions of the fleet say."""
-
-    stack: str = field(metadata=read_from(STACK_NAME, "the stack's name", text))
-    queue_url: str = field(
-        metadata=read_from(QUEUE_URL, "the URL of an SQS queue", partial(text, start="http"))
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchSettings(FleetSettings):
+class DispatchSettings(Settings):
     """The environment of the fleet's dispatch function."""
 
+    stack: str = field(metadata=_STACK)
+    queue_url: str = field(metadata=_QUEUE)
     tag: str = field(metadata=read_from(FLEET_TAG, "the key of a tag", text))
+    # What falls due before the next sweep is queued by this one.
+    interval: timedelta = field(
+        metadata=read_from(FLEET_SCHEDULE, "rate(N minutes) or rate(N hours)", _interval)
+    )
+    checks: bool = field(metadata=read_from(CHECK_SCHEDULE, "a schedule, or empty", _checks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings(FleetSettings):
+class WorkerSettings(HostSettings):
     """The environment of the fleet's worker function."""
 
+    stack: str = field(metadata=_STACK)
+    queue_url: str = field(metadata=_QUEUE)
     dispatch_function: str = field(metadata=read_from(DISPATCH_FUNCTION, "a function's name", text))
     # How many workers there may be at once, and share what AWS lets an account write.
     workers: int = field(
         metadata=read_from(MAXIMUM_CONCURRENCY, "a whole number from 1 to 9999", _count)
     )
-    api_base_url: str = field(metadata=read_from(API_BASE_URL, SAFE_URL, url))

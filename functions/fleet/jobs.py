@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from botocore.exceptions import ClientError
-
-from qwen_token.fleet import obstacle_in_words
-from qwen_token.secret_store import translated
+from qwen_token.errors import StoreError
+from qwen_token.fleet import obstacle_in_words, session_name
+from qwen_token.secret_store import code_in, translated
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -26,11 +25,11 @@ _BATCH: Final = 10
 # How often a job is put off by trouble with the API before that is reported.
 POSTPONEMENTS: Final = 3
 
-# A job has about 200 characters, and the longest name of a secret 512.
-_LONGEST_BODY: Final = 1024
+# A job has about 200 characters, and the longest name of a secret 512. It may name two.
+_LONGEST_BODY: Final = 2048
 _STEP: Final = "queue the jobs"
 # A secret's name in an ARN, with the six characters that AWS adds.
-_NAME: Final = re.compile(r"[A-Za-z0-9/_+=.@-]{1,512}-[A-Za-z0-9]{6}")
+_NAME: Final = re.compile(r"([A-Za-z0-9/_+=.@-]{1,512})-[A-Za-z0-9]{6}")
 
 
 class NotAJobError(Exception):
@@ -44,13 +43,20 @@ class NotAJobError(Exception):
 class Job:
     """A secret that needs a run.
 
-    ``obstacle`` is why the run can only fail, where that is known (see ``qwen_token.fleet``).
-    ``postponed`` counts how often the run was put off because the API could not be asked.
+    ``session_id`` is the ARN of its session secret, if it has one. ``obstacle`` is why the run can
+    only fail, where that is known (see ``qwen_token.fleet``). ``force`` has the token replaced
+    before it is due, and ``check`` has one that is not due tried with the API. ``postponed`` counts
+    how often the run was put off because the API could not be asked; ``waits`` says that it waits
+    for its turn to sign in.
     """
 
     secret_id: str
+    session_id: str | None = None
     obstacle: str | None = None
+    force: bool = False
+    check: bool = False
     postponed: int = 0
+    waits: bool = False
 
     @classmethod
     def from_body(cls, body: str, *, secrets: str) -> Self:
@@ -76,10 +82,13 @@ class Job:
 
     def is_valid(self, secrets: str) -> bool:
         """Return whether each member is what dispatch or a worker would have written."""
+        name = _name_in(self.secret_id, secrets)
         return (
-            isinstance(self.secret_id, str)
-            and self.secret_id.startswith(secrets)
-            and _NAME.fullmatch(self.secret_id.removeprefix(secrets)) is not None
+            name is not None
+            and (
+                self.session_id is None or _name_in(self.session_id, secrets) == session_name(name)
+            )
+            and all(type(flag) is bool for flag in (self.force, self.check, self.waits))
             and isinstance(self.obstacle, str | None)
             and (self.obstacle is None or obstacle_in_words(self.obstacle, self.secret_id) != "")
             # True is an int, too.
@@ -92,44 +101,72 @@ class Job:
         return json.dumps(asdict(self))
 
 
-def send(jobs: Iterable[tuple[Job, int]], *, client: "SQSClient", queue_url: str) -> None:
-    """Queue each job with its delay in seconds.
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """Jobs that are not in the queue, and why the first of them is not."""
 
-    Whatever the queue refuses, the others are queued.
+    jobs: tuple[Job, ...]
+    error: StoreError
 
-    Raises:
-        StoreError: the queue failed, or refused at least one.
+
+def send(jobs: Iterable[tuple[Job, int]], *, client: "SQSClient", queue_url: str) -> Unsent | None:
+    """Queue each job with its delay in seconds; return those that could not be queued, if any.
+
+    Whatever the queue refuses, the others are queued. Where it fails, it is not asked again.
     """
-    failure: ClientError | None = None
-    for batch in batched(jobs, _BATCH, strict=False):
-        entries: list[SendMessageBatchRequestEntryTypeDef] = [
-            {"Id": str(number), "MessageBody": job.body(), "DelaySeconds": seconds}
-            for number, (job, seconds) in enumerate(batch)
+    unsent: list[Job] = []
+    failure: StoreError | None = None
+    batches = batched(jobs, _BATCH, strict=False)
+    for batch in batches:
+        try:
+            refused = _send(batch, client, queue_url)
+        except StoreError as error:
+            unsent += [job for each in (batch, *batches) for job, _ in each]
+            failure = failure or error
+            break
+        for each in refused:
+            unsent.append(batch[int(each["Id"])][0])
+            failure = failure or _refusal(each)
+    return None if failure is None else Unsent(tuple(unsent), failure)
+
+
+def _send(
+    batch: Sequence[tuple[Job, int]], client: "SQSClient", queue_url: str
+) -> "list[BatchResultErrorEntryTypeDef]":
+    """Queue a batch; return what the queue refused, for good or twice."""
+    entries: list[SendMessageBatchRequestEntryTypeDef] = [
+        {"Id": str(number), "MessageBody": job.body(), "DelaySeconds": seconds}
+        for number, (job, seconds) in enumerate(batch)
+    ]
+    # The call as a whole succeeds even where it refuses messages, and boto3 repeats calls only.
+    with translated(_STEP, by="SQS"):
+        refused = _send_batch(entries, client, queue_url)
+        again = {each["Id"] for each in refused if not each["SenderFault"]}
+        if not again:
+            return list(refused)
+        repeated = [entry for entry in entries if entry["Id"] in again]
+        return [
+            *(each for each in refused if each["SenderFault"]),
+            *_send_batch(repeated, client, queue_url),
         ]
-        # The call as a whole succeeds even where it refuses messages, and boto3 repeats calls only.
-        with translated(_STEP, by="SQS"):
-            refused = _send_batch(entries, client, queue_url)
-            again = {each["Id"] for each in refused if not each["SenderFault"]}
-            if again:
-                repeated = [entry for entry in entries if entry["Id"] in again]
-                refused = [
-                    *(each for each in refused if each["SenderFault"]),
-                    *_send_batch(repeated, client, queue_url),
-                ]
-            for each in refused:
-                failure = failure or ClientError(
-                    {"Error": {"Code": each["Code"], "Message": each.get("Message", "")}},
-                    "SendMessageBatch",
-                )
-    if failure is not None:
-        with translated(_STEP, by="SQS"):
-            raise failure
+
+
+def _refusal(refused: "BatchResultErrorEntryTypeDef") -> StoreError:
+    return StoreError(f"SQS could not {_STEP}: {code_in(refused['Code'])}")
 
 
 def secrets_of(function_arn: str) -> str:
     """Return what the ARNs of the secrets beside a function begin with."""
     arn, partition, _, region, account, *_ = function_arn.split(":")
     return f"{arn}:{partition}:secretsmanager:{region}:{account}:secret:"
+
+
+def _name_in(secret_id: object, secrets: str) -> str | None:
+    """Return the name in the ARN of a secret of this account here, None for anything else."""
+    if not isinstance(secret_id, str) or not secret_id.startswith(secrets):
+        return None
+    found = _NAME.fullmatch(secret_id.removeprefix(secrets))
+    return None if found is None else found[1]
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -147,4 +184,4 @@ def _send_batch(
 
 def delay(least: float, most: float) -> int:
     """Return a delay in whole seconds, at random in between, as far as SQS delays."""
-    return min(LONGEST_DELAY, round(random.uniform(least, most)))  # noqa: S311 - no secret
+    return max(0, min(LONGEST_DELAY, round(random.uniform(least, most))))  # noqa: S311 - no secret

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,13 +15,17 @@ from aws_lambda_powertools.utilities.batch import (
     async_process_partial_response,
 )
 
-from breaker import TROUBLE, Breaker
+from breaker import TROUBLE
 from fleet_settings import WorkerSettings
 from jobs import LONGEST_DELAY, POSTPONEMENTS, Job, NotAJobError, delay, secrets_of, send
 from keeper_runtime.clients import Clients
 from keeper_runtime.json_lines import log_all_as_json
-from keeper_runtime.reporting import Reporter, counts_of, expiries_of
+from keeper_runtime.opened_ledger import give_back
+from keeper_runtime.reporting import ENDS_AN_INCIDENT, Reporter, counts_of, expiries_of, logins_of
 from keeper_runtime.run_location import location_of, time_left_of
+from keeper_runtime.state_table import ledger_of
+from marks import Marks
+from member_hosts import MemberHosts
 from pace import pace_writes
 from qwen_token.errors import (
     QwenTokenError,
@@ -29,19 +34,20 @@ from qwen_token.errors import (
     UpstreamUnavailableError,
     forgets_locals,
 )
-from qwen_token.fleet import obstacle_in_words
-from qwen_token.grants.exchange import Exchange
+from qwen_token.fleet import obstacle_error
 from qwen_token.keeper import Keeper
-from qwen_token.ledger import Ledger, UnsharedState
-from qwen_token.origin import USER_AGENT
+from qwen_token.ledger import Ledger
 from qwen_token.ports import STORE_CALL_LIMIT
 from qwen_token.run_report import Outcome, Report
 from qwen_token.secret_store import SecretStore
+from sign_ins import SignIns, Turn
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
     from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
     from aws_lambda_powertools.utilities.typing import LambdaContext
+
+    from keeper_runtime.owner import Due
 
 logger = Logger()
 log_all_as_json(logger)
@@ -52,6 +58,8 @@ _THREADS: Final = 4
 # For about how many seconds a job is put off by trouble with the API the first time; each further
 # time takes twice as long.
 _POSTPONEMENT: Final = 60
+# Over so many seconds at least, jobs that wait for their turn to sign in are spread.
+_SOONEST_SPREAD: Final = 120
 # With less than this left, no job is begun: the batch has to be reported.
 _RESERVE: Final = 4 * STORE_CALL_LIMIT
 
@@ -72,7 +80,7 @@ def run(
     """Do the jobs of a batch against ``clients``.
 
     A token that fails is reported, and its message is done with. What is delivered again is a job
-    whose run crashed, or whose failure could not be reported.
+    whose run crashed.
 
     Raises:
         ConfigError: the environment is off. The refresh function and dispatch report that.
@@ -86,8 +94,10 @@ def run(
         settings,
         clients,
         context,
-        Breaker(lambda: clients.qwen(settings.api_base_url, USER_AGENT)),
         Reporter(logger, metrics, clients, location, context.aws_request_id),
+        MemberHosts(settings, clients),
+        SignIns(clients.dynamodb, settings.state_table, clients.clock),
+        Marks(clients.dynamodb, settings.state_table, clients.clock),
     )
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="job") as threads:
 
@@ -105,18 +115,28 @@ def run(
             ),
             context=context,
         )
-    again = batch.report()
-    response["batchItemFailures"] += [{"itemIdentifier": message_id} for message_id in again]
+    batch.report()
     return response
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended[Ending: (Report, QwenTokenError)]:
-    """A message's job, and how its run ended."""
+@dataclass(slots=True, eq=False)
+class _Run:
+    """The run of one job, and how it ended.
 
-    message_id: str
+    ``next_turn`` is when it may sign in, if it waits for that. ``is_queued``: it is tried again.
+    """
+
     job: Job
-    ending: Ending
+    ledger: Ledger
+    ending: Report | QwenTokenError
+    next_turn: datetime | None = None
+    is_queued: bool = False
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether readers have a token that expired, as far as that is known."""
+        at = self.ending.expires_at
+        return at is not None and at <= self.ledger.now()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +146,11 @@ class _Batch:
     settings: WorkerSettings
     clients: Clients
     context: "LambdaContext"
-    api: Breaker
     reporter: Reporter
-    done: list[_Ended[Report]] = field(default_factory=list)
-    failed: list[_Ended[QwenTokenError]] = field(default_factory=list)
-    postponed: list[_Ended[QwenTokenError]] = field(default_factory=list)
+    hosts: MemberHosts
+    sign_ins: SignIns
+    marks: Marks
+    runs: list[_Run] = field(default_factory=list)
 
     def do(self, record: "SQSRecord") -> None:
         """Run the keeper for one job. What it raises is no QwenTokenError, but a crash.
@@ -143,98 +163,150 @@ class _Batch:
         except NotAJobError as error:
             logger.error(str(error), message_id=record.message_id)  # noqa: TRY400 - it says it all
             raise
+        time_left = time_left_of(self.context)
+        ledger = ledger_of(self.clients, time_left, job.secret_id)
+        turn = Turn(self.sign_ins, self.hosts.may_not_sign_in)
+        ending: Report | QwenTokenError
         try:
-            report = self._keep(job)
+            ending = self._keep(job, ledger, turn)
         except QwenTokenError as error:
-            may_pass = isinstance(error, TROUBLE) and job.postponed < POSTPONEMENTS
-            ended = self.postponed if may_pass else self.failed
-            ended.append(_Ended(record.message_id, job, error))
-        else:
-            self.done.append(_Ended(record.message_id, job, report))
+            ending = error
+        except BaseException:
+            # A crash: the job is delivered again, and is not to wait for its own lease to end.
+            give_back(ledger, logger)
+            raise
+        waits_until = turn.next_at if isinstance(ending, QwenTokenError) else None
+        self.runs.append(_Run(job, ledger, ending, waits_until))
 
-    def _keep(self, job: Job) -> Report:
+    def _keep(self, job: Job, ledger: Ledger, turn: Turn) -> Report:
         if job.obstacle is not None:
-            raise StoreError(obstacle_in_words(job.obstacle, job.secret_id))
+            raise obstacle_error(job.obstacle, job.secret_id)
         time_left = time_left_of(self.context)
         if time_left() < _RESERVE:
             # Also a run that comes to nothing reads, and a worker that is killed reports nothing.
             raise UpstreamUnavailableError("no time was left to call the API")
-        clock = self.clients.clock
+        clients, session_id = self.clients, job.session_id
         return Keeper(
-            store=SecretStore(self.clients.secrets(), job.secret_id, clock=clock),
-            sessions=None,
-            # The queue hands a secret to one worker at a time, and an exchange spends nothing.
-            ledger=lambda: Ledger(UnsharedState, clock=clock, time_left=time_left),
-            client=lambda: self.api,
-            sources=lambda _: Exchange(self.api),
-            clock=clock,
+            store=SecretStore(clients.secrets(), job.secret_id, clock=clients.clock),
+            sessions=None if session_id is None else lambda: clients.sessions(session_id),
+            ledger=lambda: ledger,
+            client=lambda: self.hosts.api(job.secret_id),
+            sources=lambda grant: self.hosts.source(grant, job.secret_id, self.sign_ins),
+            clock=clients.clock,
             time_left=time_left,
             refresh_before=self.settings.refresh_before,
-        ).run()
+            sign_in_turn=turn,
+        ).run(force=job.force, check=job.check)
 
-    def report(self) -> set[str]:
-        """Report what came of the batch; return the messages to deliver again."""
-        again = self._postpone()
-        results = [
-            self.reporter.log_run(each.ending, secret_id=each.job.secret_id) for each in self.done
+    def report(self) -> None:
+        """Report what came of the batch, and give the leases back."""
+        try:
+            later = [run for run in self.runs if _is_for_later(run)]
+            self._postpone(later)
+            # What is tried again soon is no failure yet, unless readers feel it.
+            ended = [run for run in self.runs if run not in later or run.has_expired]
+            self._count(ended)
+            self._tell(ended)
+        finally:
+            for run in self.runs:
+                self._close(run)
+
+    def _count(self, ended: Sequence[_Run]) -> None:
+        done = [
+            self.reporter.log_run(run.ending, secret_id=run.job.secret_id)
+            for run in ended
+            if isinstance(run.ending, Report)
         ]
-        endings: list[Report | QwenTokenError] = [each.ending for each in self.done]
-        endings += [each.ending for each in self.failed]
+        endings = [run.ending for run in self.runs]
         nothing = {"RunSucceeded": 0, "TokenRefreshed": 0}
         self.reporter.count(
-            {**nothing, **counts_of(endings)}, expiries=expiries_of(endings), are_logins=True
+            {**nothing, **counts_of(run.ending for run in ended)},
+            expiries=expiries_of(endings),
+            logins=[
+                end
+                for run in self.runs
+                for end in logins_of(run.ending, has_session=run.job.session_id is not None)
+            ],
         )
         self.reporter.owner.announce_refreshed(
-            result for result in results if result["outcome"] == Outcome.REFRESHED
+            result for result in done if result["outcome"] == Outcome.REFRESHED
         )
-        return again | self._alert()
 
-    def _postpone(self) -> set[str]:
-        """Queue what is to be tried later, and return the messages for which that failed."""
-        if not self.postponed:
-            return set()
-        later = [
-            (replace(each.job, postponed=each.job.postponed + 1), _wait(each))
-            for each in self.postponed
-        ]
-        try:
-            send(later, client=self.clients.sqs(), queue_url=self.settings.queue_url)
-        except Exception:
-            logger.exception("jobs could not be postponed", queue_url=self.settings.queue_url)
-            return _messages(self.postponed)
-        logger.warning("postponed", secret_ids=[job.secret_id for job, _ in later])
-        return set()
-
-    def _alert(self) -> set[str]:
-        """Publish what failed, if anything; return the messages whose alert could not be."""
-        awaiting = [each for each in self.done if each.ending.outcome is Outcome.AWAITING_TOKEN]
-        failures = [
-            self.reporter.owner.log_failure(
-                each.ending,
-                secret_id=each.job.secret_id,
-                critical_before=self.settings.critical_before,
+    def _postpone(self, later: Sequence[_Run]) -> None:
+        """Queue what is to be tried later; the next sweep does it where that fails."""
+        if not later:
+            return
+        jobs = [(_postponed(run), _wait(run)) for run in later]
+        unsent = send(jobs, client=self.clients.sqs(), queue_url=self.settings.queue_url)
+        if unsent is not None:
+            logger.error(
+                "jobs could not be postponed",
+                secret_ids=[job.secret_id for job in unsent.jobs],
+                detail=str(unsent.error),
             )
-            for each in self.failed
-        ]
-        failures += [self.reporter.owner.awaiting_token(each.job.secret_id) for each in awaiting]
-        if not failures:
-            return set()
-        alert = self.reporter.owner.alert(failures)
-        if not self.reporter.owner.publish(alert):
-            # Done again, these jobs fail, and are reported, again.
-            return _messages(self.failed) | _messages(awaiting)
-        self.reporter.owner.announce_failed(alert)
-        return set()
+        for run, (job, seconds) in zip(later, jobs, strict=True):
+            assert isinstance(run.ending, QwenTokenError)  # noqa: S101 - else it is not for later
+            if unsent is not None and job in unsent.jobs:
+                continue
+            logger.warning(
+                "postponed: waits for its turn to sign in" if job.waits else "postponed",
+                secret_id=job.secret_id,
+                reason=run.ending.reason,
+                seconds=seconds,
+            )
+            facts, run.is_queued = run.ending.facts, True
+            try:
+                self.marks.queue(job.secret_id, (facts and facts.version_id) or "", delay=seconds)
+            except StoreError as error:
+                _log_mark(run, error)
+
+    def _tell(self, ended: Sequence[_Run]) -> None:
+        """Publish what it is time to publish of all of them, in one message for each kind."""
+        policy = self.settings.alert_policy()
+        due: list[Due] = []
+        for run in ended:
+            owner = self.reporter.owner.of_member(run.job.session_id or "")
+            secret_id, ledger, ending = run.job.secret_id, run.ledger, run.ending
+            if isinstance(ending, QwenTokenError):
+                due += owner.failed(ending, secret_id=secret_id, ledger=ledger, policy=policy)[1]
+            elif ending.outcome is Outcome.AWAITING_TOKEN:
+                due += owner.awaiting(secret_id, ledger)
+            elif ending.outcome in ENDS_AN_INCIDENT:
+                due += owner.succeeded(ending, secret_id, ledger, policy)
+        self.reporter.owner.publish_due(due)
+
+    def _close(self, run: _Run) -> None:
+        is_marked = not run.ledger.is_open
+        give_back(run.ledger, logger)
+        try:
+            if is_marked and not run.is_queued:
+                # The mark is the lease's to take away, and there was none.
+                self.marks.done(run.job.secret_id)
+        except StoreError as error:
+            _log_mark(run, error)
 
 
-def _messages(ended: Sequence[_Ended[Report] | _Ended[QwenTokenError]]) -> set[str]:
-    return {each.message_id for each in ended}
+def _is_for_later(run: _Run) -> bool:
+    """Return whether a run is tried again soon, before the next sweep."""
+    if not isinstance(run.ending, QwenTokenError):
+        return False
+    may_pass = isinstance(run.ending, TROUBLE) and run.job.postponed < POSTPONEMENTS
+    return may_pass or run.next_turn is not None
 
 
-def _wait(postponed: _Ended[QwenTokenError]) -> int:
+def _postponed(run: _Run) -> Job:
+    """Return the job of a run that is tried again."""
+    if run.next_turn is not None:
+        return replace(run.job, waits=True)
+    return replace(run.job, postponed=run.job.postponed + 1)
+
+
+def _wait(run: _Run) -> int:
     """Return the delay in seconds until a postponed job is tried again."""
-    error = postponed.ending
-    wait = float(_POSTPONEMENT * 2**postponed.job.postponed)
+    if run.next_turn is not None:
+        return _wait_for_turn(run, run.next_turn)
+    wait = float(_POSTPONEMENT * 2**run.job.postponed)
+    error = run.ending
     asked = error.retry_after if isinstance(error, RateLimitedError) else None
     least = wait / 2 if asked is None else asked.total_seconds()
     # However long the API asks for, a part of the delay stays random. Jobs that all waited for the
@@ -242,3 +314,25 @@ def _wait(postponed: _Ended[QwenTokenError]) -> int:
     # limits only some of their accounts.
     least = min(least, LONGEST_DELAY - wait)
     return delay(least, least + wait)
+
+
+def _wait_for_turn(run: _Run, turn: datetime) -> int:
+    """Return the delay in seconds until a job asks for its turn to sign in again.
+
+    The queue knows no order, so that the more urgent jobs ask sooner and more often: those whose
+    tokens are over, or are not there yet, within two minutes of the turn.
+    """
+    now, expires_at = run.ledger.now(), run.ending.expires_at
+    left = 0.0 if expires_at is None else (expires_at - now).total_seconds()
+    spread = min(max(left / 20, _SOONEST_SPREAD), LONGEST_DELAY - _SOONEST_SPREAD)
+    least = min((turn - now).total_seconds(), LONGEST_DELAY - spread)
+    return delay(least, least + spread)
+
+
+def _log_mark(run: _Run, error: StoreError) -> None:
+    logger.warning(
+        "a mark could not be changed: the next sweep may queue the secret twice, or not yet",
+        secret_id=run.job.secret_id,
+        reason=error.reason,
+        detail=str(error),
+    )

@@ -47,7 +47,8 @@ def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, 
     )
     reporter = Reporter(logger, metrics, clients, location, context.aws_request_id)
     settings: RefreshSettings | None = None
-    with opened_ledger(clients, time_left, logger) as ledger:
+    of_secret = environ.get(SECRET_ID, "").strip()
+    with opened_ledger(clients, time_left, logger, of_secret) as ledger:
         try:
             settings = RefreshSettings.from_environ(environ)
             options = RunOptions.from_event(event)

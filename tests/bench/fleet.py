@@ -30,6 +30,7 @@ from localcloud.qwen import (
     Scenario,
 )
 from localcloud.recording_proxy import Answer, Call, CarryOut
+from localcloud.sign_in_host import SignInHost
 
 _RIVAL: Final = Path(__file__).with_name("loop_over_all.py")
 # For what is refreshed, put off and delivered again, all of it.
@@ -314,7 +315,7 @@ def main() -> int:
 def deploy(cloud: Cloud, qwen: QwenStandIn, directory: Path) -> Fleet:
     """Deploy the stack with the fleet, as its defaults are."""
     parameters = {"Fleet": "true", "ApiBaseUrl": qwen.base_url}
-    return Fleet(cloud.deploy(build(directory), parameters=parameters), qwen)
+    return Fleet(cloud.deploy(build(directory), parameters=parameters), qwen, SignInHost(qwen))
 
 
 if __name__ == "__main__":

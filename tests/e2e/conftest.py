@@ -197,13 +197,17 @@ def _session_fleet(cloud: Cloud, built: Path) -> Iterator[Fleet]:
                 SessionSecretName="pool/own-session",
             ),
         )
-        yield Fleet(stack, hosts.qwen)
+        yield Fleet(stack, hosts.qwen, hosts.sign_in_host)
 
 
 @pytest.fixture(name="fleet")
 def _fleet(session_fleet: Fleet) -> Iterator[Fleet]:
     """Return the fleet without members, and with nothing said or queued."""
     session_fleet.qwen.answer_with(MINTS_NEWER_CLAIMS)
+    session_fleet.sign_in_host.answer_with(ANSWERS)
+    session_fleet.sign_in_host.policy = SessionPolicy()
+    # A dozen sign-ins bring a challenge.
+    session_fleet.sign_in_host.requests.clear()
     session_fleet.stack.notifications()
     with session_fleet.passing():
         yield session_fleet

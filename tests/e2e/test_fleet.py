@@ -10,7 +10,10 @@ import pytest
 from localcloud import qwen as scenarios
 from localcloud.fleet import DAY, SOON, Fleet
 from localcloud.qwen import Reply, Request, Scenario
+from localcloud.sign_in_host import Rotation, SessionPolicy
 from localcloud.waiting import wait_until
+
+MINUTE = timedelta(minutes=1)
 
 
 def test_a_sweep_refreshes_what_is_due_and_leaves_all_else_alone(fleet: Fleet) -> None:
@@ -44,6 +47,22 @@ def test_a_sweep_refreshes_what_is_due_and_leaves_all_else_alone(fleet: Fleet) -
     assert {fleet.days_left(f"fresh/{number}") for number in range(13)} == {5}
     assert fleet.current("other") == untagged
     assert fleet.days_left("paused") == 1
+    assert fleet.alerts() == []
+
+
+def test_the_sessions_of_members_are_refreshed(fleet: Fleet) -> None:
+    fleet.sign_in_host.policy = SessionPolicy(rotation=Rotation.OLD_DIES)
+    fleet.add_session("pool/alice", left=4 * MINUTE)
+    fleet.add_session("pool/bob")
+
+    result = fleet.sweep()
+    fleet.drain()
+
+    assert (result["seen"], result["queued"]) == (2, 2)
+    for name in ("pool/alice", "pool/bob"):
+        assert fleet.minutes_left(name) == 15
+        session = json.loads(fleet.current(f"{name}/session"))
+        assert fleet.sign_in_host.current(name) == session["refresh_token"], "it was kept"
     assert fleet.alerts() == []
 
 

@@ -298,8 +298,8 @@ def clients_of(table: TableUnderTest, **environ: str) -> Clients:
 
 
 def test_the_ledger_is_kept_in_the_table_that_the_environment_names(table: TableUnderTest) -> None:
-    environ = {"STATE_TABLE": table.name, "SECRET_ID": f"arn:{uuid.uuid4()}"}
-    one, two = (ledger_of(clients_of(table, **environ), lambda: MINUTE) for _ in range(2))
+    environ, secret_id = {"STATE_TABLE": table.name}, f"arn:{uuid.uuid4()}"
+    one, two = (ledger_of(clients_of(table, **environ), lambda: MINUTE, secret_id) for _ in "12")
 
     assert one.open()
     assert not two.open()
@@ -312,17 +312,19 @@ def test_the_ledger_is_kept_in_the_table_that_the_environment_names(table: Table
     assert two.memory == MEMORY
 
 
-@pytest.mark.parametrize("named", [{}, {"STATE_TABLE": "t"}, {"SECRET_ID": "arn:one"}])
+@pytest.mark.parametrize(
+    ("named", "secret_id"), [({}, ""), ({"STATE_TABLE": "t"}, ""), ({}, "arn:one")]
+)
 def test_without_a_table_or_a_secret_the_process_remembers(
-    table: TableUnderTest, named: dict[str, str]
+    table: TableUnderTest, named: dict[str, str], secret_id: str
 ) -> None:
     clients = clients_of(table, **named)
-    ledger = ledger_of(clients, lambda: MINUTE)
+    ledger = ledger_of(clients, lambda: MINUTE, secret_id)
     assert ledger.open()
     ledger.remember(MEMORY)
     ledger.close()
 
-    assert ledger_of(clients, lambda: MINUTE).history() == MEMORY
+    assert ledger_of(clients, lambda: MINUTE, secret_id).history() == MEMORY
 
 
 # --- it never holds a token -----------------------------------------------------------------------

@@ -1,13 +1,21 @@
 """A region's secrets and queue in memory, for the tests of the fleet's functions."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 import pytest
 
 from keeper_runtime.clients import Clients
 from qwen_token import QwenTokenError
+from qwen_token.grants import Granted, Login, TokenSource
+from qwen_token.ledger import UnsharedState
+from qwen_token.run_memory import RunMemory
+from qwen_token.session import Grant
+from tests.fake_dynamodb import FakeDynamoDB
 from tests.fake_secrets_manager import FakeSecretsManager
 from tests.fakes import FakeBus, FakeQwen, FakeTopic, Recorder
 from tests.minting import NOW
@@ -62,16 +70,49 @@ class FakeLambda:
 
 
 @dataclass
+class FakeSignInHost:
+    """The host of sessions: ``answers`` says what each grant gives for a login."""
+
+    answers: Callable[[Grant, Login], Granted | Exception] = lambda grant, _login: pytest.fail(
+        f"nobody was to ask for {grant}"
+    )
+    spent: list[tuple[Grant, Login]] = field(default_factory=list)
+
+    def source(self, grant: Grant) -> TokenSource:
+        return _Source(self, grant)
+
+
+@dataclass
+class _Source:
+    host: FakeSignInHost
+    grant: Grant
+
+    def obtain(self, login: Login, *, within: timedelta) -> Granted:
+        assert within > timedelta(0)
+        self.host.spent.append((self.grant, login))
+        answer = self.host.answers(self.grant, login)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@dataclass
 class FleetUnderTest:
-    """Everything around a function of the fleet."""
+    """Everything around a function of the fleet, which remembers from run to run."""
 
     environ: Recorder
     secrets: FakeSecretsManager = field(default_factory=lambda: FakeSecretsManager(tags={TAG: ""}))
+    in_process: Callable[[str], UnsharedState] = field(
+        default_factory=lambda: cache(lambda _secret_id: UnsharedState())
+    )
     queue: FakeQueue = field(default_factory=FakeQueue)
     functions: FakeLambda = field(default_factory=FakeLambda)
     topic: FakeTopic = field(default_factory=FakeTopic)
     bus: FakeBus = field(default_factory=FakeBus)
     qwen: FakeQwen = field(default_factory=lambda: FakeQwen(lambda _: QwenTokenError("never")))
+    sign_in_host: FakeSignInHost = field(default_factory=FakeSignInHost)
+    dynamodb: FakeDynamoDB = field(default_factory=FakeDynamoDB)
+    now: datetime = NOW
 
     def clients(self) -> Clients:
         """Return what a function is to reach."""
@@ -81,11 +122,20 @@ class FleetUnderTest:
             "events": lambda: self.bus,
             "sqs": lambda: self.queue,
             "functions": lambda: self.functions,
-            "dynamodb": lambda: pytest.fail("the fleet has no state table"),
+            "dynamodb": lambda: self.dynamodb,
             "qwen": lambda _url, _user_agent: self.qwen,
-            "grant": lambda _grant, _settings: pytest.fail("the worker makes its own"),
+            "grant": lambda grant, _settings: self.sign_in_host.source(grant),
+            "in_process": self.in_process,
         }
-        return Clients(environ=self.environ, clock=lambda: NOW, **parts)
+        return Clients(environ=self.environ, clock=lambda: self.now, **parts)
+
+    def item(self, key: str) -> dict[str, Any]:
+        """Return an item of the state table, an empty one where there is none."""
+        return self.dynamodb.item("state", secret_id=key) or {}
+
+    def memory(self, key: str) -> RunMemory:
+        """Return what the runs of a secret remember."""
+        return RunMemory.from_json(self.item(key)["memory"]["S"])
 
 
 def read_output(text: str) -> tuple[dict[str, list[float]], list[dict[str, Any]]]:

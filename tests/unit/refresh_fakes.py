@@ -134,7 +134,7 @@ class RefreshUnderTest:
             "dynamodb": lambda: self.dynamodb,
             "qwen": lambda _url, _agent: self.hosts,
             "grant": lambda grant, _settings: self.hosts.source(grant),
-            "in_process": lambda: self.process,
+            "in_process": lambda _secret_id: self.process,
         }
         return Clients(environ=self.environ, clock=lambda: self.now, **parts)
 

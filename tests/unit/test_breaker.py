@@ -1,40 +1,33 @@
-"""The breaker: when it stops asking the API, and what it raises from then on."""
-
-from datetime import timedelta
+"""The breaker: when it stops asking a host, and what it raises from then on."""
 
 import pytest
 
 from breaker import Breaker
-from qwen_token import (
-    QwenTokenError,
-    RateLimitedError,
-    Token,
-    TokenRejectedError,
-)
-from tests.fakes import FakeQwen
-from tests.minting import NOW, token
-
-PATIENCE = timedelta(seconds=10)
+from qwen_token import QwenTokenError, RateLimitedError, TokenRejectedError
+from tests.minting import NOW
 
 
-def of(account: str) -> Token:
-    return token(left=timedelta(days=2), account=account)
+class Host:
+    """A host, which answers each member by its name."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def answer(self, member: str) -> str:
+        self.asked.append(member)
+        if member.startswith("dead"):
+            raise TokenRejectedError("refused")
+        if member.startswith("limited"):
+            raise RateLimitedError("slow down", expires_at=NOW)
+        return f"for {member}"
 
 
-def in_trouble(asked: Token) -> Token | Exception:
-    if str(asked.account).startswith("dead"):
-        return TokenRejectedError("refused")
-    if str(asked.account).startswith("limited"):
-        return RateLimitedError("slow down", expires_at=NOW)
-    return token(left=timedelta(days=7), account=str(asked.account))
-
-
-def ask(breaker: Breaker, *accounts: str) -> list[str | None]:
-    """Return the reasons with which refreshing these accounts' tokens failed, one after another."""
+def ask(breaker: Breaker, host: Host, *members: str) -> list[str | None]:
+    """Return the reasons with which asking for these members failed, one after another."""
     reasons: list[str | None] = []
-    for account in accounts:
+    for member in members:
         try:
-            breaker.refresh(of(account), within=PATIENCE)
+            breaker.ask(member, lambda: host.answer(member))  # noqa: B023 - it is called at once
         except QwenTokenError as error:
             reasons.append(error.reason)
         else:
@@ -42,68 +35,63 @@ def ask(breaker: Breaker, *accounts: str) -> list[str | None]:
     return reasons
 
 
-@pytest.fixture(name="qwen")
-def _qwen() -> FakeQwen:
-    return FakeQwen(in_trouble)
+@pytest.fixture(name="host")
+def _host() -> Host:
+    return Host()
 
 
 @pytest.fixture(name="breaker")
-def _breaker(qwen: FakeQwen) -> Breaker:
-    return Breaker(lambda: qwen)
+def _breaker() -> Breaker:
+    return Breaker()
 
 
-def test_after_trouble_of_two_accounts_nobody_is_asked_any_more(
-    breaker: Breaker, qwen: FakeQwen
+def test_after_trouble_of_two_members_nobody_is_asked_any_more(
+    breaker: Breaker, host: Host
 ) -> None:
-    assert ask(breaker, "limited-1", "limited-2", "good") == ["rate_limited"] * 3
-    assert len(qwen.asked) == 2
+    assert ask(breaker, host, "limited-1", "limited-2", "good") == ["rate_limited"] * 3
+    assert len(host.asked) == 2
 
 
-def test_trouble_of_one_account_opens_nothing_however_often(
-    breaker: Breaker, qwen: FakeQwen
-) -> None:
-    ask(breaker, *["limited-1"] * 3)
+def test_trouble_of_one_member_opens_nothing_however_often(breaker: Breaker, host: Host) -> None:
+    ask(breaker, host, *["limited-1"] * 3)
 
-    assert ask(breaker, "good") == [None]
-    assert len(qwen.asked) == 4
+    assert ask(breaker, host, "good") == [None]
+    assert len(host.asked) == 4
 
 
-def test_an_answer_in_between_begins_the_count_anew(breaker: Breaker) -> None:
-    ask(breaker, "limited-1", "good", "limited-2")
+def test_an_answer_in_between_begins_the_count_anew(breaker: Breaker, host: Host) -> None:
+    ask(breaker, host, "limited-1", "good", "limited-2")
 
-    assert ask(breaker, "good") == [None]
+    assert ask(breaker, host, "good") == [None]
 
 
-def test_a_failure_that_speaks_of_a_token_opens_nothing(breaker: Breaker) -> None:
-    assert ask(breaker, "dead-1", "dead-2", "good") == ["token_rejected", "token_rejected", None]
+def test_a_failure_that_speaks_of_a_token_opens_nothing(breaker: Breaker, host: Host) -> None:
+    assert ask(breaker, host, "dead-1", "dead-2", "good") == [
+        "token_rejected",
+        "token_rejected",
+        None,
+    ]
+
+
+def test_it_is_open_once_it_asks_no_more(breaker: Breaker, host: Host) -> None:
+    ask(breaker, host, "limited-1")
+    assert not breaker.is_open
+    ask(breaker, host, "limited-2")
+    assert breaker.is_open
 
 
 def test_what_it_raises_for_others_has_no_expiry_and_leaves_the_first_as_it_was(
-    breaker: Breaker,
+    breaker: Breaker, host: Host
 ) -> None:
-    ask(breaker, "limited-1", "limited-2")
+    ask(breaker, host, "limited-1", "limited-2")
 
     with pytest.raises(RateLimitedError) as caught:
-        breaker.verify(of("good"), within=PATIENCE)
+        breaker.ask("good", lambda: host.answer("good"))
     assert caught.value.expires_at is None
     cause = caught.value.__cause__
     assert isinstance(cause, RateLimitedError)
     assert cause.expires_at == NOW
 
 
-def test_an_answer_is_handed_on(breaker: Breaker) -> None:
-    assert breaker.verify(of("good"), within=PATIENCE) == "good"
-    assert breaker.refresh(of("good"), within=PATIENCE).account == "good"
-
-
-def test_the_apis_client_is_made_when_first_needed_and_once(qwen: FakeQwen) -> None:
-    made: list[FakeQwen] = []
-
-    def make() -> FakeQwen:
-        made.append(qwen)
-        return qwen
-
-    breaker = Breaker(make)
-    assert made == []
-    ask(breaker, "good", "better")
-    assert made == [qwen]
+def test_an_answer_is_handed_on(breaker: Breaker, host: Host) -> None:
+    assert breaker.ask("good", lambda: host.answer("good")) == "for good"

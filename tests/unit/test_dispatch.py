@@ -22,10 +22,15 @@ from tests.minting import NOW, pieces, token
 from tests.unit.fleet_fakes import QUEUE, TAG, FleetUnderTest, read_output
 
 DAY = timedelta(days=1)
+MINUTE = timedelta(minutes=1)
 ENVIRON = {
     "STACK_NAME": "my-stack",
     "FLEET_TAG": TAG,
+    "FLEET_SCHEDULE": "rate(10 minutes)",
+    "CHECK_SCHEDULE": "",
     "QUEUE_URL": QUEUE,
+    "STATE_TABLE": "state",
+    "ALERT_AFTER_MINUTES": "60",
     "REFRESH_BEFORE_DAYS": "3",
     "CRITICAL_DAYS": "1",
     "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
@@ -87,7 +92,9 @@ def test_only_what_is_due_is_queued(world: FleetUnderTest, run: Runner) -> None:
 
     done = run(world)
 
-    assert world.queue.secret_ids == [arn("stale"), arn("expired"), arn("on the boundary")]
+    assert world.queue.secret_ids == [arn("expired"), arn("stale"), arn("on the boundary")], (
+        "the most urgent first"
+    )
     assert done.result == {
         "seen": 4,
         "queued": 3,
@@ -196,13 +203,13 @@ def test_no_job_is_delayed_for_longer_than_sqs_delays(world: FleetUnderTest, run
 
 
 def test_what_does_not_fit_into_its_time_goes_on_in_another_invocation(
-    world: FleetUnderTest, run: Runner
+    world: FleetUnderTest, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.secrets.page_size = 10
+    monkeypatch.setattr(dispatch, "_PART", 10)
     for number in range(35):
-        world.secrets.add(f"s{number}", STALE.raw if number % 5 == 0 else FRESH.raw)
+        world.secrets.add(f"s{number:02}", STALE.raw if number % 5 == 0 else FRESH.raw)
 
-    # Time for two pages, and not for a third.
+    # Time for two parts, and not for a third.
     first = run(world, context=FakeLambdaContext(120_000, each_look=31_000))
     [asked] = world.functions.invoked
     second = run(world, json.loads(asked["Payload"]))
@@ -226,14 +233,14 @@ def test_what_does_not_fit_into_its_time_goes_on_in_another_invocation(
     }
     assert second.metrics["SweepCompleted"] == [1]
     assert second.metrics["RunSucceeded"] == [8, 4], "each part counts what it saw itself"
-    assert world.queue.secret_ids == [arn(f"s{number}") for number in range(0, 35, 5)]
+    assert world.queue.secret_ids == [arn(f"s{number:02}") for number in range(0, 35, 5)]
     assert len(world.functions.invoked) == 1
 
 
-def test_even_without_time_a_page_is_done_so_that_a_sweep_always_ends(
-    world: FleetUnderTest, run: Runner
+def test_even_without_time_a_part_is_done_so_that_a_sweep_always_ends(
+    world: FleetUnderTest, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.secrets.page_size = 1
+    monkeypatch.setattr(dispatch, "_PART", 1)
     for number in range(3):
         world.secrets.add(f"s{number}", STALE.raw)
 
@@ -283,39 +290,121 @@ def test_an_event_that_is_none_of_its_own_is_refused(
     assert world.secrets.calls == []
 
 
-def test_a_sweep_that_fails_is_told_and_raised(world: FleetUnderTest, run: Runner) -> None:
+def test_a_sweep_that_fails_once_is_a_notice_and_the_next_one_a_warning_that_is_raised(
+    world: FleetUnderTest, run: Runner
+) -> None:
     refused = ClientError({"Error": {"Code": "AccessDeniedException"}}, "ListSecrets")
     world.secrets.fails_with = refused
 
-    done = run(world)
+    first = run(world)
+    world.now += MINUTE * 10
+    second = run(world)
+    world.now += MINUTE * 10
+    third = run(world)
 
-    assert isinstance(done.error, StoreError)
-    [document] = world.topic.documents
-    [failure] = document["failures"]
+    assert first.result is not None
+    assert first.result["completed"] is False
+    assert first.metrics == {"RefreshFailed": [0, 1]}
+    assert isinstance(second.error, StoreError)
+    assert isinstance(third.error, StoreError)
+    assert [each["severity"] for each in world.topic.documents] == ["notice", "warning"]
+    [failure] = world.topic.documents[1]["failures"]
     assert (failure["reason"], failure["secret_id"]) == ("store_failed", None)
-    assert done.metrics == {"RefreshFailed": [0, 1]}
 
 
-def test_what_was_found_to_be_due_is_queued_also_where_reading_others_fails(
+def test_the_first_sweep_that_ends_well_says_that_the_trouble_is_over_and_only_once(
     world: FleetUnderTest, run: Runner
 ) -> None:
-    for number in range(60):
-        world.secrets.add(f"s{number}", STALE.raw)
-    world.secrets.add("deleted", STALE.raw, deleted_at=NOW)
+    world.secrets.fails_with = ClientError({"Error": {"Code": "InternalFailure"}}, "ListSecrets")
+    run(world)
+    world.secrets.fails_with = None
+
+    for _ in range(2):
+        world.now += MINUTE * 10
+        assert run(world).metrics["SweepCompleted"] == [1]
+
+    assert [each["event"] for each in world.topic.documents] == [
+        "refresh_failed",
+        "refresh_recovered",
+    ]
+
+
+def failing_reads(world: FleetUnderTest, name: str, *, times: int) -> None:
+    """Let reading the batch of this member fail so often."""
+    left = [times]
 
     def read_most(call: SecretsManagerCall) -> None:
-        if arn("s25") in call.request.get("SecretIdList", ()):
+        if arn(name) in call.request.get("SecretIdList", ()) and left[0]:
+            left[0] -= 1
             raise ClientError({"Error": {"Code": "InternalServiceError"}}, call.operation)
 
     world.secrets.before = read_most
 
+
+def test_a_batch_that_could_not_be_read_is_read_again_at_the_end_of_the_sweep(
+    world: FleetUnderTest, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_PART", 20)
+    for number in range(60):
+        world.secrets.add(f"s{number:02}", STALE.raw)
+    failing_reads(world, "s25", times=1)
+
     done = run(world)
 
-    assert isinstance(done.error, StoreError)
-    queued = [f"s{number}" for number in (*range(20), *range(40, 60))]
-    assert world.queue.secret_ids == [*map(arn, queued), arn("deleted")]
+    assert done.error is None
+    assert world.topic.documents == []
+    others = [arn(f"s{number:02}") for number in (*range(20), *range(40, 60))]
+    failed = [arn(f"s{number:02}") for number in range(20, 40)]
+    assert world.queue.secret_ids == [*others, *failed], "those behind it did not wait"
+    assert done.result == {
+        "seen": 60,
+        "queued": 60,
+        "skipped": 0,
+        "unreadable": 0,
+        "completed": True,
+    }
+
+
+def test_a_batch_that_cannot_be_read_twice_is_told_at_the_end_and_holds_up_no_other(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    for number in range(60):
+        world.secrets.add(f"s{number:02}", STALE.raw)
+    world.secrets.add("t-deleted", STALE.raw, deleted_at=NOW)
+    failing_reads(world, "s25", times=2)
+
+    done = run(world)
+
+    assert done.result is not None
+    assert done.result["completed"] is False
+    assert "SweepCompleted" not in done.metrics
+    queued = [f"s{number:02}" for number in (*range(20), *range(40, 60))]
+    assert sorted(world.queue.secret_ids) == sorted([*map(arn, queued), arn("t-deleted")])
     [document] = world.topic.documents
     assert [each["reason"] for each in document["failures"]] == ["store_failed"]
+    unread = [line["secret_id"] for line in done.log if line["message"] == "unread"]
+    assert unread == [arn(f"s{number:02}") for number in range(20, 40)]
+
+
+def test_where_a_page_of_the_list_fails_those_before_it_are_looked_at(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.page_size = 10
+    for number in range(30):
+        world.secrets.add(f"s{number:02}", STALE.raw)
+    world.secrets.add("x/session", "…", tags={TAG: "session"}, created_at=NOW - DAY)
+
+    def list_two_pages(call: SecretsManagerCall) -> None:
+        if call.request.get("NextToken") == "20":
+            raise ClientError({"Error": {"Code": "InternalServiceError"}}, call.operation)
+
+    world.secrets.before = list_two_pages
+
+    done = run(world)
+
+    assert world.queue.secret_ids == [arn(f"s{number:02}") for number in range(20)]
+    assert done.result is not None
+    assert done.result["completed"] is False
 
 
 def test_an_environment_that_is_off_is_told_as_far_as_the_topic_is_known(
@@ -341,7 +430,7 @@ def test_without_a_topic_a_failure_is_in_the_log_and_raised(
 
     assert isinstance(done.error, ConfigError)
     assert [line["message"] for line in done.log] == [
-        "sweep failed",
+        "run failed",
         "no alert could be published: the environment names no topic",
     ]
 
@@ -367,8 +456,11 @@ def test_a_message_that_the_queue_refuses_makes_the_sweep_fail_when_the_others_a
 
     done = run(world)
 
-    assert str(done.error) == "SQS could not queue the jobs: Refused"
-    assert len(world.topic.documents) == 1
+    [document] = world.topic.documents
+    [failure] = document["failures"]
+    assert failure["message"] == "SQS could not queue the jobs: Refused"
+    assert done.result is not None
+    assert done.result["queued"] == 29
     others = {arn(f"s{number}") for number in range(30)} - {arn("s17")}
     assert Counter(world.queue.secret_ids) == Counter(others)
 
@@ -380,9 +472,13 @@ def test_a_message_that_the_queue_refuses_makes_the_sweep_fail_when_the_others_a
 )
 @pytest.mark.parametrize("service", ["SQS", "Lambda"])
 def test_whatever_keeps_a_sweep_from_going_on_is_told(
-    problem: Exception, service: str, world: FleetUnderTest, run: Runner
+    problem: Exception,
+    service: str,
+    world: FleetUnderTest,
+    run: Runner,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world.secrets.page_size = 1
+    monkeypatch.setattr(dispatch, "_PART", 1)
     for number in range(3):
         world.secrets.add(f"s{number}", STALE.raw)
     if service == "SQS":
@@ -392,8 +488,8 @@ def test_whatever_keeps_a_sweep_from_going_on_is_told(
 
     done = run(world, context=FakeLambdaContext(1_000))
 
-    assert isinstance(done.error, StoreError)
     assert done.metrics["RefreshFailed"] == [0, 1]
+    assert "SweepCompleted" not in done.metrics
     [document] = world.topic.documents
     assert type(problem).__name__ in document["failures"][0]["message"]
     assert "hunter2" not in json.dumps([document, done.log])
@@ -419,7 +515,8 @@ def test_it_reads_the_environment_that_the_template_sets(
     world.environ["REFRESH_BEFORE_DAYS"] = ""
     run(world)
 
-    assert world.environ.asked == ENVIRON.keys()
+    # The change events are the workers'.
+    assert world.environ.asked - {"EVENT_BUS_ARN"} == ENVIRON.keys()
 
 
 def test_no_token_and_no_part_of_one_is_in_anything_that_dispatch_says(

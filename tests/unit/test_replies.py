@@ -18,6 +18,7 @@ from qwen_token import (
     UpstreamUnexpectedError,
     WrongAccountError,
 )
+from qwen_token.errors import ChallengedError
 from qwen_token.replies import (
     ENVELOPE_LIMIT,
     Reply,
@@ -380,7 +381,7 @@ SIGNING_IN = SignInRefusedError
             ("a sign-in's 403", SIGNING_IN, 403, DETAIL, "", SIGNING_IN),
             ("a sign-in's 404", SIGNING_IN, 404, DETAIL, "", UpstreamUnexpectedError),
             ("a sign-in's block", SIGNING_IN, 403, b"<html>", "", UpstreamBlockedError),
-            ("a sign-in's challenge", SIGNING_IN, 200, b"_____tmd_____", "", SIGNING_IN),
+            ("a sign-in's challenge", SIGNING_IN, 200, b"_____tmd_____", "", ChallengedError),
             ("a sign-in's 500", SIGNING_IN, 500, envelope("Oops"), "", UpstreamUnavailableError),
             (
                 "a sign-in's actual 500",

@@ -174,40 +174,42 @@ def clients(environ: dict[str, str], dynamodb: Any) -> Clients:
     return Clients(environ=environ, clock=lambda: NOW, **parts)
 
 
-NAMED = {"STATE_TABLE": "state", "SECRET_ID": SECRET}
+NAMED = {"STATE_TABLE": "state"}
 
 
 def test_a_ledger_that_is_not_opened_reaches_nothing() -> None:
-    ledger = ledger_of(clients(NAMED, lambda: pytest.fail("no need")), lambda: MINUTE)
+    ledger = ledger_of(clients(NAMED, lambda: pytest.fail("no need")), lambda: MINUTE, SECRET)
     ledger.close()
 
 
-@pytest.mark.parametrize("missing", NAMED)
-def test_where_the_table_or_the_secret_is_not_named_this_process_remembers(missing: str) -> None:
-    outside = clients({**NAMED, missing: " "}, lambda: pytest.fail("which table?"))
-    ledger = ledger_of(outside, lambda: MINUTE)
+@pytest.mark.parametrize(("table", "secret_id"), [(" ", SECRET), ("state", "")])
+def test_where_the_table_or_the_secret_is_not_named_this_process_remembers(
+    table: str, secret_id: str
+) -> None:
+    outside = clients({"STATE_TABLE": table}, lambda: pytest.fail("which table?"))
+    ledger = ledger_of(outside, lambda: MINUTE, secret_id)
     assert ledger.history() == RunMemory()
     ledger.remember(MEMORY)
     ledger.close()
-    assert ledger_of(outside, lambda: MINUTE).history() == MEMORY
+    assert ledger_of(outside, lambda: MINUTE, secret_id).history() == MEMORY
 
 
 def test_where_the_table_cannot_be_reached_this_process_remembers_until_it_can() -> None:
     dynamodb = FakeDynamoDB()
     outside = clients(NAMED, lambda: dynamodb)
     dynamodb.fails_with = DENIED
-    ledger = ledger_of(outside, lambda: MINUTE)
+    ledger = ledger_of(outside, lambda: MINUTE, SECRET)
     assert ledger.history() == RunMemory()
     ledger.remember(MEMORY)
     ledger.close()
 
-    again = ledger_of(outside, lambda: MINUTE)
+    again = ledger_of(outside, lambda: MINUTE, SECRET)
     assert again.history() == MEMORY
     with pytest.raises(StoreError):
         again.open()
 
     dynamodb.fails_with = None
-    reached = ledger_of(outside, lambda: MINUTE)
+    reached = ledger_of(outside, lambda: MINUTE, SECRET)
     assert reached.history().incident == MEMORY.incident
     reached.close()
     assert state(dynamodb).read().incident == MEMORY.incident
@@ -216,14 +218,14 @@ def test_where_the_table_cannot_be_reached_this_process_remembers_until_it_can()
     other = state(dynamodb)
     acquired(other, "b")
     other.release("b", RunMemory())
-    assert ledger_of(outside, lambda: MINUTE).history() == RunMemory()
+    assert ledger_of(outside, lambda: MINUTE, SECRET).history() == RunMemory()
 
 
 def test_a_client_that_cannot_be_made_is_a_failure_of_the_store_too() -> None:
     def no_client() -> Any:
         raise NoRegionError
 
-    ledger = ledger_of(clients(NAMED, no_client), lambda: MINUTE)
+    ledger = ledger_of(clients(NAMED, no_client), lambda: MINUTE, SECRET)
     with pytest.raises(StoreError, match="NoRegionError"):
         ledger.open()
     assert ledger.history() == RunMemory()
@@ -231,6 +233,6 @@ def test_a_client_that_cannot_be_made_is_a_failure_of_the_store_too() -> None:
 
 def test_the_lease_lasts_as_long_as_the_run_and_a_little_longer() -> None:
     dynamodb = FakeDynamoDB()
-    ledger_of(clients(NAMED, lambda: dynamodb), lambda: MINUTE).open()
+    ledger_of(clients(NAMED, lambda: dynamodb), lambda: MINUTE, SECRET).open()
     until = int((NOW + MINUTE + 5 * SECOND).timestamp())
     assert stored(dynamodb)["lease_until"] == {"N": str(until)}

@@ -72,7 +72,7 @@ DEFAULTS = {
     "VpcSecurityGroupIds": "",
     "Fleet": "false",
     "FleetTag": "qwen-token",
-    "FleetSchedule": "rate(6 hours)",
+    "FleetSchedule": "rate(10 minutes)",
     "FleetMaximumConcurrency": 5,
     "FleetBatchSize": 10,
 }
@@ -304,7 +304,11 @@ VALUES: dict[str, dict[str, tuple[object, bool]]] = {
     "RefreshBeforeDays": {**DAYS},
     "CriticalDays": {**DAYS},
     "Schedule": {**SCHEDULES},
-    "FleetSchedule": {**SCHEDULES},
+    # Dispatch plans by the time between two sweeps, and does not read cron.
+    "FleetSchedule": {
+        what: (value, accepted and value.startswith("rate"))
+        for what, (value, accepted) in SCHEDULES.items()
+    },
     "AlertAfterMinutes": {
         "not at all": ("0", True),
         "a minute": ("1", True),
@@ -439,9 +443,9 @@ VALUES: dict[str, dict[str, tuple[object, bool]]] = {
     },
     "FleetBatchSize": {
         "one": (1, True),
-        "a hundred": (100, True),
+        "fifty": (50, True),
         "none": (0, False),
-        "more than fit into a worker's time": (101, False),
+        "more than fit into a worker's time": (51, False),
         "nothing": ("", False),
     },
     "FleetTag": {
@@ -1294,11 +1298,9 @@ def test_an_alarm_watches_exactly_what_the_contract_says(
 @pytest.mark.parametrize(
     ("name", "silent_after", "window"),
     [
-        *(
-            ("KeeperSilentAlarm", minutes, int(minutes))
-            for minutes in PARAMETERS["SilentAfterMinutes"]["AllowedValues"]
-        ),
-        ("FleetSilentAlarm", "30", 1440),
+        (name, minutes, int(minutes))
+        for name in ("KeeperSilentAlarm", "FleetSilentAlarm")
+        for minutes in PARAMETERS["SilentAfterMinutes"]["AllowedValues"]
     ],
 )
 def test_nothing_is_called_silent_before_its_window_is_over_and_not_in_the_first(
@@ -1322,7 +1324,8 @@ def test_every_window_that_may_be_chosen_has_its_periods() -> None:
 
 def test_the_default_window_is_long_enough_for_the_default_schedule() -> None:
     assert DEFAULTS["Schedule"] == "rate(2 minutes)"
-    assert int(str(DEFAULTS["SilentAfterMinutes"])) >= 5 * 2
+    assert DEFAULTS["FleetSchedule"] == "rate(10 minutes)"
+    assert int(str(DEFAULTS["SilentAfterMinutes"])) >= max(5 * 2, 3 * 10)
 
 
 # ── The dashboard ───────────────────────────────────────────────────────────────────────────────

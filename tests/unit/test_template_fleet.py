@@ -27,6 +27,14 @@ ANY_SECRET = "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::Account
 THE_BUS = {
     "Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default"
 }
+ANY_SESSION = f"{ANY_SECRET}/session-??????"
+KEEPS = {
+    "secretsmanager:DescribeSecret",
+    "secretsmanager:GetSecretValue",
+    "secretsmanager:PutSecretValue",
+    "secretsmanager:UpdateSecretVersionStage",
+}
+TURNS = ({"dynamodb:GetItem", "dynamodb:UpdateItem"}, {"Fn::GetAtt": ["StateTable", "Arn"]})
 THE_KEY = {"Ref": "SecretKmsKeyArn"}
 
 
@@ -85,8 +93,10 @@ def test_the_environment_is_what_the_code_reads(name: str, environ: dict[str, st
             "DispatchFunctionRole",
             [
                 ({"secretsmanager:GetSecretValue"}, ANY_SECRET),
+                ({"secretsmanager:GetSecretValue"}, ANY_SESSION),
                 ({"secretsmanager:BatchGetSecretValue", "secretsmanager:ListSecrets"}, "*"),
                 ({"sqs:SendMessage"}, THE_QUEUE),
+                TURNS,
                 ({"sns:Publish"}, THE_TOPIC),
                 (
                     {"logs:CreateLogStream", "logs:PutLogEvents"},
@@ -106,15 +116,8 @@ def test_the_environment_is_what_the_code_reads(name: str, environ: dict[str, st
         (
             "WorkerFunctionRole",
             [
-                (
-                    {
-                        "secretsmanager:DescribeSecret",
-                        "secretsmanager:GetSecretValue",
-                        "secretsmanager:PutSecretValue",
-                        "secretsmanager:UpdateSecretVersionStage",
-                    },
-                    ANY_SECRET,
-                ),
+                (KEEPS, ANY_SECRET),
+                (KEEPS, ANY_SESSION),
                 (
                     {
                         "sqs:DeleteMessage",
@@ -124,6 +127,7 @@ def test_the_environment_is_what_the_code_reads(name: str, environ: dict[str, st
                     },
                     THE_QUEUE,
                 ),
+                TURNS,
                 ({"sns:Publish"}, THE_TOPIC),
                 ({"events:PutEvents"}, THE_BUS),
                 (
@@ -140,18 +144,33 @@ def test_a_policy_allows_what_the_code_does_and_nothing_else(
 ) -> None:
     statements = policies(logical_id)
 
-    assert all(each["Effect"] == "Allow" for each in statements)
     assert [(actions(each), each["Resource"]) for each in statements] == allowed
+    denied = [each["Sid"] for each in statements if each["Effect"] != "Allow"]
+    assert denied == ["NoSessionWhateverItsTag"] * (logical_id == "DispatchFunctionRole")
 
 
 @pytest.mark.parametrize("role", ["DispatchFunctionRole", "WorkerFunctionRole"])
-def test_secrets_are_open_to_the_fleet_by_their_tag_alone(role: str) -> None:
-    [of_secrets] = [each for each in policies(role) if each["Resource"] == ANY_SECRET]
+def test_tokens_are_open_to_the_fleet_by_their_tag_alone(role: str) -> None:
+    [of_tokens] = [each for each in policies(role) if each["Resource"] == ANY_SECRET]
 
-    assert of_secrets["Condition"] == {
+    assert of_tokens["Condition"] == {
         "Null": {"aws:ResourceTag/${FleetTag}": "false"},
-        "StringNotEquals": {"aws:ResourceTag/${FleetTag}": "off"},
+        "StringNotEquals": {"aws:ResourceTag/${FleetTag}": ["off", "session"]},
     }
+
+
+def test_sessions_are_open_to_workers_by_their_tag_and_their_name_and_closed_to_dispatch() -> None:
+    [of_workers] = [
+        each for each in policies("WorkerFunctionRole") if each["Resource"] == ANY_SESSION
+    ]
+    [of_dispatch] = [
+        each for each in policies("DispatchFunctionRole") if each["Resource"] == ANY_SESSION
+    ]
+
+    assert of_workers["Effect"] == "Allow"
+    assert of_workers["Condition"] == {"StringEquals": {"aws:ResourceTag/${FleetTag}": "session"}}
+    assert of_dispatch["Effect"] == "Deny"
+    assert "Condition" not in of_dispatch
 
 
 @pytest.mark.parametrize("role", ["DispatchFunctionRole", "WorkerFunctionRole"])
@@ -246,7 +265,8 @@ def test_the_workers_are_bounded_where_the_queue_calls_them() -> None:
 def test_the_largest_batch_fits_into_a_workers_time_at_the_slowest_pace() -> None:
     batch = PARAMETERS["FleetBatchSize"]["MaxValue"]
     workers = PARAMETERS["FleetMaximumConcurrency"]["MaxValue"]
-    seconds = 2 * batch * workers / WRITES_PER_SECOND
+    # A session that rotates takes as many writes as the token.
+    seconds = 4 * batch * workers / WRITES_PER_SECOND
 
     assert seconds <= properties("WorkerFunction")["Timeout"] / 2
 
@@ -283,5 +303,5 @@ def test_a_policy_with_a_parameter_in_a_key_is_json_for_every_tag_that_the_templ
     assert len(documents) == 2
     for document in documents:
         filled = re.sub(r"\$\{FleetTag\}", "team:qwen/token@1.0=x+y_z", document)
-        [statement] = json.loads(filled)["Statement"]
-        assert "aws:ResourceTag/team:qwen/token@1.0=x+y_z" in statement["Condition"]["Null"]
+        [of_tokens, _] = json.loads(filled)["Statement"]
+        assert "aws:ResourceTag/team:qwen/token@1.0=x+y_z" in of_tokens["Condition"]["Null"]

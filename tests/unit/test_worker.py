@@ -38,6 +38,11 @@ ENVIRON = {
     "QUEUE_URL": QUEUE,
     "MAXIMUM_CONCURRENCY": "2",
     "API_BASE_URL": "https://chat.qwen.ai",
+    "AUTH_BASE_URL": "https://auth.qwen.ai",
+    "WEB_VERSION": "0.3.12",
+    "USER_AGENT": "Mozilla/5.0 (compatible; tests)",
+    "STATE_TABLE": "state",
+    "ALERT_AFTER_MINUTES": "60",
     "REFRESH_BEFORE_DAYS": "3",
     "CRITICAL_DAYS": "1",
     "ALERT_TOPIC_ARN": "arn:aws:sns:eu-west-1:111122223333:alerts",
@@ -266,7 +271,13 @@ def test_once_the_api_cannot_be_asked_the_rest_of_the_batch_is_not_sent_against_
     assert sorted(world.queue.secret_ids) == sorted(map(arn, names))
     assert {body["postponed"] for body, _ in world.queue.sent} == {1}
     assert all(30 <= seconds <= 90 for _, seconds in world.queue.sent)
-    assert done.metrics == {"RunSucceeded": [0], "TokenRefreshed": [0], "RefreshFailed": [0]}
+    assert done.metrics == {
+        "TokenDaysRemaining": [2],
+        "SessionDaysRemaining": [2],
+        "RunSucceeded": [0],
+        "TokenRefreshed": [0],
+        "RefreshFailed": [0],
+    }
 
 
 @in_trouble
@@ -473,6 +484,13 @@ NO_JOBS: dict[str, str] = {
     "an obstacle with a text behind it": json.dumps(
         {"secret_id": arn("one"), "obstacle": f"replica_of:eu-west-1 {PHISHING}"}
     ),
+    "a session that is a number": json.dumps({"secret_id": arn("one"), "session_id": 1}),
+    "another secret's session": json.dumps(
+        {"secret_id": arn("one"), "session_id": arn("two/session")}
+    ),
+    "a session of another name": json.dumps({"secret_id": arn("one"), "session_id": arn("s")}),
+    "a flag that is a number": json.dumps({"secret_id": arn("one"), "force": 1}),
+    "a flag that is null": json.dumps({"secret_id": arn("one"), "check": None}),
     "a replica of nowhere": json.dumps({"secret_id": arn("one"), "obstacle": "replica_of:"}),
     **{
         f"put off {value} times": f'{{"secret_id": "{arn("one")}", "postponed": {value}}}'
@@ -510,13 +528,19 @@ def test_a_message_that_is_not_a_job_goes_the_way_of_the_dead_letters(
 
 def test_what_dispatch_and_a_worker_send_is_a_job() -> None:
     secrets = secrets_of(FakeLambdaContext.invoked_function_arn)
-    for obstacle in (None, "being_deleted", "replica_of:us-gov-west-1"):
-        for postponed in range(4):
-            job = Job(arn("a/b_+=.@-9"), obstacle, postponed)
-            assert Job.from_body(job.body(), secrets=secrets) == job
+    longest = "a" * 504
+    jobs = [
+        Job(arn("a/b_+=.@-9")),
+        Job(arn("a"), arn("a/session"), force=True, check=True, waits=True, postponed=3),
+        Job(arn(longest), arn(f"{longest}/session"), "replica_of:us-gov-west-1"),
+        *(Job(arn("a"), obstacle=each) for each in ("being_deleted", "unknown_tag", "no_member")),
+        Job(arn("a/session"), obstacle="name_of_a_session"),
+    ]
+    for job in jobs:
+        assert Job.from_body(job.body(), secrets=secrets) == job
 
 
-def test_failures_that_could_not_be_told_are_delivered_again(
+def test_a_failure_that_could_not_be_told_is_told_by_the_next_sweeps_run(
     world: FleetUnderTest, run: Runner
 ) -> None:
     world.topic.fails_with = RuntimeError("no topic")
@@ -525,10 +549,14 @@ def test_failures_that_could_not_be_told_are_delivered_again(
     world.secrets.add("one", held_by("one").raw)
 
     done = run(world, message("one"), message("malformed"), message("new"))
+    world.topic.fails_with = None
+    run(world, message("malformed"), message("new"))
 
-    assert sorted(done.again) == ["message-malformed", "message-new"]
+    assert done.again == []
     assert "the alert could not be published" in [line["message"] for line in done.log]
-    assert [event["DetailType"] for event in world.bus.put] == ["Token Refreshed"]
+    assert "Token Refreshed" in [event["DetailType"] for event in world.bus.put]
+    [document] = world.topic.documents
+    assert {each["secret_id"] for each in document["failures"]} == {arn("malformed"), arn("new")}
 
 
 def test_what_there_is_no_time_left_for_is_put_off_unread(
@@ -546,14 +574,17 @@ def test_what_there_is_no_time_left_for_is_put_off_unread(
     assert done.again == []
 
 
-def test_what_could_not_be_postponed_is_delivered_again(world: FleetUnderTest, run: Runner) -> None:
+def test_what_could_not_be_postponed_is_left_to_the_next_sweep(
+    world: FleetUnderTest, run: Runner
+) -> None:
     world.qwen.answers = lambda _: UpstreamUnavailableError("down")
     world.queue.fails_with = RuntimeError("no queue")
     world.secrets.add("one", held_by("one").raw)
 
     done = run(world, message("one"))
 
-    assert done.again == ["message-one"]
+    assert done.again == []
+    assert "queued_until" not in world.item(arn("one")), "the next sweep queues it"
     assert "jobs could not be postponed" in [line["message"] for line in done.log]
 
 

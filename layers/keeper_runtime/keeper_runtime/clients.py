@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from qwen_token.session import Grant
     from qwen_token.session_store import SessionStore
 
-    from .settings import RefreshSettings
+    from .settings import HostSettings
 
 # At DEBUG, botocore logs whole replies, and those of Secrets Manager hold tokens; at INFO, that it
 # found credentials, in each cold start.
@@ -54,9 +55,9 @@ class Clients:
     functions: Callable[[], "LambdaClient"]
     dynamodb: Callable[[], "DynamoDBClient"]
     qwen: Callable[[str, str], "TokenApi"]
-    grant: Callable[["Grant", "RefreshSettings"], "TokenSource"]
-    # What this process remembers by itself, for where the state table cannot be reached.
-    in_process: Callable[[], "UnsharedState"] = field(default_factory=lambda: cache(_unshared))
+    grant: Callable[["Grant", "HostSettings"], "TokenSource"]
+    # What this process remembers of a secret, for where the state table cannot be reached.
+    in_process: Callable[[str], "UnsharedState"] = field(default_factory=lambda: cache(_unshared))
     # Lets so many seconds pass. Without it, nothing that another run holds is waited for.
     wait: Callable[[float], object] | None = None
 
@@ -74,9 +75,17 @@ class Clients:
         """
         # One for all: each would read its own copy of what boto3 knows of AWS.
         session = cache(boto3.Session)
+        # A session makes its clients one after the other: threads may ask for them at once.
+        one_at_a_time = threading.Lock()
 
         def client(service: str) -> Callable[[], Any]:
-            return cache(lambda: new_client(service, session=session))
+            make = cache(lambda: new_client(service, session=session))
+
+            def made() -> Any:
+                with one_at_a_time:
+                    return make()
+
+            return made
 
         @cache
         def qwen(base_url: str, user_agent: str) -> "QwenApi":
@@ -85,7 +94,7 @@ class Clients:
 
             return QwenApi(base_url, user_agent=user_agent)
 
-        def grant(which: "Grant", settings: "RefreshSettings") -> "TokenSource":
+        def grant(which: "Grant", settings: "HostSettings") -> "TokenSource":
             from qwen_token.grants.hosts import Hosts  # noqa: PLC0415 - the same
 
             hosts = Hosts(
@@ -111,7 +120,7 @@ class Clients:
         )
 
 
-def _unshared() -> "UnsharedState":
+def _unshared(_secret_id: str) -> "UnsharedState":
     from qwen_token.ledger import UnsharedState  # noqa: PLC0415 - most runs remember nothing
 
     return UnsharedState()

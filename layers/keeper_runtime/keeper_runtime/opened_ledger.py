@@ -17,29 +17,34 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened_ledger(
-    clients: "Clients", time_left: Callable[[], timedelta], logger: "Logger"
+    clients: "Clients", time_left: Callable[[], timedelta], logger: "Logger", secret_id: str
 ) -> Iterator[Callable[[], "Ledger"]]:
-    """Yield what returns the run's ledger; give its lease back at the end, if it was needed.
-
-    That hides nothing where it fails: the lease ends by itself, and what was published may be
-    published again.
-    """
+    """Yield what returns the run's ledger; give its lease back at the end, if it was needed."""
     made: list[Ledger] = []
 
     def ledger() -> "Ledger":
         if not made:
             from .state_table import ledger_of  # noqa: PLC0415 - not to be paid for by every run
 
-            made.append(ledger_of(clients, time_left))
+            made.append(ledger_of(clients, time_left, secret_id))
         return made[0]
 
     try:
         yield ledger
     finally:
         for each in made:
-            try:
-                each.close()
-            except QwenTokenError as error:
-                logger.error(  # noqa: TRY400 - its cause may quote what was to be written
-                    "the lease could not be given back", reason=error.reason, detail=str(error)
-                )
+            give_back(each, logger)
+
+
+def give_back(ledger: "Ledger", logger: "Logger") -> None:
+    """Give the lease of a ledger back, where it has one.
+
+    That hides nothing where it fails: the lease ends by itself, and what was published may be
+    published again.
+    """
+    try:
+        ledger.close()
+    except QwenTokenError as error:
+        logger.error(  # noqa: TRY400 - its cause may quote what was to be written
+            "the lease could not be given back", reason=error.reason, detail=str(error)
+        )

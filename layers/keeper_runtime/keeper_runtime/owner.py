@@ -3,14 +3,14 @@
 Who is told, and when, is decided in ``qwen_token.incidents``; here that is carried out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Self
 
 from qwen_token import incidents
 from qwen_token.errors import QwenTokenError, RunFacts
-from qwen_token.policy import AlertPolicy, Severity, severity
+from qwen_token.policy import AlertPolicy, Severity
 from qwen_token.run_memory import RunMemory
 from qwen_token.run_report import Outcome, Report
 
@@ -34,6 +34,21 @@ class GradedFailure:
     failure: Failure
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """What it is time to publish of one secret; ``remembered`` is the memory once it was.
+
+    ``is_announced`` says that programs are to hear of it as well, on the bus.
+    """
+
+    event: Event
+    told: GradedFailure
+    ledger: "Ledger"
+    remembered: Callable[[RunMemory], RunMemory]
+    since: datetime | None = None
+    is_announced: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Tells the owner what came of the runs of one invocation.
@@ -47,6 +62,10 @@ class Owner:
     location: RunLocation
     request_id: str
 
+    def of_member(self, session_secret_id: str) -> Self:
+        """Return the same, for what is said of another secret, with this session secret."""
+        return replace(self, location=replace(self.location, session_secret_id=session_secret_id))
+
     def hear_of_failure(
         self,
         error: QwenTokenError,
@@ -56,6 +75,29 @@ class Owner:
         policy: AlertPolicy,
     ) -> Severity:
         """Log a failed run, and publish it where it is time to; return how bad it is."""
+        level, due = self.failed(error, secret_id=secret_id, ledger=ledger, policy=policy)
+        self.publish_due(due)
+        return level
+
+    def hear_that_a_token_is_awaited(self, secret_id: str, ledger: "Ledger") -> None:
+        """Publish, once and daily, that the secret still waits for its first token."""
+        self.publish_due(self.awaiting(secret_id, ledger))
+
+    def hear_of_success(
+        self, report: Report, secret_id: str | None, ledger: "Ledger", policy: AlertPolicy
+    ) -> None:
+        """Publish that an incident is over, and that the login ends, where it is time to."""
+        self.publish_due(self.succeeded(report, secret_id, ledger, policy))
+
+    def failed(
+        self,
+        error: QwenTokenError,
+        *,
+        secret_id: str | None,
+        ledger: "Ledger",
+        policy: AlertPolicy,
+    ) -> tuple[Severity, list[Due]]:
+        """Log a failed run, and have it remembered; return how bad it is, and what is due."""
         memory = ledger.history()
         observed = incidents.observe(
             memory.incident,
@@ -64,63 +106,92 @@ class Owner:
             policy=policy,
             replaced=(error.facts or RunFacts()).replaced,
         )
-        failed = self._logged(observed.severity, error, secret_id)
-        incident = observed.unpublished
-        if observed.publish:
-            alert = replace(self.alert([failed]), since=incident.since)
+        told = self._logged(observed.severity, error, secret_id)
+        ledger.remember(replace(memory, incident=observed.unpublished))
+        if not observed.publish:
+            return observed.severity, []
+        due = Due(
+            event=Event.REFRESH_FAILED,
+            told=told,
+            ledger=ledger,
+            remembered=lambda memory: replace(memory, incident=observed.incident),
+            since=observed.incident.since,
+            is_announced=True,
+        )
+        return observed.severity, [due]
+
+    def awaiting(self, secret_id: str, ledger: "Ledger") -> list[Due]:
+        """Return what is due of a secret that still waits for its first token."""
+        ledger.remember(ledger.history())
+        failure = Failure.awaiting(secret_id=secret_id, location=self.location)
+        return self._reminder(
+            GradedFailure(Severity.WARNING, failure), Event.REFRESH_FAILED, ledger
+        )
+
+    def succeeded(
+        self, report: Report, secret_id: str | None, ledger: "Ledger", policy: AlertPolicy
+    ) -> list[Due]:
+        """Return what is due after a run that did not fail: a recovery, that the login ends."""
+        return [
+            *self._recovery(report, secret_id, ledger),
+            *self._reminder_of_end(report, secret_id, ledger, policy),
+        ]
+
+    def publish_due(self, due: Sequence[Due]) -> None:
+        """Publish what is due, one alert for each kind of event; what was is remembered."""
+        for event in Event:
+            of_event = [each for each in due if each.event is event]
+            if not of_event:
+                continue
+            begun = [each.since for each in of_event if each.since is not None]
+            told = [each.told for each in of_event]
+            alert = replace(self.alert(told), event=event, since=min(begun, default=None))
             if self.publish(alert):
-                incident = observed.incident
-            self.announce_failed(alert)
-        ledger.remember(replace(memory, incident=incident))
-        return observed.severity
+                for each in of_event:
+                    each.ledger.remember(each.remembered(each.ledger.memory))
+            announced = [each.told for each in of_event if each.is_announced]
+            if announced:
+                self.announce_failed(replace(self.alert(announced), since=alert.since))
 
-    def hear_that_a_token_is_awaited(self, secret_id: str, ledger: "Ledger") -> None:
-        """Publish, once and daily, that the secret still waits for its first token."""
-        memory = ledger.history()
-        failed = self.awaiting_token(secret_id)
-        ledger.remember(self._reminded(memory, failed, Event.REFRESH_FAILED))
-
-    def hear_of_success(
-        self, report: Report, secret_id: str, ledger: "Ledger", policy: AlertPolicy
-    ) -> None:
-        """Publish that an incident is over, and that the login ends, where it is time to."""
-        memory = self._recovered(ledger.memory, report, secret_id)
-        ledger.remember(self._reminded_of_end(memory, report, secret_id, policy))
-
-    def _recovered(self, memory: RunMemory, report: Report, secret_id: str) -> RunMemory:
-        incident = memory.incident
+    def _recovery(self, report: Report, secret_id: str | None, ledger: "Ledger") -> list[Due]:
+        incident = ledger.memory.incident
         if incident is None or not incidents.is_over(
             incident,
             version_id=None if report.held is None else report.held.version_id,
             by_check=report.outcome is Outcome.CHECKED,
         ):
-            return memory
-        if incident.highest is not None:
-            failure = Failure.over(
-                incident.reason,
-                incident.message,
-                secret_id=secret_id,
-                expires_at=report.expires_at,
-                session_expires_at=report.session_expires_at,
-                now=self.clients.clock(),
+            return []
+        if incident.highest is None:
+            ledger.remember(replace(ledger.memory, incident=None))
+            return []
+        failure = Failure.over(
+            incident.reason,
+            incident.message,
+            secret_id=secret_id,
+            expires_at=report.expires_at,
+            session_expires_at=report.session_expires_at,
+            now=self.clients.clock(),
+        )
+        return [
+            Due(
+                event=Event.REFRESH_RECOVERED,
+                told=GradedFailure(incident.highest, failure),
+                ledger=ledger,
+                remembered=lambda memory: replace(memory, incident=None),
+                since=incident.since,
             )
-            alert = self.alert([GradedFailure(incident.highest, failure)])
-            if not self.publish(
-                replace(alert, event=Event.REFRESH_RECOVERED, since=incident.since)
-            ):
-                return memory
-        return replace(memory, incident=None)
+        ]
 
-    def _reminded_of_end(
-        self, memory: RunMemory, report: Report, secret_id: str, policy: AlertPolicy
-    ) -> RunMemory:
+    def _reminder_of_end(
+        self, report: Report, secret_id: str | None, ledger: "Ledger", policy: AlertPolicy
+    ) -> list[Due]:
         session = report.session
         if session is None or session.email is not None or session.expires_at is None:
-            return memory
+            return []
         now = self.clients.clock()
         level = incidents.ending(session.expires_at, now=now, policy=policy)
         if level is None:
-            return memory
+            return []
         failure = Failure.ending(
             session.expires_at,
             secret_id=secret_id,
@@ -129,36 +200,25 @@ class Owner:
             now=now,
             holds_more=report.session_holds_more,
         )
-        return self._reminded(memory, GradedFailure(level, failure), Event.SESSION_ENDING)
+        return self._reminder(GradedFailure(level, failure), Event.SESSION_ENDING, ledger)
 
-    def _reminded(self, memory: RunMemory, told: GradedFailure, event: Event) -> RunMemory:
-        """Publish what is told once and daily, if it is due; return the memory with that."""
+    def _reminder(self, told: GradedFailure, event: Event, ledger: "Ledger") -> list[Due]:
+        """Return what is told once and daily, if it is due."""
         now = self.clients.clock()
         # Without the login's end: a host may move that a little with each refresh.
         key = incidents.published_as(told.severity, told.failure.reason)
-        if not incidents.is_due(memory.reminded, key, now=now):
-            return memory
-        if not self.publish(replace(self.alert([told]), event=event)):
-            return memory
-        kept = {
-            each: at for each, at in memory.reminded.items() if now - at < incidents.REMIND_EVERY
-        }
-        return replace(memory, reminded={**kept, key: now})
+        if not incidents.is_due(ledger.memory.reminded, key, now=now):
+            return []
 
-    def log_failure(
-        self,
-        error: QwenTokenError,
-        *,
-        secret_id: str | None,
-        critical_before: timedelta,
-        message: str = "run failed",
-    ) -> GradedFailure:
-        """Log a failure; return it as an alert has it."""
-        now = self.clients.clock()
-        level = severity(
-            error, now=now, since=now, policy=AlertPolicy(timedelta(), critical_before)
-        )
-        return self._logged(level, error, secret_id, message=message)
+        def remembered(memory: RunMemory) -> RunMemory:
+            kept = {
+                each: at
+                for each, at in memory.reminded.items()
+                if now - at < incidents.REMIND_EVERY
+            }
+            return replace(memory, reminded={**kept, key: now})
+
+        return [Due(event=event, told=told, ledger=ledger, remembered=remembered)]
 
     def _logged(
         self,
@@ -177,11 +237,6 @@ class Owner:
             detail=str(error),
         )
         return self._graded(level, error, secret_id)
-
-    def awaiting_token(self, secret_id: str) -> GradedFailure:
-        """Return what an alert has of a secret that still waits for its first token."""
-        failure = Failure.awaiting(secret_id=secret_id, location=self.location)
-        return GradedFailure(Severity.WARNING, failure)
 
     def alert(self, failures: Sequence[GradedFailure]) -> Alert:
         """Return the alert of at least one failure, the gravest first."""

@@ -39,7 +39,7 @@ _AT_ONCE: Final = AlertPolicy(timedelta(), timedelta())
 # What SessionDaysRemaining says where no end of the login is known, or a sign-in has none.
 _NO_END_DAYS = 365.0
 # After these, an incident may be over, and whose session it is is known.
-_ENDS_AN_INCIDENT = frozenset({Outcome.REFRESHED, Outcome.SUPERSEDED, Outcome.CHECKED})
+ENDS_AN_INCIDENT = frozenset({Outcome.REFRESHED, Outcome.SUPERSEDED, Outcome.CHECKED})
 
 
 def _result_of_run(report: Report, *, secret_id: str, now: datetime) -> dict[str, object]:
@@ -161,7 +161,7 @@ class Reporter:
         secret_id = settings.secret_id
         if report.outcome is Outcome.AWAITING_TOKEN:
             self.owner.hear_that_a_token_is_awaited(secret_id, ledger())
-        elif report.outcome in _ENDS_AN_INCIDENT:
+        elif report.outcome in ENDS_AN_INCIDENT:
             self.owner.hear_of_success(report, secret_id, ledger(), settings.alert_policy())
 
     @property
@@ -182,18 +182,20 @@ class Reporter:
         counts: Mapping[str, int],
         *,
         expiries: Iterable[datetime] = (),
-        are_logins: bool = False,
+        logins: Iterable[datetime | None] = (),
     ) -> None:
         """Count; of the tokens that expire, the first one says how many days are left.
 
-        ``are_logins`` says that the tokens are logins of their own, which end with them.
+        So does the first one to end of the ``logins`` (None: no end of it is known).
         """
         first = min(expiries, default=None)
         if first is not None:
             days = (first - self.clients.clock()) / timedelta(days=1)
             self.metrics.add_metric("TokenDaysRemaining", MetricUnit.NoUnit, days)
-            if are_logins:
-                self._count_login(first, is_known=True)
+        ends = list(logins)
+        if ends:
+            known = [each for each in ends if each is not None]
+            self._count_login(min(known, default=None), is_known=True)
         for name, count in counts.items():
             self.metrics.add_metric(name, MetricUnit.Count, count)
 
@@ -213,6 +215,19 @@ class Reporter:
 def expiries_of(ended: Iterable[Report | QwenTokenError]) -> list[datetime]:
     """Return when the tokens expire that readers have after these runs, as far as that is known."""
     return [each.expires_at for each in ended if each.expires_at is not None]
+
+
+def logins_of(ended: Report | QwenTokenError, *, has_session: bool) -> list[datetime | None]:
+    """Return when the login ends of a run's secret (None: no end is known), where the run knew it.
+
+    ``has_session`` says that there is a session secret: then a token is not all of the login.
+    """
+    if isinstance(ended, QwenTokenError):
+        facts = ended.facts
+        return [facts.login_ends_at] if facts is not None and facts.is_login_known else []
+    if not _is_login_known(ended) or (has_session and ended.session is None):
+        return []
+    return [_login_end(ended)]
 
 
 def _is_login_known(report: Report) -> bool:

@@ -116,6 +116,10 @@ class Settings:
     alert_topic_arn: str = field(
         metadata=read_from(ALERT_TOPIC_ARN, "the ARN of an SNS topic", partial(text, start="arn:"))
     )
+    alert_after: timedelta = field(
+        metadata=read_from(ALERT_AFTER_MINUTES, "a whole number of minutes, or 0", _minutes)
+    )
+    state_table: str = field(metadata=read_from(STATE_TABLE, "the name of a DynamoDB table", text))
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
@@ -145,17 +149,15 @@ class Settings:
             return [f"{CRITICAL_DAYS} should not be more than {REFRESH_BEFORE_DAYS}"]
         return []
 
+    def alert_policy(self) -> AlertPolicy:
+        """Return when trouble becomes graver."""
+        return AlertPolicy(self.alert_after, self.critical_before, self.refresh_before)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefreshSettings(Settings):
-    """The refresh function's environment."""
+class HostSettings(Settings):
+    """What the environment of a function that talks to Qwen says of its hosts."""
 
-    secret_id: str = field(metadata=read_from(SECRET_ID, "the secret's ARN or name", text))
-    session_secret_id: str = field(
-        metadata=read_from(
-            SESSION_SECRET_ID, "the session secret's ARN or name, or empty", _optional
-        )
-    )
     api_base_url: str = field(metadata=read_from(API_BASE_URL, SAFE_URL, url))
     auth_base_url: str = field(
         metadata=read_from(AUTH_BASE_URL, f"{SAFE_URL}, or empty", _optional_url)
@@ -164,15 +166,11 @@ class RefreshSettings(Settings):
         metadata=read_from(WEB_VERSION, "the version that the sign-in host asks for", _header)
     )
     user_agent: str = field(metadata=read_from(USER_AGENT, "a header's value", _header))
-    alert_after: timedelta = field(
-        metadata=read_from(ALERT_AFTER_MINUTES, "a whole number of minutes, or 0", _minutes)
-    )
-    state_table: str = field(metadata=read_from(STATE_TABLE, "the name of a DynamoDB table", text))
 
     @classmethod
     def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
         # super() without arguments does not work in a dataclass with slots.
-        problems = super(RefreshSettings, cls)._contradictions(values)
+        problems = super(HostSettings, cls)._contradictions(values)
         api, sign_in = values["api_base_url"], values["auth_base_url"]
         goes_to_qwen = sign_in and _host(sign_in) == _host(QWENS_AUTH_BASE_URL)
         if api and goes_to_qwen and not _is_qwens(api):
@@ -183,9 +181,17 @@ class RefreshSettings(Settings):
             )
         return problems
 
-    def alert_policy(self) -> AlertPolicy:
-        """Return when trouble becomes graver."""
-        return AlertPolicy(self.alert_after, self.critical_before, self.refresh_before)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshSettings(HostSettings):
+    """The refresh function's environment."""
+
+    secret_id: str = field(metadata=read_from(SECRET_ID, "the secret's ARN or name", text))
+    session_secret_id: str = field(
+        metadata=read_from(
+            SESSION_SECRET_ID, "the session secret's ARN or name, or empty", _optional
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from qwen_token.ledger import LONGEST_LEASE, Leased, Ledger, State
 from qwen_token.run_memory import RunMemory
 from qwen_token.secret_store import translated
 
-from .settings import SECRET_ID, STATE_TABLE
+from .settings import STATE_TABLE
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -51,7 +51,11 @@ class StateTable:
                 before = self._client.update_item(
                     TableName=self._table,
                     Key=self._key,
-                    UpdateExpression="SET lease_owner = :owner, lease_until = :until",
+                    # The fleet's mark goes: a job that has the lease waits in the queue no more.
+                    UpdateExpression=(
+                        "SET lease_owner = :owner, lease_until = :until "
+                        "REMOVE queued_until, queued_for"
+                    ),
                     # Its own: boto3 may repeat a call that had been carried out.
                     ConditionExpression=(
                         "attribute_not_exists(lease_until) OR lease_until <= :now "
@@ -59,9 +63,9 @@ class StateTable:
                     ),
                     ExpressionAttributeValues={
                         ":owner": {"S": owner},
-                        ":until": _number(until),
-                        ":now": _number(now),
-                        ":beyond": _number(now + LONGEST_LEASE),
+                        ":until": number(until),
+                        ":now": number(now),
+                        ":beyond": number(now + LONGEST_LEASE),
                     },
                     ReturnValues="ALL_OLD",
                 ).get("Attributes", {})
@@ -105,7 +109,7 @@ class StateTable:
         return {
             ":owner": {"S": owner},
             ":memory": {"S": memory.to_json()},
-            ":forget": _number(self._clock() + _FORGET_AFTER),
+            ":forget": number(self._clock() + _FORGET_AFTER),
         }
 
     def _update(self, expression: str, values: Mapping[str, Any]) -> None:
@@ -129,14 +133,14 @@ class StateTable:
             )
 
 
-def ledger_of(clients: "Clients", time_left: Callable[[], timedelta]) -> Ledger:
-    """Return the ledger of the secret that the environment names.
+def ledger_of(clients: "Clients", time_left: Callable[[], timedelta], secret_id: str) -> Ledger:
+    """Return the ledger of a secret, or of whatever else has an item of its own.
 
-    An environment that names no table, or no secret, is reported by what this process remembers.
+    An environment that names no table, and an empty ``secret_id``, are reported by what this
+    process remembers.
     """
     table = clients.environ.get(STATE_TABLE, "").strip()
-    secret_id = clients.environ.get(SECRET_ID, "").strip()
-    in_process = clients.in_process()
+    in_process = clients.in_process(secret_id)
 
     def state() -> State:
         if not table or not secret_id:
@@ -158,7 +162,50 @@ def ledger_of(clients: "Clients", time_left: Callable[[], timedelta]) -> Ledger:
     )
 
 
-def _number(at: datetime) -> Any:
+def update_if(  # noqa: PLR0913 - an update's parts, by name
+    client: "DynamoDBClient",
+    table: str,
+    key: str,
+    *,
+    update: str,
+    values: Mapping[str, Any],
+    step: str,
+    condition: str | None = None,
+) -> bool:
+    """Update the item ``key`` where ``condition`` holds, if there is one; return whether it did.
+
+    Raises:
+        StoreError: DynamoDB refused or failed.
+    """
+    with translated(step, by="DynamoDB"):
+        try:
+            client.update_item(
+                TableName=table,
+                Key={"secret_id": {"S": key}},
+                UpdateExpression=update,
+                **({} if condition is None else {"ConditionExpression": condition}),  # type: ignore[arg-type]
+                **({"ExpressionAttributeValues": values} if values else {}),  # type: ignore[arg-type]
+            )
+        except client.exceptions.ConditionalCheckFailedException:
+            return False
+    return True
+
+
+def get_item(client: "DynamoDBClient", table: str, key: str, *, step: str) -> Mapping[str, Any]:
+    """Return the item ``key``, an empty one where there is none.
+
+    Raises:
+        StoreError: DynamoDB refused or failed.
+    """
+    with translated(step, by="DynamoDB"):
+        answer = client.get_item(
+            TableName=table, Key={"secret_id": {"S": key}}, ConsistentRead=True
+        )
+    return answer.get("Item", {})
+
+
+def number(at: datetime) -> Any:
+    """Return an instant as an attribute of an item."""
     return {"N": str(int(at.timestamp()))}
 
 

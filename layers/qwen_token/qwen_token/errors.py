@@ -16,6 +16,7 @@
     │   │   └── SessionDocumentError  session_malformed, of what is stored around the login
     │   ├── SessionRejectedError    session_rejected
     │   └── SignInRefusedError      sign_in_refused
+    │       └── ChallengedError     sign_in_refused, by a challenge page
     ├── UpstreamError               the API, which says nothing about the token
     │   ├── RateLimitedError        rate_limited
     │   ├── UpstreamBlockedError    upstream_blocked
@@ -24,7 +25,8 @@
     ├── StoreError                  store_failed
     │   └── FileStoreError          store_failed, of a token file
     └── ConfigError                 config_invalid
-        └── NetworkConfigError      config_invalid, of this process's way to the network
+        ├── NetworkConfigError      config_invalid, of this process's way to the network
+        └── MembershipError         config_invalid, of a secret of a fleet
 
 A message never quotes a token, a credential or a password, nor text that came from upstream: such
 text may hold one.
@@ -216,6 +218,10 @@ class SignInRefusedError(SessionError):
     )
 
 
+class ChallengedError(SignInRefusedError):
+    """A challenge page answered the sign-in: every other one from this address may get it, too."""
+
+
 class UpstreamError(QwenTokenError):
     """The API gave no usable answer: whether the token is alive is unknown."""
 
@@ -308,6 +314,15 @@ class NetworkConfigError(ConfigError):
     """The proxy or the CA bundle that the environment names cannot be used: nothing was sent."""
 
     advice = "Correct the variable that the message names, in the environment of this process."
+
+
+class MembershipError(ConfigError):
+    """A secret of a fleet is set up in a way that nobody can keep its token alive."""
+
+    advice = (
+        "Correct what the message names: the secret's tag, its name, or the login in it. The next "
+        "sweep looks again."
+    )
 
 
 def forgets_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:

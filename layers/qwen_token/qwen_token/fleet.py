@@ -3,10 +3,19 @@
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
-from .errors import QwenTokenError, StoreError, TokenError, TokenMissingError, forgets_locals
+from .errors import (
+    MembershipError,
+    QwenTokenError,
+    StoreError,
+    TokenError,
+    TokenMissingError,
+    forgets_locals,
+)
 from .secret_store import code_in, held_in, region_of, translated, whole
 from .stored_token import StoredToken
 
@@ -22,12 +31,22 @@ if TYPE_CHECKING:
 ON: Final = "on"
 OFF: Final = "off"
 SESSION: Final = "session"
+# A value that differs from one of these by a letter or two is not taken for a member's: it would
+# open a session to whoever reads tokens.
+_NOT_A_MEMBERS: Final = (OFF, SESSION)
+_ALIKE: Final = 0.8
 # What a session secret's name ends with. No member's name does.
 _SESSION_SUFFIX: Final = "/session"
 
 # Why nobody can keep the token of a secret where it is; the second with the primary's region.
 _BEING_DELETED: Final = "being_deleted"
 _REPLICA_OF: Final = "replica_of:"
+# What is wrong with the fleet's tag on a secret, or with its name.
+_UNKNOWN_TAG: Final = "unknown_tag"
+_NAME_OF_A_SESSION: Final = "name_of_a_session"
+_NO_MEMBER: Final = "no_member"
+# Lists of secrets lag: a session whose member is not listed yet is not without one.
+_LISTED_WITHIN: Final = timedelta(minutes=15)
 _REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]{2,10}){1,3}-[0-9]{1,2}")
 
 # What Secrets Manager lists, and reads, in one call at most.
@@ -52,27 +71,55 @@ def member_name(session_name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A secret of the fleet.
+    """A secret of the fleet; ``session_id`` is the ARN of its session secret, where it has one.
 
-    ``obstacle`` is why no run can keep its token, where that is so, for ``obstacle_in_words``.
+    ``obstacle`` is why no run can keep its token, where that is so, for ``obstacle_error``.
     """
 
     secret_id: str
     name: str
     obstacle: str | None = None
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSecret:
+    """The session secret of a member, as it is listed."""
+
+    secret_id: str
+    name: str
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some members, and what gets the next page: None on the last one."""
+    """Some members and session secrets, and what gets the next page: None on the last one.
+
+    ``paused`` are the names of the members that are left alone.
+    """
 
     members: tuple[Member, ...]
     next_token: str | None
+    sessions: tuple[SessionSecret, ...] = ()
+    paused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The whole fleet: each member with its session secret, in the order of their ARNs.
+
+    A session secret without a member is among them, with that as its obstacle. ``failure`` is why
+    the list is not complete, where it is not: then no session is taken for one without a member.
+    """
+
+    members: tuple[Member, ...]
+    failure: StoreError | None = None
 
 
 class Fleet:
-    """All secrets of this region with the tag ``tag``, whatever its value (but for ``off`` and ``session``).
+    """All secrets of this region with the tag ``tag``, whatever its value.
 
+    Those with ``off`` are left alone, those with ``session`` are the members' session secrets.
     ``client`` is boto3's for Secrets Manager. Every method raises StoreError where Secrets Manager
     refuses or fails as a whole.
     """
@@ -95,10 +142,23 @@ class Fleet:
         with translated("list the fleet's secrets"):
             listed = self._client.list_secrets(**request)
             entries = [(entry["ARN"], entry["Name"], entry) for entry in listed["SecretList"]]
-        members = tuple(
-            Member(arn, name, _obstacle(entry)) for arn, name, entry in entries if self._has(entry)
+            tagged = [
+                (*each, tag) for each in entries if (tag := self._tag_of(each[2])) is not None
+            ]
+        return Page(
+            members=tuple(
+                Member(arn, name, _obstacle(entry, name, tag))
+                for arn, name, entry, tag in tagged
+                if tag not in _NOT_A_MEMBERS
+            ),
+            next_token=listed.get("NextToken"),
+            sessions=tuple(
+                SessionSecret(arn, name, entry.get("CreatedDate"))
+                for arn, name, entry, tag in tagged
+                if tag == SESSION and "DeletedDate" not in entry
+            ),
+            paused=tuple(name for _, name, _, tag in tagged if tag == OFF),
         )
-        return Page(members, listed.get("NextToken"))
 
     def pages(self) -> Iterator[Page]:
         """Yield all pages."""
@@ -107,6 +167,32 @@ class Fleet:
         while page.next_token is not None:
             page = self.page(page.next_token)
             yield page
+
+    def roster(self, *, now: datetime) -> Roster:
+        """Return all members with their sessions; where listing them fails, those listed before."""
+        members: list[Member] = []
+        sessions: dict[str, SessionSecret] = {}
+        paused: set[str] = set()
+        failure: StoreError | None = None
+        try:
+            for page in self.pages():
+                members += page.members
+                sessions |= {each.name: each for each in page.sessions}
+                paused |= set(page.paused)
+        except StoreError as error:
+            failure = error
+        paired = []
+        for member in members:
+            session = sessions.pop(session_name(member.name), None)
+            session_id = None if session is None else session.secret_id
+            paired.append(replace(member, session_id=session_id))
+        if failure is None:
+            paired += [
+                Member(each.secret_id, each.name, _NO_MEMBER)
+                for each in sessions.values()
+                if member_name(each.name) not in paused and _is_listed_for_long(each, now)
+            ]
+        return Roster(tuple(sorted(paired, key=lambda member: member.secret_id)), failure)
 
     def read(
         self, members: Sequence[Member]
@@ -128,8 +214,7 @@ class Fleet:
                     failure, found = failure or error, None
                 for member in batch:
                     if member.obstacle is not None:
-                        words = obstacle_in_words(member.obstacle, member.secret_id)
-                        yield member, StoreError(words)
+                        yield member, obstacle_error(member.obstacle, member.secret_id)
                     elif found is not None:
                         unanswered = StoreError("Secrets Manager left the secret out of its answer")
                         yield member, found.get(member.secret_id, unanswered)
@@ -157,10 +242,10 @@ class Fleet:
                 found[secret_id] = error
         return found
 
-    def _has(self, entry: "SecretListEntryTypeDef") -> bool:
-        """Say whether a listed secret is a member: the filter finds tags that begin alike, too."""
+    def _tag_of(self, entry: "SecretListEntryTypeDef") -> str | None:
+        """Return the tag's value, None without it: the filter finds tags that begin alike, too."""
         tags = {tag["Key"]: tag.get("Value", "") for tag in entry.get("Tags", ())}
-        return self._tag in tags and tags[self._tag] not in {OFF, SESSION}
+        return tags.get(self._tag)
 
 
 def _refusal(code: str) -> QwenTokenError:
@@ -170,13 +255,48 @@ def _refusal(code: str) -> QwenTokenError:
     return StoreError(f"Secrets Manager could not read the secret: {code}")
 
 
-def _obstacle(entry: "SecretListEntryTypeDef") -> str | None:
+_KNOWN_TAGS: Final = (
+    f"known are {ON!r} (a member), {OFF!r} (left alone) and {SESSION!r} (a member's session)"
+)
+_OBSTACLES: Final = {
+    _BEING_DELETED: (
+        "the secret is being deleted: restore it (aws secretsmanager restore-secret), or wait "
+        "until it is gone"
+    ),
+    _UNKNOWN_TAG: f"the fleet's tag has a value on this secret that is not clear: {_KNOWN_TAGS}",
+    _NAME_OF_A_SESSION: (
+        f"the secret's name ends with {_SESSION_SUFFIX!r}, as a session secret's does, but the "
+        f"fleet's tag on it says something else: {_KNOWN_TAGS}"
+    ),
+    _NO_MEMBER: (
+        "the fleet's tag says that this is a session secret, but there is no member that it "
+        f"belongs to: a session secret has its member's name with {_SESSION_SUFFIX!r} behind it"
+    ),
+}
+
+
+def _is_listed_for_long(session: SessionSecret, now: datetime) -> bool:
+    return session.created_at is None or now - session.created_at >= _LISTED_WITHIN
+
+
+def _obstacle(entry: "SecretListEntryTypeDef", name: str, tag: str) -> str | None:
     """Return why the token of a listed secret cannot be kept alive, by anybody, where it is."""
     if "DeletedDate" in entry:
         return _BEING_DELETED
     region = region_of(entry["ARN"])
     primary = entry.get("PrimaryRegion", region)
-    return None if primary == region else f"{_REPLICA_OF}{primary}"
+    if primary != region:
+        return f"{_REPLICA_OF}{primary}"
+    if get_close_matches(tag.strip().casefold(), _NOT_A_MEMBERS, n=1, cutoff=_ALIKE):
+        return _UNKNOWN_TAG
+    return _NAME_OF_A_SESSION if member_name(name) is not None else None
+
+
+def obstacle_error(obstacle: str, secret_id: str) -> QwenTokenError:
+    """Return the failure of a secret whose token cannot be kept alive where it is."""
+    words = obstacle_in_words(obstacle, secret_id)
+    is_set_up_wrong = obstacle in {_UNKNOWN_TAG, _NAME_OF_A_SESSION, _NO_MEMBER}
+    return MembershipError(words) if is_set_up_wrong else StoreError(words)
 
 
 def obstacle_in_words(obstacle: str, secret_id: str) -> str:
@@ -184,11 +304,8 @@ def obstacle_in_words(obstacle: str, secret_id: str) -> str:
 
     The reasons travel through a queue: so they are names, not texts.
     """
-    if obstacle == _BEING_DELETED:
-        return (
-            "the secret is being deleted: restore it (aws secretsmanager restore-secret), or wait "
-            "until it is gone"
-        )
+    if obstacle in _OBSTACLES:
+        return _OBSTACLES[obstacle]
     primary = obstacle.removeprefix(_REPLICA_OF) if obstacle.startswith(_REPLICA_OF) else ""
     if not _REGION.fullmatch(primary):
         return ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from .errors import (
@@ -24,7 +24,7 @@ from .errors import (
 from .grants import Granted, Login, TokenSource
 from .ledger import Ledger
 from .policy import grants_for, require_better
-from .ports import Sessions
+from .ports import Sessions, at_once
 from .run_memory import DEAD_FOR, Refusal, SignIn
 from .session import Grant, Session
 from .stored_session import NO_SESSION, StoredSession
@@ -72,13 +72,15 @@ class SupersededError(Exception):
 class GrantChain:
     """Spends the login of one secret, with the lease of ``ledger``.
 
-    ``api_time`` returns how long the next of so many calls to Qwen may take.
+    ``api_time`` returns how long the next of so many calls to Qwen may take. ``sign_in_turn`` takes
+    this run's turn to sign in, or returns when the next one is: many logins may share an address.
     """
 
     sessions: Sessions | None
     sources: Callable[[Grant], TokenSource]
     ledger: Ledger
     api_time: Callable[[int], timedelta]
+    sign_in_turn: Callable[[], datetime | None] = at_once
 
     def session(self) -> StoredSession:
         """Return the session, an empty one where there is none.
@@ -187,6 +189,10 @@ class GrantChain:
             failure = error_of(barrier.reason, barrier.message) if barrier.reason else after.error
             message = f"{failure}; the next sign-in is allowed at {date(barrier.next_at())}"
             return Refused(type(failure)(message), after.was_asked, waits_for_sign_in=True)
+        next_turn = self.sign_in_turn()
+        if next_turn is not None:
+            message = f"{after.error}; the next turn to sign in is at {date(next_turn)}"
+            return Refused(type(after.error)(message), after.was_asked, waits_for_sign_in=True)
         memory, now = self.ledger.memory, self.ledger.now()
         # Before it is sent, and as if it had been answered: this run may die before it can tell.
         self.ledger.memory = replace(memory, sign_in=SignIn(stored.version_id, now, answered=True))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .errors import forgets_locals
 from .policy import TokenState, is_braked, state_of
-from .ports import Client, Sessions, Store
+from .ports import Client, Sessions, Store, at_once
 from .run_report import Outcome, Report
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ class Keeper:
     ``sessions`` (None: there is no session secret), ``ledger``, ``client`` and ``sources`` are
     called for the session secret, the ledger, the API's client and a grant when these are first
     needed: a run on a fresh token needs none. ``clock`` returns the aware time, ``time_left`` what
-    is left until the run is killed.
+    is left until the run is killed. ``sign_in_turn`` takes the run's turn to sign in, or returns
+    when the next one is.
     """
 
     store: Store
@@ -35,6 +36,7 @@ class Keeper:
     clock: Callable[[], datetime]
     time_left: Callable[[], timedelta]
     refresh_before: timedelta
+    sign_in_turn: Callable[[], datetime | None] = at_once
 
     @forgets_locals
     def run(self, *, force: bool = False, dry_run: bool = False, check: bool = False) -> Report:
@@ -78,4 +80,5 @@ class Keeper:
             clock=self.clock,
             time_left=self.time_left,
             refresh_before=self.refresh_before,
+            sign_in_turn=self.sign_in_turn,
         )

@@ -1,6 +1,6 @@
 """The keeper's ports: what it needs of the two secrets and of the API, whoever provides it."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from .stored_token import StoredToken
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 # What one call to the store takes at most.
 STORE_CALL_LIMIT: Final = timedelta(seconds=15)
+
+
+def at_once() -> datetime | None:
+    """Return that a sign-in need not wait for any other."""
+    return None
 
 
 class Store(Protocol):

@@ -38,7 +38,7 @@ from .policy import (
     require_long_lived,
     state_of,
 )
-from .ports import STORE_CALL_LIMIT, Client, Sessions, Store
+from .ports import STORE_CALL_LIMIT, Client, Sessions, Store, at_once
 from .run_memory import Refusal
 from .run_report import Outcome, Report
 from .session import Grant, Session
@@ -70,6 +70,7 @@ class Renewal:
     clock: Callable[[], datetime]
     time_left: Callable[[], timedelta]
     refresh_before: timedelta
+    sign_in_turn: Callable[[], datetime | None] = at_once
 
     def run(self, held: StoredToken | None, *, check_first: bool) -> Report:
         """Take the lease, and replace ``held``; where it is only to be checked, if it is dead.
@@ -660,7 +661,9 @@ class Renewal:
         return None if held is None or self._chain().is_dead(held) else last.next_at()
 
     def _chain(self) -> GrantChain:
-        return GrantChain(self.sessions, self.sources, self.ledger, self._api_time)
+        return GrantChain(
+            self.sessions, self.sources, self.ledger, self._api_time, self.sign_in_turn
+        )
 
     def _state(self, held: StoredToken) -> TokenState:
         return state_of(held, now=self.clock(), refresh_before=self.refresh_before)

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Final
 
 from .errors import (
+    ChallengedError,
     ConfigError,
     QwenTokenError,
     RateLimitedError,
@@ -104,7 +105,7 @@ def read_answer(
     if _is_challenge(reply, document):
         if refusal is SignInRefusedError:
             # Another attempt would only make it worse, and only a person can pass it.
-            raise SignInRefusedError(f"the sign-in was answered with a challenge page: {seen}")
+            raise ChallengedError(f"the sign-in was answered with a challenge page: {seen}")
         raise UpstreamBlockedError(f"a firewall's challenge came in place of the API: {seen}")
     code = failure_code(document)
     has_detail = _has_detail(reply, document)

@@ -1,0 +1,64 @@
+"""What a sweep does about a member: pure decisions."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from jobs import LONGEST_DELAY
+from qwen_token.policy import TokenState, due_before, state_of
+from qwen_token.stored_token import StoredToken
+
+# The next sweep may come a little late, and it, too, takes its time.
+_LATE: Final = timedelta(minutes=1)
+_DAY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """When a member's job is to be done, in seconds from now, and what is special about it."""
+
+    delay: int = 0
+    force: bool = False
+    check: bool = False
+
+
+def plan_for(
+    held: StoredToken, *, now: datetime, refresh_before: timedelta, interval: timedelta
+) -> Plan | None:
+    """Return the job that a sweep queues for a token; None where a later sweep is early enough.
+
+    Sweeps come every ``interval``. What falls due before the next one is queued, to be done when it
+    is due. SQS delays for a quarter of an hour at most: what is due later than that is left to the
+    next sweep where half of the time that it is due for is left then, and is replaced early else.
+    """
+    if state_of(held, now=now, refresh_before=refresh_before) is not TokenState.FRESH:
+        return Plan()
+    due_for = due_before(held.token, refresh_before=refresh_before, written_at=held.written_at)
+    next_sweep = now + interval + _LATE
+    due_in = held.token.expires_at - due_for - now
+    if now + due_in > next_sweep:
+        return None
+    # A second more: a worker that comes early would find nothing to do.
+    delay = math.ceil(due_in.total_seconds()) + 1
+    if delay <= LONGEST_DELAY:
+        return Plan(delay)
+    is_early_enough = held.token.remaining(next_sweep) >= due_for / 2
+    return None if is_early_enough else Plan(force=True)
+
+
+def is_checked_now(
+    secret_id: str, held: StoredToken, *, now: datetime, interval: timedelta
+) -> bool:
+    """Return whether a sweep may check a token that is fresh for a day: at its own time of day.
+
+    Each secret has one, by its ARN, so that the checks of many are spread over the day. The sweeps
+    beside that time count, too, as one may come late, or not at all.
+    """
+    if held.token.remaining(now) <= _DAY:
+        return False
+    digest = hashlib.sha256(secret_id.encode()).digest()
+    own = int.from_bytes(digest[:8]) % int(_DAY.total_seconds())
+    since = timedelta(seconds=(now.timestamp() + interval.total_seconds() - own) % 86_400)
+    return since < 2 * interval
