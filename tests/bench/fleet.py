@@ -1,88 +1,58 @@
-"""Measure a fleet on the embedded AWS: calls and time of a sweep, and what trouble does to it."""
+"""Measure a fleet on the embedded AWS: what it costs, beside loops over all, and in trouble."""
 
 import argparse
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from localcloud.aws import Cloud, CommandFailedError, build, local_cloud
 from localcloud.fleet import DAY, TAG, Fleet
-from localcloud.qwen import (
-    MINTS_NEWER_CLAIMS,
-    UNAVAILABLE_PAGE,
-    QwenStandIn,
-    Reply,
-    Request,
-    Scenario,
-)
-from localcloud.recording_proxy import Answer, Call, CarryOut
+from localcloud.qwen import MINTS_NEWER_CLAIMS, QwenStandIn
 from localcloud.sign_in_host import SignInHost
+from tests.bench.fleet_sessions import Hour, Sessions, Trouble, slowly
+from tests.bench.machine import BUSY, MachineBusyError, load, wait_until_idle
+from tests.bench.meter import Cost, Meter, counted
 
 _RIVAL: Final = Path(__file__).with_name("loop_over_all.py")
-# For what is refreshed, put off and delivered again, all of it.
 _LIMIT: Final = timedelta(minutes=15)
-_REDELIVERED_AFTER: Final = 40
-_OUTAGE: Final = 10.0
-_PROMOTE: Final = "secretsmanager:UpdateSecretVersionStage"
-_WRITES: Final = (_PROMOTE, "secretsmanager:PutSecretValue")
+# What everybody writes runs every two minutes; the fleet's sweeps come every ten.
+_ROUNDS_OF_LOOP: Final = 30
+_SWEEPS: Final = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What keeping the fleet once cost: seconds, calls to AWS, and the most writes in a second."""
-
-    seconds: float
-    calls: Counter[str]
-    busiest_second: int
+class LeftBehindError(Exception):
+    """What was to be kept was not."""
 
 
-class Bench:
-    """A fleet of ``secrets`` secrets, of which ``due`` are due.
-
-    ``aws_latency`` is added to what the emulator takes for each call, in seconds.
-    """
+class LongLived:
+    """Members with tokens of the first kind, ``secrets`` of them, of which ``due`` are due."""
 
     def __init__(
-        self, fleet: Fleet, console: Console, *, secrets: int, due: int, aws_latency: float
+        self, fleet: Fleet, meter: Meter, console: Console, *, secrets: int, due: int
     ) -> None:
         self.fleet = fleet
-        self.aws_latency = aws_latency
+        self.meter = meter
         self.console = console
-        self.names = [f"pool/{number:05}" for number in range(secrets)]
+        self.names = [f"tokens/{number:05}" for number in range(secrets)]
         step = secrets / due
         self.due = [self.names[int(number * step)] for number in range(due)]
-        self._promoted_at: list[float] = []
-        self._writes_at: list[float] = []
-        fleet.cloud.relay.gate = self._gate
-
-    def _gate(self, call: Call, carry_out: CarryOut) -> Answer | None:
-        time.sleep(self.aws_latency)
-        if call.operation in _WRITES:
-            self._writes_at.append(time.monotonic())
-        answer = carry_out()
-        if call.operation == _PROMOTE:
-            self._promoted_at.append(time.monotonic())
-        return answer
 
     def fill(self) -> None:
         """Make the secrets."""
         due = set(self.due)
         for name in track(self.names, "making secrets", console=self.console, transient=True):
-            self.fleet.add(name, left=(2 if name in due else 5) * DAY)
+            self.fleet.add(name, left=(2 if name in due else 5) * DAY, tag="on")
 
     def age(self) -> None:
         """Make those due that are meant to be, again."""
@@ -90,63 +60,45 @@ class Bench:
             raw = self.fleet.qwen.mint(account=name, lifetime=2 * DAY)
             self.fleet.cloud.secretsmanager.put_secret_value(SecretId=name, SecretString=raw)
 
-    def fresh(self) -> set[str]:
-        """Return those of the due ones that were refreshed."""
-        return {name for name in self.due if self.fleet.days_left(name) > 6}
-
     def by_fleet(self) -> Cost:
         """Run a sweep, and wait until the workers are through."""
-        with self._counting() as calls:
-            begun = time.monotonic()
-            self.fleet.sweep()
-            swept = time.monotonic()
-            self.fleet.drain(within=_LIMIT)
-        last = max(self._promoted_at, default=swept)
-        return Cost(max(last, swept) - begun, Counter(calls), self._busiest_second())
+        begun = time.time()
+        self.fleet.sweep()
+        swept = time.time()
+        self.fleet.drain(within=_LIMIT)
+        # What was asked of the queue while it was drained is no call of the fleet's: only the
+        # functions' calls go through the relay.
+        ended = max(self.meter.last_promotion(swept), swept)
+        cost = self.meter.cost(begun, time.time())
+        return Cost(ended - begun, cost.calls, cost.busiest_second)
 
     def by_rival(self, *options: str) -> Cost:
         """Run a rival to its end."""
         cloud = self.fleet.cloud
         command = [sys.executable, str(_RIVAL), TAG, self.fleet.qwen.base_url, *options]
         environ = {**cloud.environ(), "AWS_ENDPOINT_URL": cloud.relay.url}
-        with self._counting() as calls:
-            begun = time.monotonic()
-            subprocess.run(command, env=environ, check=True)  # noqa: S603 - our own
-            seconds = time.monotonic() - begun
-        return Cost(seconds, Counter(calls), self._busiest_second())
+        begun = time.time()
+        subprocess.run(command, env=environ, check=True)  # noqa: S603 - our own
+        return self.meter.cost(begun, time.time())
 
-    @contextmanager
-    def _counting(self) -> Iterator[list[str]]:
-        self._promoted_at.clear()
-        self._writes_at.clear()
-        calls: list[str] = []
-        seen = len(self.fleet.cloud.relay.calls)
-        yield calls
-        calls += self.fleet.cloud.relay.calls[seen:]
+    def check(self, who: str) -> None:
+        """Require that every token that was due is fresh, and that nothing was alerted.
 
-    def _busiest_second(self) -> int:
-        at = sorted(self._writes_at)
-        # Of the second that begins with each write: how many there are in it.
-        return max(
-            (bisect_left(at, start + 1) - first for first, start in enumerate(at)), default=0
-        )
+        Raises:
+            LeftBehindError: one is not, or something was.
+        """
+        missing = [name for name in self.due if self.fleet.days_left(name) < 6]
+        alerts = self.fleet.told()
+        if missing or alerts:
+            raise LeftBehindError(
+                f"{who} left {len(missing)} tokens due, and told of {len(alerts)}"
+            )
 
 
-def slow(seconds: float) -> Scenario:
-    """Return an API that mints after so many seconds."""
-
-    def answer(qwen: QwenStandIn, request: Request) -> Reply | None:
-        time.sleep(seconds)
-        return MINTS_NEWER_CLAIMS.answer(qwen, request)
-
-    return Scenario("slow", "mints, after a while", answer)
-
-
-def measure(bench: Bench, rounds: int) -> None:
+def measure_tokens(bench: LongLived, rounds: int) -> None:
     """Time the fleet and its rivals in turns, and print what they took."""
     console = bench.console
-    bench.fleet.sweep()
-    bench.fleet.drain(within=_LIMIT)
+    bench.by_fleet()
     with console.status("nothing is due"):
         idle = (bench.by_rival("--only-due"), bench.by_fleet())
     pairs: list[tuple[Cost, Cost]] = []
@@ -154,168 +106,270 @@ def measure(bench: Bench, rounds: int) -> None:
         with console.status(f"round {number + 1} of {rounds}: the fleet"):
             bench.age()
             ours = bench.by_fleet()
-            check(bench, "the fleet")
+            bench.check("the fleet")
         with console.status(f"round {number + 1} of {rounds}: the loop that refreshes what is due"):
             bench.age()
             theirs = bench.by_rival("--only-due")
-            check(bench, "the loop")
+            bench.check("the loop")
         pairs.append((theirs, ours))
     with console.status("the loop that refreshes all, whatever is due"):
         bench.age()
         every = bench.by_rival()
-        check(bench, "the loop")
+        bench.check("the loop")
 
     secrets, due = len(bench.names), len(bench.due)
-    table = Table(
-        title=f"{secrets} secrets: a loop over all, a loop over what is due, the fleet",
-        title_justify="left",
-    )
-    table.add_column("", no_wrap=True)
-    for heading in ("all", "due", "fleet", "all/fleet", "due/fleet"):
-        table.add_column(heading, justify="right", no_wrap=True)
-
-    def add(label: str, shape: str, *values: float) -> None:
-        ratios = [f"{value / values[-1]:.1f}" for value in values[:-1]]
-        table.add_row(label, *(f"{value:{shape}}" for value in values), *ratios)
+    table = _table(f"{secrets} long-lived tokens: a loop over all, one over what is due, the fleet")
 
     def add_all(label: str, theirs: Cost, ours: Cost) -> None:
         costs = (every, theirs, ours)
-        add(f"{label}: seconds", ".1f", *(cost.seconds for cost in costs))
-        add("  calls to AWS", ".0f", *(cost.calls.total() for cost in costs))
-        add("  most writes in a second", ".0f", *(cost.busiest_second for cost in costs))
+        _add(table, f"{label}: seconds", ".1f", *(cost.seconds for cost in costs))
+        _add(table, "  calls to AWS", ".0f", *(cost.calls.total() for cost in costs))
+        _add(table, "  most writes in a second", ".0f", *(cost.busiest_second for cost in costs))
 
-    add("nothing due: seconds", ".1f", every.seconds, *(cost.seconds for cost in idle))
-    add("  calls to AWS", ".0f", every.calls.total(), *(cost.calls.total() for cost in idle))
+    _add(table, "nothing due: seconds", ".1f", every.seconds, *(cost.seconds for cost in idle))
+    idle_calls = [every.calls.total(), *(cost.calls.total() for cost in idle)]
+    _add(table, "  calls to AWS", ".0f", *idle_calls)
     for number, pair in enumerate(pairs, start=1):
         add_all(f"{due} due, round {number}", *pair)
+    theirs, ours = pairs[-1]
+    _add(
+        table,
+        f"an hour with {due} due: calls",
+        ".0f",
+        _ROUNDS_OF_LOOP * every.calls.total(),
+        (_ROUNDS_OF_LOOP - 1) * idle_calls[1] + theirs.calls.total(),
+        (_SWEEPS - 1) * idle_calls[2] + ours.calls.total(),
+    )
     console.print(table)
-    console.print("The loop over all does the same whatever is due, and was run once.")
-    console.print("Calls of a sweep on which nothing is due: " + counted(idle[1].calls))
-    console.print("Calls of the last round's sweep and its workers: " + counted(pairs[-1][1].calls))
-
-
-def check(bench: Bench, who: str) -> None:
-    """Stop where a token that was due is not fresh, or anything was alerted."""
-    missing = set(bench.due) - bench.fresh()
-    alerts = bench.fleet.told()
-    if missing or alerts:
-        sys.exit(f"{who} left {len(missing)} tokens due, and told of {len(alerts)}")
-
-
-def counted(calls: Counter[str]) -> str:
-    """Return calls as text, the most frequent first."""
-    return ", ".join(f"{count} {name.partition(':')[2]}" for name, count in calls.most_common())
-
-
-def trouble(bench: Bench) -> bool:
-    """Let everything go wrong, and print what became of each token; say whether all is well."""
-    fleet, console = bench.fleet, bench.console
-    bench.age()
-    dead, malformed = set(bench.due[::50]), set(bench.due[25::50])
-    for name in dead:
-        fleet.qwen.revoke(name)
-    for name in malformed:
-        fleet.cloud.secretsmanager.put_secret_value(SecretId=name, SecretString="no token")
-    begun = len(fleet.qwen.requests)
-    down_from: list[float] = []
-    killed: list[int] = []
-    lock = threading.Lock()
-
-    def answer(qwen: QwenStandIn, request: Request) -> Reply | None:
-        asked = len(qwen.requests) - begun
-        with lock:
-            if asked >= len(bench.due) // 2 and not killed:
-                killed.append(fleet.kill_workers(most=1))
-            if asked >= len(bench.due) * 2 // 3 and not down_from:
-                down_from.append(time.monotonic())
-        if down_from and time.monotonic() < down_from[0] + _OUTAGE:
-            return UNAVAILABLE_PAGE.answer(qwen, request)
-        time.sleep(0.1)
-        return MINTS_NEWER_CLAIMS.answer(qwen, request)
-
-    fleet.qwen.answer_with(Scenario("trouble", "dies, and comes back", answer))
-    with fleet.redelivering_after(_REDELIVERED_AFTER), console.status("trouble"):
-        started = time.monotonic()
-        fleet.sweep()
-        fleet.drain(within=_LIMIT)
-        seconds = time.monotonic() - started
-
-    told = Counter(name for name, _ in fleet.told())
-    could = set(bench.due) - dead - malformed
-    fresh = {name for name in could if fleet.days_left(name) > 6}
-    dead_letters = fleet.queued("FleetDeadLetterQueueUrl")["Visible"]
     console.print(
-        "\n1 in 50 dead, 1 in 50 malformed, the API down for ten seconds, a worker killed:"
+        "The loop over all does the same whatever is due, and was run once. The hour is "
+        f"calculated: {_ROUNDS_OF_LOOP} rounds of a loop, {_SWEEPS} sweeps."
+    )
+    pace = due * 2 / 40
+    console.print(
+        f"At its pace of 40 writes a second, {due} take {pace:.1f} s: the fleet took "
+        f"{ours.seconds / pace:.2f} times that."
+    )
+    console.print("Calls of a sweep on which nothing is due: " + counted(idle[1].calls))
+    console.print("Calls of the last round's sweep and its workers: " + counted(ours.calls))
+
+
+def measure_sessions(bench: Sessions, minutes: float) -> Hour:
+    """Keep sessions for some minutes, and print what that took beside the rivals."""
+    console = bench.console
+    with console.status(f"{len(bench.names)} sessions for {minutes:.0f} minutes"):
+        hour = bench.hour(minutes)
+    bench.fleet.drain(within=_LIMIT)
+    with console.status("the loops over all sessions, once each"):
+        every, due = bench.round_of_rival(), bench.round_of_rival("--only-due")
+    table = _table(f"{len(bench.names)} sessions of 15 minutes, for an hour")
+    scale = 60 / minutes
+    calls = (
+        every.calls.total() * _ROUNDS_OF_LOOP,
+        due.calls.total() * _ROUNDS_OF_LOOP,
+        hour.cost.calls.total() * scale,
+    )
+    _add(table, "calls to AWS", ".0f", *calls)
+    of_secrets = (
+        _of_secrets_manager(every) * _ROUNDS_OF_LOOP,
+        _of_secrets_manager(due) * _ROUNDS_OF_LOOP,
+        _of_secrets_manager(hour.cost) * scale,
+    )
+    _add(table, "  of Secrets Manager", ".0f", *of_secrets)
+    _add(
+        table,
+        "writes of secrets",
+        ".0f",
+        every.writes * _ROUNDS_OF_LOOP,
+        due.writes * _ROUNDS_OF_LOOP,
+        hour.cost.writes * scale,
+    )
+    _add(
+        table,
+        "USD a month for these calls",
+        ".2f",
+        every.of_a_month(120),
+        due.of_a_month(120),
+        hour.cost.of_a_month(minutes * 60),
+    )
+    console.print(table)
+    console.print(
+        f"The fleet was measured for {minutes:.0f} minutes; each loop for one round of the "
+        f"{_ROUNDS_OF_LOOP} (the first took {every.seconds:.0f} s, the other {due.seconds:.0f} s)."
+    )
+    lost = sum(lapse.ended - lapse.begun for lapse in hour.lapses)
+    console.print(
+        f"{hour.refreshes} refreshes, {hour.cost.writes / (minutes * 60):.1f} writes a second, "
+        f"{hour.cost.busiest_second} at most; without a valid token: "
+        f"{len(hour.lapses)} members, {lost:.0f} s in all."
+    )
+    console.print("Calls of the fleet: " + counted(hour.cost.calls))
+    return hour
+
+
+def _of_secrets_manager(cost: Cost) -> int:
+    return sum(count for name, count in cost.calls.items() if name.startswith("secretsmanager:"))
+
+
+def measure_trouble(bench: Sessions, outage: timedelta) -> bool:
+    """Let everything go wrong, and print what became of each session; say whether all is well."""
+    console = bench.console
+    with console.status("trouble"):
+        came_of = bench.trouble(outage=outage)
+    console.print(
+        f"\n{len(bench.names)} sessions: 1 in 50 logins ended, the hosts down for {outage}, the "
+        "workers killed between spending and storing:"
     )
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for label, value in (
-        ("could be refreshed", len(could)),
-        ("fresh at the end", len(fresh)),
-        ("could not", len(dead | malformed)),
-        ("of these in exactly one alert", sum(told[name] == 1 for name in dead | malformed)),
-        ("told twice", sum(count > 1 for count in told.values())),
-        ("told, though refreshed", len(told.keys() & fresh)),
-        ("lost (neither fresh nor told)", len(set(bench.due) - fresh - told.keys())),
-        ("workers killed", sum(killed)),
-        ("put off", postponed(fleet)),
-        ("dead letters", dead_letters),
-        ("seconds", round(seconds)),
-    ):
+    for label, value in _rows(came_of):
         table.add_row(label, str(value))
     console.print(table)
-    return fresh == could and told == Counter(dead | malformed) and not dead_letters
-
-
-def postponed(fleet: Fleet) -> int:
-    """Return how often a job was put off, by the workers' log."""
-    return sum(
-        len(line["secret_ids"])
-        for line in fleet.stack.log_documents("worker")
-        if line.get("message") == "postponed"
+    return (
+        came_of.fresh == came_of.could
+        and set(came_of.told) == came_of.dead
+        and max(came_of.told.values(), default=0) == 1
+        and not came_of.dead_letters
     )
+
+
+def _rows(came_of: Trouble) -> Iterator[tuple[str, object]]:
+    avoidable = [lapse.ended - lapse.begun for lapse in came_of.avoidable()]
+    yield "logins that live", len(came_of.could)
+    yield "of these with a valid token at the end", len(came_of.fresh)
+    yield "logins that ended", len(came_of.dead)
+    yield "of these told exactly once", sum(came_of.told[name] == 1 for name in came_of.dead)
+    yield "told of, though they live", len(came_of.told.keys() & came_of.could)
+    yield "alert messages in all", came_of.messages
+    yield "workers killed", came_of.killed
+    yield "members without a valid token for a while", len({each.name for each in came_of.lapses})
+    yield "of these also before or after the outage", len(avoidable)
+    yield "  for how many seconds at most", round(max(avoidable, default=0))
+    yield "dead letters", came_of.dead_letters
+    yield "seconds", round(came_of.seconds)
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for heading in ("all", "due", "fleet", "all/fleet", "due/fleet"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _add(table: Table, label: str, shape: str, *values: float) -> None:
+    last = values[-1]
+    ratios = [f"{value / last:.1f}" if last else "" for value in values[:-1]]
+    table.add_row(label, *(f"{value:{shape}}" for value in values), *ratios)
 
 
 def main() -> int:
     """Measure, print, and return the exit code."""
-    parser = argparse.ArgumentParser(prog="make bench-fleet", description=__doc__)
-    parser.add_argument("--secrets", type=int, default=2000, help="default: %(default)s")
-    parser.add_argument("--due", type=int, default=300, help="of them due (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=2, help="of both in turn (default: 2)")
-    parser.add_argument("--latency", type=float, default=0.1, help="of the API (default: 0.1 s)")
-    parser.add_argument(
-        "--aws-latency", type=float, default=0.0, help="of AWS, beside the emulator's (default: 0)"
-    )
-    options = parser.parse_args()
+    options = _options()
     console = Console(highlight=False)
     try:
-        with (
-            tempfile.TemporaryDirectory() as directory,
-            QwenStandIn() as qwen,
-            local_cloud() as cloud,
-        ):
-            with console.status("building and deploying"):
-                fleet = deploy(cloud, qwen, Path(directory))
-            qwen.answer_with(slow(options.latency))
-            bench = Bench(
-                fleet,
-                console,
-                secrets=options.secrets,
-                due=options.due,
-                aws_latency=options.aws_latency,
-            )
-            bench.fill()
-            measure(bench, options.rounds)
-            return 0 if trouble(bench) else 1
-    except CommandFailedError as error:
-        sys.exit(str(error))
+        if not options.busy:
+            with console.status("waiting until the machine has nothing else to do"):
+                wait_until_idle(within=timedelta(minutes=10))
+        with _deployed(console, options.latency) as fleet:
+            meter = Meter(fleet.cloud, aws_latency=options.aws_latency)
+            return 0 if _measured(fleet, meter, console, options) else 1
+    except (ReadTimeoutError, ConnectTimeoutError, TimeoutError) as error:
+        console.print(f"{type(error).__name__}: the machine is too busy ({load()})")
+        return BUSY
+    except MachineBusyError as error:
+        console.print(str(error))
+        return BUSY
+    except (CommandFailedError, LeftBehindError) as error:
+        console.print(str(error))
+        return 1
 
 
-def deploy(cloud: Cloud, qwen: QwenStandIn, directory: Path) -> Fleet:
-    """Deploy the stack with the fleet, as its defaults are."""
-    parameters = {"Fleet": "true", "ApiBaseUrl": qwen.base_url}
-    return Fleet(cloud.deploy(build(directory), parameters=parameters), qwen, SignInHost(qwen))
+def _measured(fleet: Fleet, meter: Meter, console: Console, options: argparse.Namespace) -> bool:
+    """Measure what was asked for, and say whether nothing was left behind."""
+    console.print(f"{load()} at the beginning")
+    if options.secrets:
+        tokens = LongLived(fleet, meter, console, secrets=options.secrets, due=options.due)
+        with fleet.passing():
+            tokens.fill()
+            measure_tokens(tokens, options.rounds)
+    is_well = True
+    if options.sessions:
+        sessions = Sessions(
+            fleet, meter, console, members=options.sessions, latency=options.latency
+        )
+        with fleet.passing():
+            sessions.fill()
+            if options.minutes:
+                is_well = not measure_sessions(sessions, options.minutes).lapses
+            if options.outage:
+                outage = timedelta(seconds=options.outage)
+                is_well = measure_trouble(sessions, outage) and is_well
+    console.print(f"{load()} at the end")
+    return is_well
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench-fleet", description=__doc__)
+    for name, default, what in (
+        ("secrets", 2000, "long-lived tokens (0: leave that part out)"),
+        ("due", 300, "of them due"),
+        ("rounds", 2, "of the fleet and a loop in turn"),
+        ("sessions", 500, "sessions of 15 minutes (0: leave that part out)"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=int, default=default, help=f"{what}; default: {default}"
+        )
+    for name, default_, what in (
+        ("minutes", 60.0, "for how long sessions are kept (0: not)"),
+        ("outage", 600.0, "seconds for which the hosts are down in trouble (0: no trouble)"),
+        ("latency", 0.1, "of Qwen's hosts, in seconds"),
+        ("aws-latency", 0.0, "of AWS, beside the emulator's, in seconds"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=float, default=default_, help=f"{what}; default: {default_}"
+        )
+    parser.add_argument(
+        "--busy", action="store_true", help="measure although others use the machine"
+    )
+    return parser.parse_args()
+
+
+@contextmanager
+def _deployed(console: Console, latency: float) -> Iterator[Fleet]:
+    """Deploy the stack with the fleet, as its defaults are, but that no schedule comes between."""
+    with ExitStack() as running:
+        directory = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        qwen = running.enter_context(QwenStandIn())
+        sign_in_host = running.enter_context(SignInHost(qwen))
+        cloud = running.enter_context(local_cloud())
+        with console.status("building and deploying"):
+            fleet = deploy(cloud, qwen, sign_in_host, directory)
+        qwen.answer_with(slowly(MINTS_NEWER_CLAIMS, latency))
+        yield fleet
+
+
+def deploy(cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHost, directory: Path) -> Fleet:
+    """Deploy the stack, and stop its schedules: the bench has the sweeps made itself."""
+    parameters = {
+        "Fleet": "true",
+        "ApiBaseUrl": qwen.base_url,
+        "AuthBaseUrl": sign_in_host.base_url,
+        "CheckSchedule": "",
+    }
+    stack = cloud.deploy(build(directory), parameters=parameters)
+    scheduler = cloud.scheduler
+    for summary in scheduler.list_schedules()["Schedules"]:
+        found = scheduler.get_schedule(Name=summary["Name"])
+        scheduler.update_schedule(
+            Name=found["Name"],
+            ScheduleExpression=found["ScheduleExpression"],
+            FlexibleTimeWindow=found["FlexibleTimeWindow"],
+            Target=found["Target"],
+            State="DISABLED",
+        )
+    return Fleet(stack, qwen, sign_in_host)
 
 
 if __name__ == "__main__":
