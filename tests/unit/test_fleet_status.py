@@ -274,10 +274,9 @@ def test_thousands_are_read_in_batches(stack: FakeStack, status: Status) -> None
 
     assert code == 0
     calls = stack.secrets.calls
-    # 11 pages of members; then one list of the session secrets.
-    assert calls.count("ListSecrets") == 12
+    assert calls.count("ListSecrets") == 11
     assert calls.count("BatchGetSecretValue") == 51
-    assert len(calls) == 63
+    assert len(calls) == 62
 
 
 def test_logins_that_may_not_be_read_are_said_and_no_failure(
@@ -293,6 +292,29 @@ def test_logins_that_may_not_be_read_are_said_and_no_failure(
     [member] = json.loads(status("--json")[1])["members"]
     assert (member["login"]["kind"], member["state"]) == (None, "fresh")
     assert "AccessDeniedException" in member["login"]["problem"]
+
+
+def test_the_end_of_a_token_beside_a_login_that_may_not_be_read_calls_nobody(
+    stack: FakeStack, status: Status
+) -> None:
+    add(stack, "zoe", left=DAY / 2)
+    stack.secrets.add("zoe/session", CREDENTIAL, tags={TAG: "session"})
+    stack.secrets.secret("zoe/session").refuses = "AccessDeniedException"
+
+    assert status()[0] == 0
+
+
+def test_a_session_secret_without_a_member_is_among_what_needs_a_look(
+    stack: FakeStack, status: Status
+) -> None:
+    add(stack, "abe")
+    stack.secrets.add("zoe/session", CREDENTIAL, tags={TAG: "session"})
+
+    code, shown = status()
+
+    assert code == 3
+    assert "there is no member that it belongs to" in row_of("zoe/session", shown)
+    assert batches(stack, "/session") == []
 
 
 def test_logins_that_cannot_be_read_are_a_failure(stack: FakeStack, status: Status) -> None:

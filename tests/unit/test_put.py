@@ -527,9 +527,16 @@ def test_a_session_in_any_form_makes_a_member_of_two_secrets_and_queues_its_run(
     member, session = fleet.secrets.secret("pool/zoe"), fleet.secrets.secret(OF_ZOE)
     assert (member.tags, member.value) == ({TAG: "on"}, None)
     assert session.tags == {TAG: "session"}
-    assert fleet.queued == [{"secret_id": arn("pool/zoe")}]
+    job = {"secret_id": arn("pool/zoe"), "session_id": arn(OF_ZOE), "force": True}
+    assert fleet.queued == [job]
     assert fleet.events == [], "the function of the stack's own secret has nothing to do with it"
-    for said in ("Member", "pool/zoe", OF_ZOE, "session (a refresh credential)", "a worker does"):
+    for said in (
+        "Member",
+        "pool/zoe",
+        OF_ZOE,
+        "session (a refresh credential)",
+        "a worker is asked to",
+    ):
         assert said in shown
 
 
@@ -538,7 +545,7 @@ def test_the_job_that_is_queued_is_one_that_a_worker_takes(fleet: FakeStack, put
 
     [body] = map(json.dumps, fleet.queued)
     job = Job.from_body(body, secrets=arn("").removesuffix("-a1b2c3"))
-    assert job == Job(arn("pool/zoe"))
+    assert job == Job(arn("pool/zoe"), arn(OF_ZOE), force=True)
 
 
 def test_a_sign_in_of_a_member_goes_into_its_session_secret(fleet: FakeStack, put: Put) -> None:

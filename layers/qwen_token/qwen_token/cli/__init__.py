@@ -3,7 +3,8 @@
 Each command is a module that adds its options and runs; this one puts them together. Commands do
 not import each other. What they share: ``deployed`` (the stack), ``membership`` (its fleet),
 ``token_input`` and ``hidden_prompt`` (what people give to a command), ``given_up`` (what a command
-replaces for good), ``readings`` (what AWS says),
+replaces for good), ``readings`` and ``fleet_readings`` (what AWS says), ``standing`` and
+``login_kinds`` (what that comes to),
 ``output`` and ``outcomes`` (what people see) and ``failures`` (what people read when a command
 fails).
 """

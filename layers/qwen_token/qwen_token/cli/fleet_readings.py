@@ -5,12 +5,13 @@ What cannot be read does not keep the rest from being read: it is said in place 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import boto3
 
 from qwen_token.errors import QwenTokenError, SessionMalformedError, StoreError, TokenMissingError
-from qwen_token.fleet import SESSION, Fleet, Member
+from qwen_token.fleet import Fleet, Member
 from qwen_token.secret_store import AWS_CONFIG, code_in, translated, whole
 from qwen_token.session_store import stored_in
 from qwen_token.stored_token import StoredToken
@@ -29,9 +30,8 @@ from .readings import (
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
-    from mypy_boto3_secretsmanager.type_defs import ListSecretsRequestTypeDef
 
-# What one call lists and reads at most, of secrets and of items of a table.
+# So many tokens are read before the next ones; one call reads so many secrets, or items of a table.
 _PAGE: Final = 100
 _BATCH: Final = 20
 _ITEMS: Final = 100
@@ -40,15 +40,20 @@ _AT_ONCE: Final = 5
 # Under load, DynamoDB leaves items out, which are asked for again: so often at most.
 _ROUNDS: Final = 5
 
+_Each = TypeVar("_Each")
 
-def read_tokens(fleet: Fleet) -> Iterator[tuple[Member, SecretReading]]:
+
+def read_tokens(fleet: Fleet, *, now: datetime) -> Iterator[tuple[Member, SecretReading]]:
     """Yield the members with what their token secrets hold.
 
     Raises:
         StoreError: Secrets Manager refused or failed as a whole.
     """
-    for page in fleet.pages():
-        for member, found in fleet.read(page.members):
+    roster = fleet.roster(now=now)
+    if roster.failure is not None:
+        raise roster.failure
+    for batch in _batches(roster.members, _PAGE):
+        for member, found in fleet.read(batch):
             yield member, _token_reading(member, found)
 
 
@@ -61,32 +66,6 @@ def _token_reading(member: Member, found: StoredToken | QwenTokenError) -> Secre
         unread=member.obstacle is None and isinstance(found, StoreError),
         awaits_first=isinstance(found, TokenMissingError),
     )
-
-
-def list_sessions(client: "SecretsManagerClient", tag: str) -> dict[str, str]:
-    """Return the ARNs of the fleet's session secrets by their names; no value is read.
-
-    Raises:
-        StoreError: Secrets Manager refused or failed.
-    """
-    request: ListSecretsRequestTypeDef = {
-        "MaxResults": _PAGE,
-        "Filters": [
-            {"Key": "tag-key", "Values": [tag]},
-            {"Key": "tag-value", "Values": [SESSION]},
-        ],
-    }
-    found: dict[str, str] = {}
-    with translated("list the fleet's session secrets"):
-        while True:
-            listed = client.list_secrets(**request)
-            for entry in listed["SecretList"]:
-                # The filter finds what begins alike, too.
-                if {"Key": tag, "Value": SESSION} in entry.get("Tags", ()):
-                    found[entry["Name"]] = entry["ARN"]
-            if "NextToken" not in listed:
-                return found
-            request["NextToken"] = listed["NextToken"]
 
 
 def read_sessions(
@@ -168,5 +147,5 @@ def _read_items(client: Any, table: str, secret_ids: Sequence[str]) -> Iterator[
     raise NotAskedError("DynamoDB left items out of its answers")
 
 
-def _batches(secret_ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (secret_ids[start : start + size] for start in range(0, len(secret_ids), size))
+def _batches(all_of_them: Sequence[_Each], size: int) -> Iterator[Sequence[_Each]]:
+    return (all_of_them[start : start + size] for start in range(0, len(all_of_them), size))

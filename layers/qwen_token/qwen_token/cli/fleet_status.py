@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 import boto3
 
-from qwen_token.fleet import Fleet, Member, session_name
+from qwen_token.fleet import Fleet, Member
 from qwen_token.incidents import REMIND_EVERY
 from qwen_token.policy import TokenState
 from qwen_token.tokens import in_days
 
 from .deployed import Stack, secrets_manager, session_for
-from .fleet_readings import list_sessions, read_memories, read_sessions, read_tokens
+from .fleet_readings import read_memories, read_sessions, read_tokens
 from .membership import find_fleet
 from .output import ATTENTION, FAILED, OK, Markup, console_for, histogram, print_line, print_rows
 from .readings import SecretReading, SessionReading
@@ -48,10 +48,9 @@ _LATELY: Final = 2 * REMIND_EVERY
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A member, and the ARN of its session secret, if it has one."""
+    """A member, and where its token and login stand."""
 
     member: Member
-    session_secret: str | None
     standing: Standing
 
     @property
@@ -69,16 +68,12 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Status:
-    """All that is shown: the members in their order, of which the logins of ``shown`` were read.
-
-    ``strays`` are the session secrets whose member is not in the fleet.
-    """
+    """All that is shown: the members in their order, of which the logins of ``shown`` were read."""
 
     stack: Stack
     now: datetime
     rows: Sequence[_Row]
     shown: int
-    strays: Sequence[str]
 
     @property
     def runs_problem(self) -> str | None:
@@ -93,7 +88,7 @@ class _Status:
             "secrets": len(self.rows),
             **{state.value: states[state] for state in TokenState},
             "unreadable": states[None],
-            "with a session": sum(row.session_secret is not None for row in self.rows),
+            "with a session": sum(row.member.session_id is not None for row in self.rows),
             "incidents": sum(row.standing.runs.memory.incident is not None for row in self.rows),
         }
 
@@ -126,37 +121,34 @@ def _read(
     client = secrets_manager(aws, "")
     tag = stack.parameter("FleetTag")
     tokens: list[tuple[Member, SecretReading]] = []
-    for each in read_tokens(Fleet(client, tag)):
+    for each in read_tokens(Fleet(client, tag), now=now):
         tokens.append(each)
         told(f"read {len(tokens)} secrets")
-    sessions = list_sessions(client, tag)
     memories = read_memories(aws, stack, [member.secret_id for member, _ in tokens])
     rows = []
     for member, secret in tokens:
-        session_secret = sessions.pop(session_name(member.name), None)
-        is_there = session_secret is not None
         standing = Standing(
             now=now,
             refresh_before=timedelta(days=float(stack.parameter("RefreshBeforeDays"))),
             critical_before=timedelta(days=float(stack.parameter("CriticalDays"))),
             secret=secret,
-            login=_UNREAD if is_there else SessionReading(),
+            login=SessionReading() if member.session_id is None else _UNREAD,
             runs=memories[member.secret_id],
         )
-        rows.append(_Row(member, session_secret, standing))
+        rows.append(_Row(member, standing))
     rows.sort(key=_Row.order)
     shown = len(rows) if show_all else min(_ROWS, len(rows))
     told(f"reading the logins of {shown} members")
     rows[:shown] = sorted(_with_logins(rows[:shown], client), key=_Row.order)
-    return _Status(stack, now, rows, shown, sorted(sessions))
+    return _Status(stack, now, rows, shown)
 
 
 def _with_logins(rows: Sequence[_Row], client: "SecretsManagerClient") -> list[_Row]:
-    logins = read_sessions(client, [row.session_secret for row in rows if row.session_secret])
+    logins = read_sessions(client, [row.member.session_id for row in rows if row.member.session_id])
     return [
         row
-        if row.session_secret is None
-        else replace(row, standing=replace(row.standing, login=logins[row.session_secret]))
+        if row.member.session_id is None
+        else replace(row, standing=replace(row.standing, login=logins[row.member.session_id]))
         for row in rows
     ]
 
@@ -186,12 +178,11 @@ def _document(status: _Status) -> dict[str, object]:
         "tag": status.stack.parameter("FleetTag"),
         "totals": {label.replace(" ", "_"): count for label, count in status.totals.items()},
         "runs_problem": status.runs_problem,
-        "strays": status.strays,
         "members": [
             {
                 "name": row.member.name,
                 "secret_id": row.member.secret_id,
-                "session_secret_id": row.session_secret,
+                "session_secret_id": row.member.session_id,
                 "problem": row.standing.secret.problem,
                 **described_token(row.standing),
                 "login": described_login(row.standing),
@@ -231,7 +222,6 @@ def _print(console: "Console", status: _Status) -> None:
         {
             **{label.capitalize(): count for label, count in status.totals.items()},
             **({} if status.runs_problem is None else {"Incidents": status.runs_problem}),
-            "Sessions without a member": ", ".join(status.strays) or None,
         },
     )
 

@@ -180,9 +180,9 @@ class Membership:
         )
 
 
-def queue_run(session: boto3.Session, stack: Stack, secret_arn: str) -> None:
-    """Queue a run of a worker for this member."""
+def queue_run(session: boto3.Session, stack: Stack, *, member: str, session_secret: str) -> None:
+    """Queue a run of a worker for a member, due or not, by the ARNs of its secrets."""
     client: Any = client_for(session, "sqs")
-    body = json.dumps({"secret_id": secret_arn})
+    body = json.dumps({"secret_id": member, "session_id": session_secret, "force": True})
     with asked("SQS"):
         client.send_message(QueueUrl=stack.outputs["FleetQueueUrl"], MessageBody=body)

@@ -58,7 +58,7 @@ def run(session: Session, options: argparse.Namespace, console: "Console | None"
     session_secret = membership.join_session(options.name)
     stored, given_up = store(session, session_secret, client, replace=options.replace)
     member = membership.join(options.name)
-    failure = None if options.no_check else _queued(aws, stack, member)
+    failure = None if options.no_check else _queued(aws, stack, member, session_secret)
     queued = failure is None and not options.no_check
     after = _Stored(options.name, session_secret, stored, given_up, queued, failure)
     if console is None:
@@ -71,10 +71,12 @@ def run(session: Session, options: argparse.Namespace, console: "Console | None"
     return OK if failure is None else FAILED
 
 
-def _queued(aws: boto3.Session, stack: Stack, member: str) -> CommandFailure | None:
+def _queued(
+    aws: boto3.Session, stack: Stack, member: str, session_secret: str
+) -> CommandFailure | None:
     """Queue a run for the member. The login is stored, whatever comes of it."""
     try:
-        queue_run(aws, stack, member)
+        queue_run(aws, stack, member=member, session_secret=session_secret)
     except FAILURES as error:
         advice = _WITHOUT_THE_QUEUE.format(schedule=stack.parameter("FleetSchedule"))
         return failure_of(error, {})._replace(advice=advice)
@@ -114,6 +116,6 @@ def _print(console: "Console", after: _Stored, stack: Stack) -> None:
 
 def _use_text(after: _Stored, stack: Stack) -> str:
     if after.queued:
-        return "not yet: a worker does, as soon as the token is due or where there is none"
+        return "not yet: a worker is asked to, and does within a minute or so"
     sweep = f"the next sweep sees it ({stack.parameter('FleetSchedule')})"
     return f"not yet: {'it was only stored (--no-check); ' if after.failure is None else ''}{sweep}"
