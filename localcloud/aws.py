@@ -379,6 +379,14 @@ class Cloud:
         )
         return self.session_of_role_with(policy["Policy"]["Arn"])
 
+    def session_of_role_that_may(self, statements: Sequence[object]) -> boto3.Session:
+        """Return a session of a new role that these statements are all about."""
+        policy = self.session.client("iam", endpoint_url=self.endpoint).create_policy(
+            PolicyName=f"may-{secrets.token_hex(4)}",
+            PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [*statements]}),
+        )
+        return self.session_of_role_with(policy["Policy"]["Arn"])
+
     def session_of_role_with(self, policy_arn: str) -> boto3.Session:
         """Return a session of a new role that has this one policy and nothing else."""
         iam = self.session.client("iam", endpoint_url=self.endpoint)

@@ -3,7 +3,7 @@
     .tools/cloud/bin/python localcloud/iam_verdicts.py < requests.json > verdicts.json
 
 The emulator applies these rules to each call, but knows no call that crosses accounts. A request
-names the principal, the action, the resource, the policy on the resource, the
+names the principal, the action, the resource, the policy on the resource (null: none), the
 principal's policies and the context's keys; the verdict is true where it is allowed.
 """
 
@@ -26,10 +26,13 @@ def allows(request: dict[str, Any]) -> bool:
         principal_account=request["principal"].split(":")[4],
         action=request["action"],
         resource_arn=request["resource"],
-        region=request["resource"].split(":")[3],
+        # Many resources have none of their own.
+        region=request.get("region") or request["resource"].split(":")[3],
         service_context={name.lower(): value for name, value in request["context"].items()},
     )
     identity = evaluate(context, [parse_policy_document(each) for each in request["policies"]])
+    if request["resource_policy"] is None:
+        return bool(identity.decision == "Allow")
     owner = request["resource"].split(":")[4]
     both = combine_resource_policy(identity, context, request["resource_policy"], owner)
     return bool(both.decision == "Allow")

@@ -229,7 +229,9 @@ def _uses(call: Call) -> Iterator[Use]:
     if "X-Amz-Target" in call.headers:
         fields = json.loads(call.body)
     else:
-        fields = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
+        # What is uploaded is no text.
+        form = parse_qs(call.body.decode(errors="replace"))
+        fields = {name: values[0] for name, values in form.items()}
     if "QueueUrl" in fields:
         # A batch of messages takes the permission to send one.
         action = call.operation.removesuffix("Batch")
