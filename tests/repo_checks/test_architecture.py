@@ -1,4 +1,4 @@
-"""docs/architecture.md says which modules there are and who may import whom: that it is so."""
+"""docs/architecture.md is true: its modules, who may import whom, where to change what."""
 
 import ast
 import re
@@ -104,3 +104,33 @@ def test_only_the_two_that_the_page_names_import_requests() -> None:
         if name.partition(".")[0] == "requests"
     }
     assert importers == {"transport", "requests_auth"}
+
+
+def definitions(path: Path) -> Iterator[str]:
+    """Yield each class, function and constant of a file, and each class with its members."""
+    for node in ast.parse(path.read_text()).body:
+        yield from defined(node)
+        if isinstance(node, ast.ClassDef):
+            for member in node.body:
+                yield from (f"{node.name}.{name}" for name in defined(member))
+
+
+def defined(node: ast.stmt) -> Iterator[str]:
+    """Yield the names that a statement defines."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        yield node.name
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        yield node.target.id
+
+
+def test_what_the_page_says_to_change_exists() -> None:
+    section = PAGE.split("## Where do I change …")[1].split("\n## ")[0]
+    names = set(re.findall(r"`((?:\w+\.)?_?\w+)`", "".join(section.split("| ---")[1:])))
+    packages = (LIBRARY, RUNTIME, ROOT / "functions", ROOT / "localcloud")
+    known = {"advice", "reason", "Schedule", "TokenManager"}
+    for path in (path for package in packages for path in sources(package)):
+        found = set(definitions(path))
+        known |= found | {path.stem} | {f"{path.stem}.{name}" for name in found}
+
+    assert len(names) > 20
+    assert names - known - {"template.yaml"} == set()
