@@ -83,7 +83,8 @@ e2e: setup .tools/awscli/ready .tools/aws-sdk/ready .tools/lambda/ready ## tests
 nightly: setup .tools/fuzz/ready ## what takes too long for each change: every byte and wait, a long simulation, a search for inputs
 	$(PYTEST) tests -m nightly -n 2 --dist loadgroup $(ARGS)
 	$(MAKE) simulate ARGS='--years 2000'
-	$(MAKE) coverage fuzz SECONDS=120 ARGS=
+	$(MAKE) coverage ARGS=--hypothesis-profile=nightly
+	$(MAKE) fuzz SECONDS=120 ARGS=
 
 coverage: COVERAGE = --cov --cov-append --cov-report=
 coverage: unit integration ## the branches that unit and integration tests take: 90 % at least

@@ -28,9 +28,10 @@ os.environ.update(without_proxy())
 os.environ["POWERTOOLS_SERVICE_NAME"] = "my-stack"
 os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "QwenTokenRefresh"
 
-# How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+# How long an example takes says how busy the machine is. `make nightly` takes the other profile.
+hypothesis.settings.register_profile("everyday", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=300)
+hypothesis.settings.load_profile("everyday")
 
 # What the tests below each of these share, they use one after the other: a stack, some secrets, or
 # a scan that takes long. The first that fits counts: the examples' tests have a stack of their own.

@@ -1,5 +1,6 @@
 """Tokens for tests, signed with a key that only the tests know."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,6 +29,14 @@ def token(
 def pieces(raw: str) -> set[str]:
     """Return every piece of twelve characters: so much of a token is never shown."""
     return {raw[start : start + 12] for start in range(len(raw) - 11)}
+
+
+def found_in(text: str, parts: set[str]) -> set[str]:
+    """Return which of these pieces are in a text. Of a long one, most is the same over again."""
+    alphabet = re.escape("".join(set().union(*parts)))
+    # A piece lies within a run of what pieces consist of.
+    runs = set(re.findall(f"[{alphabet}]{{12,}}", text))
+    return parts & set().union(*map(pieces, runs))
 
 
 def all_said(error: BaseException) -> str:

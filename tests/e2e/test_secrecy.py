@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import subprocess
 from datetime import timedelta
 
@@ -20,29 +19,16 @@ from localcloud.sign_in_host import (
     SignInRequest,
 )
 from tests.e2e.conftest import OWNER, Deployed, recorded
+from tests.minting import found_in, pieces
 from tests.repo_checks.targets import MAKEFILES
 
 DAY = timedelta(days=1)
-# A shorter piece could be anything; a longer one might miss a part.
-PIECE = 12
-
-
-def pieces(text: str) -> set[str]:
-    return {text[start : start + PIECE] for start in range(len(text) - PIECE + 1)}
 
 
 def secret_parts(raw: str) -> set[str]:
     """Return every piece of a token, except of its header, which every JWT shares."""
     _, payload, signature = raw.split(".")
     return pieces(payload) | pieces(signature)
-
-
-def found_in(text: str, parts: set[str]) -> set[str]:
-    """Return the pieces that are in a text, of which megabytes are the same lines over again."""
-    alphabet = re.escape("".join(set().union(*parts)))
-    # A piece lies within a run of what pieces consist of.
-    runs = set(re.findall(f"[{alphabet}]{{{PIECE},}}", text))
-    return parts & set().union(*map(pieces, runs))
 
 
 def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:

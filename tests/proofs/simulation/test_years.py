@@ -174,7 +174,7 @@ STORIES = [Story, SessionStory, SignInStory, OpenWebUIStory]
 
 @pytest.mark.parametrize("story", STORIES)
 def test_no_story_breaks_an_invariant(story: type[Story]) -> None:
-    tell(story, how_many=4)
+    tell(story, how_many=3)
 
 
 @pytest.mark.nightly
