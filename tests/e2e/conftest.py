@@ -3,7 +3,8 @@
 No schedule comes in between: they run twice a day, and no test lasts so long.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from localcloud.aws import Cloud
+from localcloud.cloudformation import read_template
 from localcloud.fleet import Fleet
 from localcloud.qwen import MINTS_NEWER_CLAIMS, QwenStandIn
 from localcloud.recording_proxy import Answer, Call, CarryOut, RecordingProxy
@@ -157,6 +159,46 @@ def _session_stack(cloud: Cloud, built: Path) -> Iterator[Deployed]:
         yield Deployed(cloud.deploy(built, parameters=parameters), hosts)
 
 
+# Deploys a stack of this name, with these parameters.
+type Deploy = Callable[[str, Mapping[str, str]], Stack]
+
+
+@pytest.fixture(scope="session", name="deploy_again")
+def _deploy_again(session_stack: Deployed) -> Deploy:
+    """Return what deploys the first stack's template under other names.
+
+    ``sam deploy`` has packaged it by then. What it goes on to ask CloudFormation for, this does: a
+    second ``sam`` would take ten times as long.
+    """
+    cloud, first = session_stack.stack.cloud, session_stack.stack.name
+    client = cloud.cloudformation
+    packaged = client.get_template(StackName=first, TemplateStage="Original")["TemplateBody"]
+    s3 = cloud.session.client("s3", endpoint_url=cloud.endpoint)
+    bucket = s3.list_buckets()["Buckets"][0]["Name"]
+    body = json.dumps(read_template(packaged)).encode()
+    s3.put_object(Bucket=bucket, Key="again.template", Body=body)
+
+    def deploy(name: str, parameters: Mapping[str, str]) -> Stack:
+        client.create_change_set(
+            StackName=name,
+            ChangeSetName="again",
+            ChangeSetType="CREATE",
+            TemplateURL=f"{cloud.endpoint}/{bucket}/again.template",
+            Parameters=[
+                {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+            ],
+            Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+        )
+        client.get_waiter("change_set_create_complete").wait(
+            StackName=name, ChangeSetName="again", WaiterConfig={"Delay": 1}
+        )
+        client.execute_change_set(StackName=name, ChangeSetName="again")
+        client.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig={"Delay": 1})
+        return Stack.find(cloud, name)
+
+    return deploy
+
+
 @pytest.fixture(name="deployed")
 def _deployed(session_stack: Deployed) -> Deployed:
     """Return a stack for tokens of the first kind. It holds no login beside the token."""
@@ -165,12 +207,11 @@ def _deployed(session_stack: Deployed) -> Deployed:
 
 
 @pytest.fixture(scope="session", name="session_newer")
-def _session_newer(cloud: Cloud, built: Path) -> Iterator[Deployed]:
+def _session_newer(deploy_again: Deploy) -> Iterator[Deployed]:
     with Hosts.started() as hosts:
-        stack = cloud.deploy(
-            built,
-            name="newer",
-            parameters=hosts.parameters(
+        stack = deploy_again(
+            "newer",
+            hosts.parameters(
                 SecretName="newer/token", SessionSecretName="newer/session", AlertAfterMinutes="0"
             ),
         )

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import requests
@@ -28,7 +27,7 @@ from localcloud.sign_in_host import (
     SignInRequest,
 )
 from localcloud.stack import CURRENT, PREVIOUS
-from tests.e2e.conftest import Deployed, Hosts
+from tests.e2e.conftest import Deploy, Deployed, Hosts
 
 DAY = timedelta(days=1)
 ACCESS_LIFETIME = timedelta(minutes=15)
@@ -508,13 +507,13 @@ def test_runs_that_follow_close_upon_each_other_spend_each_credential_once(
 
 
 @pytest.fixture(name="newcomer")
-def _newcomer(cloud: Cloud, built: Path) -> Iterator[Deployed]:
+def _newcomer(deploy_again: Deploy) -> Iterator[Deployed]:
     """Return a stack just deployed, which nothing was ever put into."""
     with Hosts.started() as hosts:
         parameters = hosts.parameters(
             SecretName="newcomer/token", SessionSecretName="newcomer/session"
         )
-        yield Deployed(cloud.deploy(built, name="newcomer", parameters=parameters), hosts)
+        yield Deployed(deploy_again("newcomer", parameters), hosts)
 
 
 def test_a_new_stack_awaits_a_login_and_gets_its_first_token_with_a_session(

@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 from localcloud.aws import REGION, Cloud
 from localcloud.iam import Iam, permissions
 from localcloud.stack import Stack
-from tests.e2e.conftest import Deployed, Hosts
+from tests.e2e.conftest import Deploy, Deployed, Hosts
 
 
 def delete(stack: Stack) -> None:
@@ -44,22 +44,20 @@ class Pair:
 
 
 @pytest.fixture(scope="module", name="session_pair")
-def _session_pair(cloud: Cloud, built: Path) -> Iterator[Pair]:
+def _session_pair(cloud: Cloud, deploy_again: Deploy) -> Iterator[Pair]:
     kms: Any = cloud.session.client("kms", endpoint_url=cloud.endpoint)
     key_arn = kms.create_key()["KeyMetadata"]["Arn"]
     with Hosts.started() as hosts, Hosts.started() as other_hosts:
-        one = cloud.deploy(
-            built,
-            name="one",
-            parameters=hosts.parameters(
+        one = deploy_again(
+            "one",
+            hosts.parameters(
                 SecretName="one/token", SessionSecretName="one/session", ChangeEvents="false"
             ),
         )
-        two = cloud.deploy(
-            built,
+        two = deploy_again(
             # A pattern that means all of the first one's would mean this one's as well.
-            name="one-two",
-            parameters=other_hosts.parameters(
+            "one-two",
+            other_hosts.parameters(
                 SecretName="one/token-two",
                 SessionSecretName="one/session-two",
                 SecretKmsKeyArn=key_arn,
@@ -289,7 +287,7 @@ def test_what_the_parameters_say_the_function_gets(newer: Deployed, cloud: Cloud
 
 
 def test_the_secrets_outlive_updates_and_their_stack_and_serve_the_next_one(
-    cloud: Cloud, built: Path, pair: Pair
+    cloud: Cloud, built: Path, deploy_again: Deploy, pair: Pair
 ) -> None:
     untouched = pair.one.hold(timedelta(days=5))
     with Hosts.started() as hosts:
@@ -320,12 +318,9 @@ def test_the_secrets_outlive_updates_and_their_stack_and_serve_the_next_one(
         assert (first.versions(), first.session_versions()) == before
         assert table not in cloud.dynamodb.list_tables()["TableNames"]
 
-        second = cloud.deploy(
-            built,
-            name="second",
-            parameters=hosts.parameters(
-                SecretArn=first.secret_arn, SessionSecretArn=first.session_secret_arn
-            ),
+        second = deploy_again(
+            "second",
+            hosts.parameters(SecretArn=first.secret_arn, SessionSecretArn=first.session_secret_arn),
         )
         assert second.secret_arn == first.secret_arn
         assert second.session_secret_arn == first.session_secret_arn
@@ -347,13 +342,12 @@ def test_the_secrets_outlive_updates_and_their_stack_and_serve_the_next_one(
 
 
 def test_a_stack_without_a_session_secret_exchanges_and_has_nothing_of_one(
-    cloud: Cloud, built: Path
+    deploy_again: Deploy,
 ) -> None:
     with Hosts.started() as hosts:
-        stack = cloud.deploy(
-            built,
-            name="alone",
-            parameters=hosts.parameters(SecretName="alone/token", SessionSecretName=""),
+        stack = deploy_again(
+            "alone",
+            hosts.parameters(SecretName="alone/token", SessionSecretName=""),
         )
         deployed = Deployed(stack, hosts)
         deployed.hold(timedelta(days=2))
