@@ -1,7 +1,7 @@
 """The fleet's worker: runs the keeper for each job of a batch, and reports all that failed."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,6 +16,7 @@ from aws_lambda_powertools.utilities.batch import (
 )
 
 from breaker import TROUBLE
+from claims import ClaimedSessions, Claims
 from fleet_settings import WorkerSettings
 from jobs import LONGEST_DELAY, POSTPONEMENTS, Job, NotAJobError, delay, secrets_of, send
 from keeper_runtime.clients import Clients
@@ -23,7 +24,7 @@ from keeper_runtime.json_lines import log_all_as_json
 from keeper_runtime.opened_ledger import give_back
 from keeper_runtime.reporting import ENDS_AN_INCIDENT, Reporter, counts_of, expiries_of, logins_of
 from keeper_runtime.run_location import location_of, time_left_of
-from keeper_runtime.state_table import ledger_of
+from keeper_runtime.state_table import StateTable, ledger_of
 from marks import Marks
 from member_hosts import MemberHosts
 from pace import pace_writes
@@ -38,8 +39,11 @@ from qwen_token.fleet import obstacle_error
 from qwen_token.keeper import Keeper
 from qwen_token.ledger import Ledger
 from qwen_token.ports import STORE_CALL_LIMIT
+from qwen_token.run_memory import RunMemory
 from qwen_token.run_report import Outcome, Report
 from qwen_token.secret_store import SecretStore
+from shared_trouble import KEY as SHARED_TROUBLE
+from shared_trouble import SharedTrouble
 from sign_ins import SignIns, Turn
 
 if TYPE_CHECKING:
@@ -64,6 +68,8 @@ _SOONEST_SPREAD: Final = 120
 _RESERVE: Final = 4 * STORE_CALL_LIMIT
 
 _clients = cache(Clients.real)
+# What this process has claimed, for all batches.
+_claimed: dict[tuple[str, str], datetime] = {}
 
 
 @forgets_locals
@@ -98,6 +104,8 @@ def run(
         MemberHosts(settings, clients),
         SignIns(clients.dynamodb, settings.state_table, clients.clock),
         Marks(clients.dynamodb, settings.state_table, clients.clock),
+        Claims(clients.dynamodb, settings.state_table, clients.clock, clients.sessions, _claimed),
+        ledger_of(clients, time_left_of(context), SHARED_TROUBLE),
     )
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="job") as threads:
 
@@ -150,6 +158,8 @@ class _Batch:
     hosts: MemberHosts
     sign_ins: SignIns
     marks: Marks
+    claims: Claims
+    shared_ledger: Ledger
     runs: list[_Run] = field(default_factory=list)
 
     def do(self, record: "SQSRecord") -> None:
@@ -185,10 +195,10 @@ class _Batch:
         if time_left() < _RESERVE:
             # Also a run that comes to nothing reads, and a worker that is killed reports nothing.
             raise UpstreamUnavailableError("no time was left to call the API")
-        clients, session_id = self.clients, job.session_id
+        clients = self.clients
         return Keeper(
             store=SecretStore(clients.secrets(), job.secret_id, clock=clients.clock),
-            sessions=None if session_id is None else lambda: clients.sessions(session_id),
+            sessions=self._sessions(job),
             ledger=lambda: ledger,
             client=lambda: self.hosts.api(job.secret_id),
             sources=lambda grant: self.hosts.source(grant, job.secret_id, self.sign_ins),
@@ -197,6 +207,14 @@ class _Batch:
             refresh_before=self.settings.refresh_before,
             sign_in_turn=turn,
         ).run(force=job.force, check=job.check)
+
+    def _sessions(self, job: Job) -> Callable[[], ClaimedSessions] | None:
+        session_id = job.session_id
+        if session_id is None:
+            return None
+        return lambda: ClaimedSessions(
+            self.clients.sessions(session_id), self.claims, job.secret_id
+        )
 
     def report(self) -> None:
         """Report what came of the batch, and give the leases back."""
@@ -208,6 +226,7 @@ class _Batch:
             self._count(ended)
             self._tell(ended)
         finally:
+            give_back(self.shared_ledger, logger)
             for run in self.runs:
                 self._close(run)
 
@@ -263,8 +282,16 @@ class _Batch:
     def _tell(self, ended: Sequence[_Run]) -> None:
         """Publish what it is time to publish of all of them, in one message for each kind."""
         policy = self.settings.alert_policy()
+        shared = SharedTrouble(self.reporter.owner, self.shared_ledger, self._peek, policy)
+        in_trouble = [run for run in ended if isinstance(run.ending, TROUBLE)]
         due: list[Due] = []
+        if in_trouble:
+            due += shared.met([(run.job.secret_id, run.ending, run.ledger) for run in in_trouble])  # type: ignore[misc] # as asked above
+        elif not any(isinstance(run.ending, TROUBLE) for run in self.runs):
+            due += shared.is_over_by([run.ending for run in ended])
         for run in ended:
+            if isinstance(run.ending, TROUBLE):
+                continue
             owner = self.reporter.owner.of_member(run.job.session_id or "")
             secret_id, ledger, ending = run.job.secret_id, run.ledger, run.ending
             if isinstance(ending, QwenTokenError):
@@ -274,6 +301,12 @@ class _Batch:
             elif ending.outcome in ENDS_AN_INCIDENT:
                 due += owner.succeeded(ending, secret_id, ledger, policy)
         self.reporter.owner.publish_due(due)
+
+    def _peek(self) -> RunMemory:
+        clients = self.clients
+        return StateTable(
+            clients.dynamodb(), self.settings.state_table, SHARED_TROUBLE, clock=clients.clock
+        ).read()
 
     def _close(self, run: _Run) -> None:
         is_marked = not run.ledger.is_open

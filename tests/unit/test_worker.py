@@ -27,10 +27,11 @@ from qwen_token import (
 from tests.fake_lambda_context import FakeLambdaContext
 from tests.fake_secrets_manager import arn
 from tests.fakes import FakeQwen, Recorder
-from tests.minting import pieces, token
+from tests.minting import NOW, pieces, token
 from tests.unit.fleet_fakes import QUEUE, FleetUnderTest, read_output
 
 DAY = timedelta(days=1)
+MINUTE = timedelta(minutes=1)
 BUS = "arn:aws:events:eu-west-1:111122223333:event-bus/default"
 ENVIRON = {
     "STACK_NAME": "my-stack",
@@ -381,19 +382,52 @@ def test_an_job_is_put_off_for_as_long_as_the_api_asks_as_far_as_sqs_delays(
     assert len(set(delays)) > 5, "they come back one after the other"
 
 
-def test_what_is_told_of_a_token_that_was_not_sent_is_its_own_expiry(
+def test_trouble_that_many_members_met_is_one_incident_with_their_number(
     world: FleetUnderTest, run: Runner
 ) -> None:
-    world.qwen.answers = lambda _: RateLimitedError("slow down")
-    for number in range(12):
-        world.secrets.add(f"s{number}", held_by(f"s{number}", (number + 1) * DAY / 8).raw)
+    world.qwen.answers = lambda _: UpstreamBlockedError("a firewall answered")
+    names = [f"s{number:02}" for number in range(12)]
+    for number, name in enumerate(names):
+        world.secrets.add(name, held_by(name, (number + 9) * DAY / 8).raw)
 
-    run(world, *(message(f"s{number}", postponed=3) for number in range(12)))
+    run(world, *(message(name, postponed=3) for name in names[:6]))
+    for _ in range(7):
+        world.now += 10 * MINUTE
+        run(world, *(message(name, postponed=3) for name in names))
 
-    [document] = world.topic.documents
-    told = {each["secret_id"]: each["days_remaining"] for each in document["failures"]}
-    assert told == {arn(f"s{number}"): round((number + 1) / 8, 2) for number in range(12)}
-    assert len(world.qwen.asked) <= 5
+    told = [(each["severity"], each["failures"]) for each in world.topic.documents]
+    assert [severity for severity, _ in told] == ["notice", "warning"], "not one for each member"
+    [[first], [second]] = [failures for _, failures in told]
+    assert "6 members of the fleet have met this so far" in first["message"]
+    assert "12 members of the fleet have met this so far" in second["message"], "each counts once"
+    assert (first["secret_id"], first["days_remaining"]) == (arn("s00"), 1.12), "the most urgent"
+    assert {each["since"] for each in world.topic.documents} == {NOW.isoformat()}
+
+
+def test_shared_trouble_is_over_once_members_are_served_and_none_meets_it_for_a_while(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    def answers(asked: Token) -> Token | Exception:
+        return UpstreamBlockedError("no") if asked.account == "limited" else renewed(asked)
+
+    world.qwen.answers = answers
+    for name in ("limited", "a", "b"):
+        world.secrets.add(name, held_by(name).raw)
+
+    run(world, message("limited", postponed=3))
+    run(world, message("a"))
+    assert [each["event"] for each in world.topic.documents] == ["refresh_failed"]
+    world.now += 20 * MINUTE
+    run(world, message("b"))
+    world.secrets.hold(arn("a"), held_by("a").raw)
+    run(world, message("a"))
+
+    assert [each["event"] for each in world.topic.documents] == [
+        "refresh_failed",
+        "refresh_recovered",
+    ]
+    [over] = world.topic.documents[1]["failures"]
+    assert (over["reason"], over["secret_id"]) == ("upstream_blocked", None)
 
 
 def test_an_answer_that_speaks_of_one_token_stops_no_other(

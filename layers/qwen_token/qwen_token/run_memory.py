@@ -95,7 +95,8 @@ class RunMemory:
     What the session secret does not hold, as it was not written, is in ``session_version_id``
     (whose version it belongs to), ``session_expires_at`` and ``account``. ``confirmed_at`` is when
     the API last accepted the token of ``confirmed_version_id``. ``reminded`` says when each
-    reminder was published last.
+    reminder was published last. Of an incident that many secrets share, ``affected`` is how many
+    met it, and ``troubled_at`` when one did last.
     """
 
     refusals: Mapping[Grant, Refusal] = field(default_factory=dict)
@@ -118,6 +119,8 @@ class RunMemory:
     confirmed_at: datetime | None = None
     incident: Incident | None = None
     reminded: Mapping[str, datetime] = field(default_factory=dict)
+    affected: int = 0
+    troubled_at: datetime | None = None
 
     def as_of(self, now: datetime) -> Self:
         """Return the memory with what was noted in the future as noted now.
@@ -148,6 +151,7 @@ class RunMemory:
                 published=each(self.incident.published),
             ),
             reminded=each(self.reminded),
+            troubled_at=self.troubled_at and past(self.troubled_at),
         )
 
     def with_refusal(self, grant: Grant, refusal: Refusal) -> Self:
@@ -256,6 +260,8 @@ class RunMemory:
                 sign_in=_sign_in(members.get("sign_in")),
                 incident=_incident(members.get("incident")),
                 reminded=_instants(members.get("reminded", {})),
+                affected=_count(members.get("affected", 0)),
+                troubled_at=_optional_instant(members.get("troubled_at")),
             )
         except (
             KeyError,

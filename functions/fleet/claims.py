@@ -1,0 +1,142 @@
+"""Claims: that one login has one keeper, however many members it was put into.
+
+A refresh credential may be good for one use, and a second use may end the login. So a member claims
+the credential of its session before it is spent, by an item of the state table. The item's key is a
+digest, which nobody can make the credential of; it holds the member's ARN, and nothing else.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from keeper_runtime.alerts import name_of
+from keeper_runtime.state_table import get_item, number, update_if
+from qwen_token.errors import MembershipError, SessionMalformedError, StoreError
+from qwen_token.fleet import session_name
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+    from qwen_token.ports import Sessions
+    from qwen_token.session import Session
+    from qwen_token.stored_session import StoredSession
+
+# A credential lives for 30 days. While it is kept, its claim is renewed.
+_LASTS: Final = timedelta(days=40)
+# A process that claimed a version does not write that again for so long.
+_KNOWN_FOR: Final = timedelta(hours=6)
+_MOST_KNOWN: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """All claims. Every method raises StoreError where DynamoDB refuses or fails.
+
+    ``sessions`` returns a session secret by its name.
+    """
+
+    client: Callable[[], "DynamoDBClient"]
+    table: str
+    clock: Callable[[], datetime]
+    sessions: Callable[[str], "Sessions"]
+    # What this process claimed: each member's version, and when.
+    known: dict[tuple[str, str], datetime] = field(default_factory=dict)
+
+    def take(self, stored: "StoredSession", member: str) -> None:
+        """Claim the refresh credential of a member's session, if it has one.
+
+        Raises:
+            MembershipError: another member holds it.
+        """
+        credential, now = stored.session.refresh_token, self.clock()
+        if credential is None:
+            return
+        version = (member, stored.version_id)
+        if version in self.known and timedelta(0) <= now - self.known[version] < _KNOWN_FOR:
+            return
+        if not self._write(_key(credential), member):
+            holder = self._holder(_key(credential))
+            if holder not in {None, member} and self._holds(str(holder), credential):
+                raise MembershipError(
+                    f"the member {name_of(str(holder))} holds the same login: one login is for one "
+                    "member, as a second one that spends it may end it; put another login into one "
+                    "of the two"
+                )
+            self._write(_key(credential), member, over=holder)
+        if len(self.known) >= _MOST_KNOWN:
+            self.known.clear()
+        self.known[version] = now
+
+    def _write(self, key: str, member: str, *, over: str | None = None) -> bool:
+        now = self.clock()
+        return update_if(
+            self.client(),
+            self.table,
+            key,
+            update="SET held_by = :member, expires_at = :end",
+            condition=(
+                "attribute_not_exists(held_by) OR held_by = :member OR held_by = :over "
+                "OR expires_at <= :now"
+            ),
+            values={
+                ":member": {"S": member},
+                ":over": {"S": over or member},
+                ":end": number(now + _LASTS),
+                ":now": number(now),
+            },
+            step="claim a login",
+        )
+
+    def _holder(self, key: str) -> str | None:
+        item = get_item(self.client(), self.table, key, step="see who claimed a login")
+        holder: str | None = item.get("held_by", {}).get("S")
+        return holder
+
+    def _holds(self, holder: str, credential: str) -> bool:
+        """Return whether a login is still the holder's: also in the form of a later credential.
+
+        It is not where the holder is gone, or a person has put another login in there.
+        """
+        try:
+            stored = self.sessions(session_name(name_of(holder))).read()
+        except SessionMalformedError:
+            return False
+        except StoreError as error:
+            if error.may_pass:
+                raise
+            return False
+        if stored is None or stored.session.refresh_token is None:
+            return False
+        return stored.session.refresh_token == credential or stored.by_keeper
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedSessions:
+    """A member's session secret, whose credential is claimed before it is used."""
+
+    sessions: "Sessions"
+    claims: Claims
+    member: str
+
+    def read(self) -> "StoredSession | None":
+        """Return what is current.
+
+        Raises:
+            MembershipError: another member holds this login.
+        """
+        stored = self.sessions.read()
+        if stored is not None:
+            self.claims.take(stored, self.member)
+        return stored
+
+    def keep(self, session: "Session", *, over: "StoredSession") -> "StoredSession | None":
+        return self.sessions.keep(session, over=over)
+
+    def left_behind(self, *, over: "StoredSession") -> "StoredSession | None":
+        return self.sessions.left_behind(over=over)
+
+
+def _key(credential: str) -> str:
+    return f"claim:{hashlib.sha256(b'qwen-token-refresh:' + credential.encode()).hexdigest()}"
