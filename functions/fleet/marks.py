@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _QUEUED_FOR: Final = timedelta(minutes=30)
 # A mark that ends later was set by a clock that was wrong.
 _LONGEST: Final = timedelta(hours=24)
-# Between two checks of one member. Sweeps may be half a day apart.
-CHECK_EVERY: Final = timedelta(hours=20)
+# Between two checks of one member. Sweeps come a little early, or late.
+CHECK_EVERY: Final = timedelta(hours=23)
 _FORGET_AFTER: Final = timedelta(days=90)
 
 

@@ -114,6 +114,9 @@ class FleetUnderTest:
     dynamodb: FakeDynamoDB = field(default_factory=FakeDynamoDB)
     now: datetime = NOW
 
+    def __post_init__(self) -> None:
+        self.secrets.clock = lambda: self.now
+
     def clients(self) -> Clients:
         """Return what a function is to reach."""
         parts: dict[str, Any] = {

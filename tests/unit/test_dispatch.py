@@ -531,3 +531,160 @@ def test_no_token_and_no_part_of_one_is_in_anything_that_dispatch_says(
 
     said = capsys.readouterr().out + json.dumps(world.queue.sent)
     assert not any(piece in said for held in (FRESH, STALE) for piece in pieces(held.raw))
+
+
+# --- what falls due before the next sweep ---------------------------------------------------------
+
+
+def test_what_falls_due_before_the_next_sweep_is_queued_with_the_delay_until_then(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("soon", token(left=3 * DAY + 4 * MINUTE).raw)
+    world.secrets.add("later", token(left=3 * DAY + 20 * MINUTE).raw)
+
+    done = run(world)
+
+    assert [(body["secret_id"], delay) for body, delay in world.queue.sent] == [(arn("soon"), 241)]
+    assert done.metrics["RunSucceeded"] == [2], "readers of both have a token that lives"
+
+
+def test_an_access_token_is_replaced_in_time_by_sweeps_of_ten_minutes(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    raw = token(left=15 * MINUTE, type="access_token", iat=int(NOW.timestamp())).raw
+    world.secrets.add("alice", raw)
+    world.secrets.add("alice/session", "…", tags={TAG: "session"})
+
+    run(world)
+
+    [(body, delay)] = world.queue.sent
+    assert (body["session_id"], delay) == (arn("alice/session"), 571)
+    assert [call.request["SecretIdList"] for call in world.secrets.recorded[1:]] == [[arn("alice")]]
+
+
+def test_what_is_queued_already_is_not_queued_again(world: FleetUnderTest, run: Runner) -> None:
+    world.secrets.add("due", STALE.raw)
+    world.secrets.add("unreadable", "…", refuses="AccessDeniedException")
+    run(world)
+    world.now += 10 * MINUTE
+
+    done = run(world)
+
+    assert len(world.queue.sent) == 2
+    assert done.result is not None
+    assert (done.result["queued"], done.result["skipped"]) == (0, 2)
+
+
+def test_a_mark_is_lifted_by_another_version_and_by_time(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("due", STALE.raw)
+    run(world)
+    world.secrets.hold(arn("due"), token(left=DAY).raw)
+    run(world)
+    assert len(world.queue.sent) == 2, "another token is another job"
+
+    world.now += 31 * MINUTE
+    run(world)
+    assert len(world.queue.sent) == 3, "a job that was lost is not waited for"
+
+
+def test_a_member_that_is_fresh_for_days_costs_its_share_of_a_batch_read_and_no_write(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    for number in range(20):
+        world.secrets.add(f"s{number}", FRESH.raw)
+
+    run(world)
+
+    assert world.secrets.calls == ["ListSecrets", "BatchGetSecretValue"]
+    assert {str(call.request["Key"]) for call in world.dynamodb.recorded} == {
+        "{'secret_id': {'S': 'fleet:sweep'}}"
+    }
+
+
+def test_without_the_state_table_what_is_due_is_queued_all_the_same(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("due", STALE.raw)
+    world.dynamodb.fails_with = ClientError(
+        {"Error": {"Code": "InternalServerError"}}, "UpdateItem"
+    )
+
+    done = run(world)
+
+    assert world.queue.secret_ids == [arn("due")]
+    [document] = world.topic.documents
+    assert "DynamoDB could not" in document["failures"][0]["message"]
+    assert done.result is not None
+    assert done.result["completed"] is False
+
+
+def test_what_could_not_be_queued_is_queued_by_the_next_sweep(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("due", STALE.raw)
+    world.queue.fails_with = RuntimeError("no queue")
+    run(world)
+    world.queue.fails_with = None
+    world.now += 10 * MINUTE
+
+    run(world)
+
+    assert world.queue.secret_ids == [arn("due")]
+
+
+def test_each_token_that_is_fresh_for_days_is_checked_once_a_day(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.environ["CHECK_SCHEDULE"] = "rate(1 day)"
+    world.environ["FLEET_SCHEDULE"] = "rate(2 hours)"
+    names = [f"s{number}" for number in range(30)]
+    for name in names:
+        world.secrets.add(name, token(left=20 * DAY).raw)
+
+    by_sweep = []
+    for _ in range(12):
+        before = len(world.queue.sent)
+        run(world)
+        by_sweep.append(len(world.queue.sent) - before)
+        world.now += 120 * MINUTE
+
+    assert Counter(world.queue.secret_ids) == Counter(map(arn, names))
+    assert all(body["check"] and not body["force"] for body, _ in world.queue.sent)
+    assert max(by_sweep) < 20, "spread over the day"
+
+
+def test_without_a_check_schedule_nothing_is_checked(world: FleetUnderTest, run: Runner) -> None:
+    world.environ["FLEET_SCHEDULE"] = "rate(12 hours)"
+    world.secrets.add("fresh", token(left=20 * DAY).raw)
+
+    run(world)
+
+    assert world.queue.sent == []
+
+
+def test_only_a_token_that_is_its_own_login_says_when_a_person_is_needed(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("own", token(left=20 * DAY).raw)
+    world.secrets.add("beside", token(left=10 * DAY).raw)
+    world.secrets.add("beside/session", "…", tags={TAG: "session"})
+    world.secrets.add("access", token(left=9 * DAY, type="access_token").raw)
+
+    done = run(world)
+
+    assert done.metrics["TokenDaysRemaining"] == [9]
+    assert done.metrics["SessionDaysRemaining"] == [20]
+
+
+def test_a_session_without_a_member_is_queued_to_be_told_of(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("lost/session", "…", tags={TAG: "session"}, created_at=NOW - DAY)
+
+    run(world)
+
+    [(body, _)] = world.queue.sent
+    assert (body["secret_id"], body["obstacle"]) == (arn("lost/session"), "no_member")
+    assert "BatchGetSecretValue" not in world.secrets.calls

@@ -8,6 +8,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from qwen_token import StoreError, TokenMalformedError, TokenMissingError
+from qwen_token.errors import MembershipError
 from qwen_token.fleet import OFF, ON, SESSION, Fleet, Member, member_name, session_name
 from qwen_token.stored_token import StoredToken
 from tests.fake_secrets_manager import FakeSecretsManager, SecretsManagerCall, arn
@@ -182,3 +183,112 @@ def test_an_arn_has_the_name_of_the_member() -> None:
     secrets.add("team/one", "…")
     [member] = members_of(secrets)
     assert (member.secret_id, member.name) == (arn("team/one"), "team/one")
+
+
+# --- the roster -----------------------------------------------------------------------------------
+
+
+def roster_of(secrets: FakeSecretsManager) -> dict[str, Member]:
+    return {each.name: each for each in fleet(secrets).roster(now=NOW).members}
+
+
+def test_each_member_has_its_session_also_from_another_page() -> None:
+    secrets = fleet_secrets(page_size=1)
+    secrets.add("alice", "…")
+    secrets.add("bob", "…")
+    secrets.add("alice/session", "…", tags={TAG: "session"})
+
+    found = roster_of(secrets)
+
+    assert found.keys() == {"alice", "bob"}
+    assert found["alice"].session_id == arn("alice/session")
+    assert found["bob"].session_id is None
+    assert {each.obstacle for each in found.values()} == {None}
+
+
+def test_the_roster_is_in_the_order_of_the_arns() -> None:
+    secrets = fleet_secrets()
+    for name in ("c", "a", "b"):
+        secrets.add(name, "…")
+
+    assert [each.name for each in fleet(secrets).roster(now=NOW).members] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "obstacle"),
+    [
+        ("a", "sesion", "unknown_tag"),
+        ("a", "Session", "unknown_tag"),
+        ("a", " session", "unknown_tag"),
+        ("a", "sessions", "unknown_tag"),
+        ("a", "OFF", "unknown_tag"),
+        ("a", "of", "unknown_tag"),
+        ("a/session", "on", "name_of_a_session"),
+        ("a/session", "", "name_of_a_session"),
+        ("b/session", "session", "no_member"),
+        ("lonely", "session", "no_member"),
+    ],
+)
+def test_a_secret_that_is_set_up_wrong_is_found_and_never_read(
+    name: str, tag: str, obstacle: str
+) -> None:
+    secrets = fleet_secrets()
+    secrets.add(name, "…", tags={TAG: tag}, created_at=NOW - DAY)
+
+    [found] = fleet(secrets).roster(now=NOW).members
+    [(_, error)] = fleet(secrets).read([found])
+
+    assert (found.name, found.obstacle) == (name, obstacle)
+    assert isinstance(error, MembershipError)
+    if obstacle != "no_member":
+        assert "known are 'on' (a member), 'off' (left alone) and 'session'" in str(error)
+    assert "BatchGetSecretValue" not in secrets.calls
+
+
+@pytest.mark.parametrize("tag", ["on", "", "blue", "true", "1", "production", "offline", "os"])
+def test_any_other_value_of_the_tag_is_a_members(tag: str) -> None:
+    secrets = fleet_secrets()
+    secrets.add("a", "…", tags={TAG: tag})
+
+    assert roster_of(secrets)["a"].obstacle is None
+
+
+def test_the_session_of_a_member_that_is_left_alone_is_left_alone_too() -> None:
+    secrets = fleet_secrets()
+    secrets.add("a", "…", tags={TAG: "off"})
+    secrets.add("a/session", "…", tags={TAG: "session"}, created_at=NOW - DAY)
+
+    assert roster_of(secrets) == {}
+
+
+def test_a_session_whose_member_may_not_be_listed_yet_is_not_called_one_without() -> None:
+    secrets = fleet_secrets()
+    secrets.add("a/session", "…", tags={TAG: "session"}, created_at=NOW - timedelta(minutes=14))
+
+    assert roster_of(secrets) == {}
+
+
+def test_a_session_that_is_being_deleted_is_nobodys() -> None:
+    secrets = fleet_secrets()
+    secrets.add("a", "…")
+    secrets.add("a/session", "…", tags={TAG: "session"}, deleted_at=NOW, created_at=NOW - DAY)
+
+    assert roster_of(secrets)["a"].session_id is None
+    assert len(roster_of(secrets)) == 1
+
+
+def test_where_a_page_fails_no_session_is_called_one_without_a_member() -> None:
+    secrets = fleet_secrets(page_size=1)
+    secrets.add("x/session", "…", tags={TAG: "session"}, created_at=NOW - DAY)
+    secrets.add("a", "…")
+    secrets.add("b", "…")
+
+    def list_two_pages(call: SecretsManagerCall) -> None:
+        if call.request.get("NextToken") == "2":
+            raise ClientError({"Error": {"Code": "InternalFailure"}}, call.operation)
+
+    secrets.before = list_two_pages
+    found = fleet(secrets).roster(now=NOW)
+
+    assert [each.name for each in found.members] == ["a"]
+    assert isinstance(found.failure, StoreError)

@@ -1,11 +1,12 @@
 """The worker: what becomes of a batch of jobs, and what is told of it, once."""
 
+import hashlib
 import json
 import logging
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,17 +19,22 @@ from pace import Pace
 from qwen_token import (
     ConfigError,
     RateLimitedError,
+    SessionRejectedError,
     Token,
+    TokenNotExtendedError,
     TokenRejectedError,
     UpstreamBlockedError,
     UpstreamUnavailableError,
     UpstreamUnexpectedError,
 )
+from qwen_token.errors import ChallengedError
+from qwen_token.grants import Granted, Login
+from qwen_token.session import Grant
 from tests.fake_lambda_context import FakeLambdaContext
 from tests.fake_secrets_manager import arn
 from tests.fakes import FakeQwen, Recorder
 from tests.minting import NOW, pieces, token
-from tests.unit.fleet_fakes import QUEUE, FleetUnderTest, read_output
+from tests.unit.fleet_fakes import QUEUE, TAG, FleetUnderTest, read_output
 
 DAY = timedelta(days=1)
 MINUTE = timedelta(minutes=1)
@@ -90,6 +96,9 @@ def _world() -> FleetUnderTest:
 
 @pytest.fixture(name="run")
 def _run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    # What another test's process has claimed.
+    monkeypatch.setattr(worker, "_claimed", {})
+
     def run(
         world: FleetUnderTest, *messages: dict[str, Any], context: FakeLambdaContext | None = None
     ) -> Run:
@@ -687,3 +696,352 @@ def test_no_token_and_no_part_of_one_is_in_anything_that_a_worker_says(
 
     said = done.output + json.dumps([world.topic.documents, world.bus.put, world.queue.sent])
     assert not any(piece in said for raw in raws for piece in pieces(raw))
+
+
+# --- sessions -------------------------------------------------------------------------------------
+
+
+def credential(raw: str) -> str:
+    """Return what a session secret holds with this refresh credential."""
+    return json.dumps({"refresh_token": raw})
+
+
+def add_session(world: FleetUnderTest, name: str, session: Mapping[str, object] | str) -> None:
+    text = session if isinstance(session, str) else json.dumps(session)
+    world.secrets.add(f"{name}/session", text, tags={TAG: "session"})
+
+
+def of_session(name: str, **more: Any) -> dict[str, Any]:
+    """Return what SQS delivers for the job of a member with a session secret."""
+    return message(name, session_id=arn(f"{name}/session"), **more)
+
+
+def access(name: str, left: timedelta = 180 * MINUTE) -> Token:
+    """Return an access token. It does not say when it was issued."""
+    return token(left=left, account=name, type="access_token")
+
+
+def grants(_grant: Grant, login: Login) -> Granted:
+    """Give each login an access token, and the credential that takes the old one's place."""
+    who = login.session.email or str(login.session.refresh_token)
+    name = who.split("@")[0].split("-")[0]
+    return Granted(access(name), f"{name}-next", NOW + 30 * DAY)
+
+
+def test_a_members_session_is_spent_and_what_comes_is_kept(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.sign_in_host.answers = grants
+    world.secrets.add("alice", access("alice", 4 * MINUTE).raw)
+    add_session(world, "alice", {"refresh_token": "alice-1", "note": "mine"})
+
+    done = run(world, of_session("alice"))
+
+    assert [grant for grant, _ in world.sign_in_host.spent] == [Grant.REFRESH_TOKEN]
+    assert world.secrets.secrets[arn("alice")].value == access("alice").raw
+    kept = json.loads(str(world.secrets.secrets[arn("alice/session")].value))
+    assert (kept["refresh_token"], kept["note"]) == ("alice-next", "mine")
+    assert done.metrics["TokenRefreshed"] == [1]
+    assert done.metrics["SessionDaysRemaining"] == [30]
+    assert "lease_until" not in world.item(arn("alice")), "the lease is given back"
+
+
+def test_a_member_gets_its_first_token_by_its_session(world: FleetUnderTest, run: Runner) -> None:
+    world.sign_in_host.answers = grants
+    world.secrets.add("alice")
+    add_session(world, "alice", credential("alice-1"))
+
+    run(world, of_session("alice"))
+
+    assert world.secrets.secrets[arn("alice")].value == access("alice").raw
+    assert world.topic.documents == []
+
+
+def test_a_session_that_another_run_spends_is_left_to_that_one(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("alice", access("alice", 4 * MINUTE).raw)
+    add_session(world, "alice", credential("alice-1"))
+    until = str(int((NOW + MINUTE).timestamp()))
+    world.dynamodb.items["state", repr({"secret_id": {"S": arn("alice")}})] = {
+        "secret_id": {"S": arn("alice")},
+        "lease_owner": {"S": "another"},
+        "lease_until": {"N": until},
+    }
+
+    done = run(world, of_session("alice"))
+
+    assert world.sign_in_host.spent == []
+    assert (done.again, world.topic.documents) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("session", "answer", "reason"),
+    [
+        ("[not a login", None, "session_malformed"),
+        (credential("alice-1"), Granted(access("mallory")), "wrong_account"),
+        (credential("alice-1"), SessionRejectedError("dead"), "session_rejected"),
+    ],
+)
+def test_a_session_that_does_not_fit_is_told_once_and_blocks_no_other(
+    session: str,
+    answer: Granted | Exception | None,
+    reason: str,
+    world: FleetUnderTest,
+    run: Runner,
+) -> None:
+    def answers(grant: Grant, login: Login) -> Granted | Exception:
+        if login.session.refresh_token == "alice-1":
+            assert answer is not None
+            return answer
+        return grants(grant, login)
+
+    world.sign_in_host.answers = answers
+    for name, text in (("alice", session), ("bob", credential("bob-1"))):
+        world.secrets.add(name, access(name, 4 * MINUTE).raw)
+        add_session(world, name, text)
+
+    done = run(world, of_session("alice"), of_session("bob"))
+    world.now += MINUTE
+    run(world, of_session("alice"))
+
+    assert done.metrics["TokenRefreshed"] == [1]
+    told = [(each["secret_id"], each["reason"]) for each in failures_of(world)]
+    assert told == [(arn("alice"), reason)], "the second run publishes nothing"
+
+
+def failures_of(world: FleetUnderTest) -> list[dict[str, Any]]:
+    return [failure for document in world.topic.documents for failure in document["failures"]]
+
+
+@pytest.mark.parametrize(
+    "obstacle", ["no_member", "unknown_tag", "name_of_a_session", "being_deleted"]
+)
+def test_what_is_set_up_wrong_is_told_by_name_once(
+    obstacle: str, world: FleetUnderTest, run: Runner
+) -> None:
+    for _ in range(3):
+        run(world, message("a/session", obstacle=obstacle))
+        world.now += 10 * MINUTE
+
+    [failure] = failures_of(world)
+    assert failure["secret_id"] == arn("a/session")
+    assert world.secrets.calls == []
+
+
+def test_a_failure_goes_on_from_sweep_to_sweep_and_its_end_is_told(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.sign_in_host.answers = lambda _grant, _login: SessionRejectedError("dead")
+    world.secrets.add("alice", access("alice", 4 * MINUTE).raw)
+    add_session(world, "alice", credential("alice-1"))
+    run(world, of_session("alice"))
+
+    world.sign_in_host.answers = grants
+    world.secrets.hold(arn("alice/session"), credential("alice-2"))
+    world.now += MINUTE
+    run(world, of_session("alice"))
+
+    assert [(each["event"], each["severity"]) for each in world.topic.documents] == [
+        ("refresh_failed", "critical"),
+        ("refresh_recovered", "critical"),
+    ]
+
+
+def test_that_logins_end_is_one_message_for_a_batch(world: FleetUnderTest, run: Runner) -> None:
+    def answers(_grant: Grant, login: Login) -> Granted:
+        name = str(login.session.refresh_token).split("-")[0]
+        return Granted(access(name), f"{name}-2", NOW + 2 * DAY)
+
+    world.sign_in_host.answers = answers
+    for name in ("alice", "bob"):
+        world.secrets.add(name, access(name, 4 * MINUTE).raw)
+        add_session(world, name, credential(f"{name}-1"))
+
+    run(world, of_session("alice"), of_session("bob"))
+
+    [document] = world.topic.documents
+    assert (document["event"], document["severity"]) == ("session_ending", "warning")
+    assert {each["secret_id"] for each in document["failures"]} == {arn("alice"), arn("bob")}
+
+
+# --- one login has one keeper ---------------------------------------------------------------------
+
+
+def test_the_second_member_with_one_login_is_refused_and_told_and_spends_nothing(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.sign_in_host.answers = grants
+    for name in ("alice", "twin"):
+        world.secrets.add(name, access("alice", 4 * MINUTE).raw)
+        add_session(world, name, credential("alice-1"))
+
+    run(world, of_session("alice"))
+    done = run(world, of_session("twin"))
+
+    assert len(world.sign_in_host.spent) == 1
+    [failure] = failures_of(world)
+    assert (failure["secret_id"], failure["reason"]) == (arn("twin"), "config_invalid")
+    assert "the member alice holds the same login" in failure["message"]
+    digest = hashlib.sha256(b"qwen-token-refresh:alice-1").hexdigest()
+    said = done.output + json.dumps([world.topic.documents, world.bus.put])
+    assert not any(part in said for part in ("alice-1", digest[:12]))
+
+
+def test_a_login_of_a_member_that_is_gone_is_another_ones(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.sign_in_host.answers = grants
+    for name in ("alice", "twin"):
+        world.secrets.add(name, access("alice", 4 * MINUTE).raw)
+        add_session(world, name, credential("alice-1"))
+    run(world, of_session("alice"))
+    del world.secrets.secrets[arn("alice/session")]
+
+    run(world, of_session("twin"))
+
+    assert world.topic.documents == []
+    assert world.secrets.secrets[arn("twin")].value == access("alice").raw
+
+
+# --- turns to sign in -----------------------------------------------------------------------------
+
+
+def add_sign_in(world: FleetUnderTest, name: str) -> None:
+    world.secrets.add(name)
+    add_session(world, name, {"email": f"{name}@example.com", "password": "hunter2-hunter2"})
+
+
+def test_one_member_signs_in_and_the_others_wait_for_their_turns(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.sign_in_host.answers = grants
+    names = [f"s{number}" for number in range(6)]
+    for name in names:
+        add_sign_in(world, name)
+
+    done = run(world, *map(of_session, names))
+
+    [(grant, first)] = world.sign_in_host.spent
+    assert grant is Grant.PASSWORD
+    waiting = {arn(name) for name in names} - {arn(str(first.session.email).split("@")[0])}
+    assert set(world.queue.secret_ids) == waiting
+    assert all(body["waits"] and body["postponed"] == 0 for body, _ in world.queue.sent)
+    assert all(45 <= seconds <= 166 for _, seconds in world.queue.sent)
+    assert world.topic.documents == [], "they have not failed"
+    said = [
+        line for line in done.log if line["message"].startswith("postponed: waits for its turn")
+    ]
+    assert {line["secret_id"] for line in said} == waiting
+    assert done.metrics["RefreshFailed"] == [0]
+    assert all("queued_until" in world.item(each) for each in waiting)
+
+
+def test_the_next_turn_is_after_three_quarters_of_a_minute(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.sign_in_host.answers = grants
+    for name in ("one", "two"):
+        add_sign_in(world, name)
+    run(world, of_session("one"))
+
+    world.now += timedelta(seconds=44)
+    run(world, of_session("two", waits=True))
+    assert len(world.sign_in_host.spent) == 1
+    world.now += timedelta(seconds=2)
+    run(world, of_session("two", waits=True))
+    assert len(world.sign_in_host.spent) == 2
+
+
+def test_after_a_challenge_nobody_signs_in_for_an_hour(world: FleetUnderTest, run: Runner) -> None:
+    world.sign_in_host.answers = lambda _grant, _login: ChallengedError("a slider")
+    for name in ("one", "two"):
+        add_sign_in(world, name)
+    run(world, of_session("one"))
+
+    world.sign_in_host.answers = grants
+    for _ in range(4):
+        world.now += timedelta(minutes=14)
+        run(world, of_session("two", waits=True))
+    assert len(world.sign_in_host.spent) == 1
+    assert all(780 <= seconds <= 900 for _, seconds in world.queue.sent[:2])
+    world.now += timedelta(minutes=5)
+    run(world, of_session("two", waits=True))
+    assert len(world.sign_in_host.spent) == 2
+    assert [each["reason"] for each in failures_of(world)] == ["sign_in_refused"]
+
+
+def test_the_more_urgent_member_asks_for_its_turn_sooner(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.qwen.answers = lambda _: TokenNotExtendedError("an echo")
+    add_sign_in(world, "first")
+    world.sign_in_host.answers = grants
+    run(world, of_session("first"))
+    for name, left in (("urgent", DAY / 1440), ("patient", 2 * DAY)):
+        world.secrets.add(name, held_by(name, left).raw)
+        add_session(world, name, {"email": f"{name}@example.com", "password": "hunter2-hunter2"})
+
+    delays: dict[str, list[int]] = {"urgent": [], "patient": []}
+    for _ in range(20):
+        world.queue.sent.clear()
+        run(world, of_session("urgent", waits=True), of_session("patient", waits=True))
+        for body, seconds in world.queue.sent:
+            delays["urgent" if "urgent" in body["secret_id"] else "patient"].append(seconds)
+
+    assert len(delays["urgent"]) == len(delays["patient"]) == 20
+    assert max(delays["urgent"]) <= 166
+    assert sum(delays["patient"]) > 2 * sum(delays["urgent"])
+
+
+def test_a_member_whose_readers_have_no_token_is_told_of_while_it_waits(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.qwen.answers = lambda _: TokenRejectedError("dead")
+    world.sign_in_host.answers = grants
+    add_sign_in(world, "first")
+    run(world, of_session("first"))
+    world.secrets.add("over", held_by("over", -DAY).raw)
+    add_session(world, "over", {"email": "over@example.com", "password": "hunter2-hunter2"})
+
+    done = run(world, of_session("over"))
+
+    assert world.queue.secret_ids == [arn("over")]
+    [failure] = failures_of(world)
+    assert failure["secret_id"] == arn("over")
+    assert done.metrics["TokenDaysRemaining"] == [-1]
+
+
+# --- what dispatch asks for -----------------------------------------------------------------------
+
+
+def test_a_check_asks_the_api_about_a_token_that_is_fresh(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("fresh", held_by("fresh", 20 * DAY).raw)
+
+    done = run(world, message("fresh", check=True))
+
+    assert [line["outcome"] for line in done.log if "outcome" in line] == ["checked"]
+    assert world.qwen.asked == [], "it is not exchanged"
+
+
+def test_a_forced_job_replaces_a_token_before_it_is_due(world: FleetUnderTest, run: Runner) -> None:
+    world.secrets.add("fresh", held_by("fresh", 4 * DAY).raw)
+
+    assert run(world, message("fresh", force=True)).metrics["TokenRefreshed"] == [1]
+
+
+def test_a_job_that_finds_nothing_to_do_takes_its_mark_away(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("fresh", held_by("fresh", 6 * DAY).raw)
+    world.dynamodb.items["state", repr({"secret_id": {"S": arn("fresh")}})] = {
+        "secret_id": {"S": arn("fresh")},
+        "queued_until": {"N": str(int(NOW.timestamp()) + 900)},
+        "queued_for": {"S": "v1"},
+    }
+
+    run(world, message("fresh"))
+
+    assert "queued_until" not in world.item(arn("fresh"))

@@ -1,0 +1,96 @@
+"""What a sweep plans for a member: at once, later, early, or not yet; and when it is checked."""
+
+from datetime import timedelta
+
+import pytest
+
+from plan import Plan, is_checked_now, plan_for
+from qwen_token.policy import TokenState, due_before, state_of
+from qwen_token.stored_token import StoredToken
+from tests.minting import NOW, token
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+REFRESH_BEFORE = 3 * DAY
+
+
+def held(left: timedelta, *, lifetime: timedelta | None = None) -> StoredToken:
+    """Return a token with so much time left, of a lifetime that is known where it is given."""
+    found = token(left=left)
+    written_at = None if lifetime is None else NOW + left - lifetime
+    return StoredToken(found, "v1", found.raw, written_at=written_at)
+
+
+@pytest.mark.parametrize(
+    ("what", "interval", "expected"),
+    [
+        pytest.param(held(-DAY), 10 * MINUTE, Plan(), id="one that is over, at once"),
+        pytest.param(held(3 * DAY), 10 * MINUTE, Plan(), id="one that is due, at once"),
+        pytest.param(held(3 * DAY + 5 * MINUTE), 10 * MINUTE, Plan(301), id="when it falls due"),
+        pytest.param(held(3 * DAY + 11 * MINUTE), 10 * MINUTE, Plan(661), id="at the next sweep"),
+        pytest.param(held(3 * DAY + 12 * MINUTE), 10 * MINUTE, None, id="after the next sweep"),
+        pytest.param(held(30 * DAY), 12 * HOUR, None, id="fresh for days"),
+        pytest.param(
+            held(15 * MINUTE, lifetime=15 * MINUTE), 10 * MINUTE, Plan(571), id="an access token"
+        ),
+        pytest.param(
+            held(3 * DAY + 30 * MINUTE), HOUR, None, id="later than SQS delays, and in time then"
+        ),
+        pytest.param(
+            held(80 * MINUTE, lifetime=2 * HOUR), HOUR, Plan(force=True), id="early, or too late"
+        ),
+        pytest.param(
+            held(15 * MINUTE, lifetime=15 * MINUTE), HOUR, Plan(571), id="as well as it goes"
+        ),
+    ],
+)
+def test_a_job_is_queued_for_when_the_token_falls_due(
+    what: StoredToken, interval: timedelta, expected: Plan | None
+) -> None:
+    assert plan_for(what, now=NOW, refresh_before=REFRESH_BEFORE, interval=interval) == expected
+
+
+@pytest.mark.parametrize("interval", [2 * MINUTE, 10 * MINUTE, 15 * MINUTE, HOUR, 12 * HOUR])
+@pytest.mark.parametrize("lifetime", [3 * HOUR, 12 * HOUR, 2 * DAY, 7 * DAY])
+@pytest.mark.parametrize("phase", range(7))
+def test_no_token_expires_between_two_sweeps_that_come_three_times_in_its_life(
+    interval: timedelta, lifetime: timedelta, phase: int
+) -> None:
+    if lifetime < 3 * interval:
+        pytest.skip("it cannot be helped")
+    now, written_at = NOW + phase * interval / 7, NOW
+    while True:
+        found = token(left=lifetime - (now - written_at), now=now)
+        stored = StoredToken(found, "v1", found.raw, written_at=written_at)
+        plan = plan_for(stored, now=now, refresh_before=REFRESH_BEFORE, interval=interval)
+        if plan is not None:
+            break
+        # Each sweep may come a minute late.
+        now += interval + MINUTE
+        assert now < written_at + lifetime
+
+    at = now + timedelta(seconds=plan.delay)
+    assert at < written_at + lifetime - min(
+        due_before(found, refresh_before=REFRESH_BEFORE, written_at=written_at) / 3, HOUR
+    )
+    state = state_of(stored, now=at, refresh_before=REFRESH_BEFORE)
+    assert plan.force or state is TokenState.STALE, "a worker that comes then finds it due"
+
+
+def test_a_secret_is_checked_at_its_own_time_of_day_by_the_sweeps_beside_it() -> None:
+    found, interval = held(20 * DAY), 10 * MINUTE
+    sweeps = [NOW + number * interval for number in range(144)]
+
+    times = {
+        name: [at for at in sweeps if is_checked_now(name, found, now=at, interval=interval)]
+        for name in (f"arn:{number}" for number in range(200))
+    }
+
+    assert {len(each) for each in times.values()} == {2}, "one of them may not come"
+    hours = [sum(at.hour == hour for each in times.values() for at in each) for hour in range(24)]
+    assert min(hours) > 4, "spread over the day"
+
+
+def test_a_token_that_is_replaced_within_a_day_needs_no_check() -> None:
+    for number in range(100):
+        assert not is_checked_now(f"arn:{number}", held(DAY), now=NOW, interval=12 * HOUR)
+        assert is_checked_now(f"arn:{number}", held(2 * DAY), now=NOW, interval=12 * HOUR)
