@@ -20,7 +20,7 @@ from localcloud.aws import Cloud, CommandFailedError, build, local_cloud
 from localcloud.fleet import DAY, TAG, Fleet
 from localcloud.qwen import MINTS_NEWER_CLAIMS, QwenStandIn
 from localcloud.sign_in_host import SignInHost
-from tests.bench.fleet_sessions import Hour, Sessions, Trouble, slowly
+from tests.bench.fleet_sessions import SWEEP_EVERY, Hour, Sessions, Trouble, slowly
 from tests.bench.machine import BUSY, MachineBusyError, load, wait_until_idle
 from tests.bench.meter import Cost, Meter, counted
 
@@ -211,11 +211,20 @@ def _of_secrets_manager(cost: Cost) -> int:
     return sum(count for name, count in cost.calls.items() if name.startswith("secretsmanager:"))
 
 
-def measure_trouble(bench: Sessions, outage: timedelta) -> bool:
-    """Let everything go wrong, and print what became of each session; say whether all is well."""
+def measure_trouble(
+    bench: Sessions,
+    outage: timedelta,
+    *,
+    begins_after: timedelta = SWEEP_EVERY + timedelta(minutes=2),
+    after: timedelta = SWEEP_EVERY,
+) -> bool:
+    """Let everything go wrong, and print what became of each session; say whether all is well.
+
+    The outage begins when a sweep has taken up again what the killed workers left.
+    """
     console = bench.console
     with console.status("trouble"):
-        came_of = bench.trouble(outage=outage)
+        came_of = bench.trouble(begins_after=begins_after, outage=outage, after=after)
     console.print(
         f"\n{len(bench.names)} sessions: 1 in 50 logins ended, the hosts down for {outage}, the "
         "workers killed between spending and storing:"

@@ -26,7 +26,6 @@ LIFE: Final = timedelta(minutes=15)
 DUE: Final = LIFE / 3 + timedelta(seconds=30)
 SWEEP_EVERY: Final = timedelta(minutes=10)
 _RIVAL: Final = Path(__file__).with_name("loop_over_all.py")
-_OUTAGE_BEGINS: Final = 120.0
 _LOOK_EVERY: Final = 0.5
 # Each use of a credential gives the next one, and the old one stays good: so a refresh takes the
 # most calls that it can, and a worker that is killed costs no login.
@@ -134,15 +133,20 @@ class Sessions:
         subprocess.run(command, env=environ, check=True)  # noqa: S603 - our own
         return self.meter.cost(begun, time.time())
 
-    def trouble(self, *, outage: timedelta, after: timedelta = SWEEP_EVERY) -> Trouble:
-        """End 1 login in 50, kill the workers once, and have the hosts down for ``outage``."""
+    def trouble(self, *, begins_after: timedelta, outage: timedelta, after: timedelta) -> Trouble:
+        """End 1 login in 50, kill the workers once, and have the hosts down for ``outage``.
+
+        They are killed at the first refresh, and the hosts are down from ``begins_after`` on. What
+        becomes of all is looked at when they have been back for ``after``.
+        """
         host = self.fleet.sign_in_host
         dead = set(self.names[::50])
         for name in dead:
             host.end_login(host.current(name))
         self.fleet.stack.notifications()
         begun = time.time()
-        down = begun + _OUTAGE_BEGINS, begun + _OUTAGE_BEGINS + outage.total_seconds()
+        down_from = begun + begins_after.total_seconds()
+        down = down_from, down_from + outage.total_seconds()
         ended = down[1] + after.total_seconds()
         killed: list[int] = []
         with self._killing(killed):
