@@ -101,6 +101,7 @@ def test_an_operator_of_a_fleet_runs_every_command_with_these_policies(
     for arguments, typed in (
         (("put", "--fleet", "--name", "pool/zoe"), fleet.qwen.mint(account="zoe")),
         (("put", "--fleet", "--name", "pool/paused"), fleet.qwen.mint(account="paused")),
+        (("put", "--fleet", "--name", "pool/newer"), fleet.sign_in_host.log_in("newer")),
         (("status", "--fleet"), ""),
         (("sweep",), ""),
         (("redrive",), ""),

@@ -14,9 +14,16 @@ from qwen_token.cli import main
 from qwen_token.policy import Severity
 from qwen_token.run_memory import Incident, Refusal, RunMemory
 from qwen_token.session import Grant
-from tests.fake_secrets_manager import arn
+from tests.fake_secrets_manager import SecretsManagerCall, arn
 from tests.minting import ACCOUNT, mint, pieces, token
-from tests.unit.fake_stack import SESSION_SECRET, TAG, TOKEN_SECRET, FailedRun, FakeStack
+from tests.unit.fake_stack import (
+    SESSION_SECRET,
+    TAG,
+    TOKEN_SECRET,
+    FailedRun,
+    FakeStack,
+    denied,
+)
 from tests.wire import reply, wire
 
 CREDENTIAL = "Cr3dential-of_a.session~1234567890"
@@ -558,15 +565,46 @@ def test_a_sign_in_of_a_member_goes_into_its_session_secret(fleet: FakeStack, pu
     assert (document["secret_id"], document["session_secret_id"]) == ("pool/zoe", arn(OF_ZOE))
 
 
-def test_the_login_is_there_before_a_sweep_can_find_the_member(fleet: FakeStack, put: Put) -> None:
-    put(CREDENTIAL, *ZOE)
+@pytest.mark.parametrize("piped", [CREDENTIAL, GIVEN.raw], ids=["a session", "a token"])
+def test_a_member_is_left_alone_until_its_login_is_stored(
+    fleet: FakeStack, put: Put, piped: str
+) -> None:
+    seen: list[str] = []
 
-    calls = [
-        (call.operation, call.request.get("SecretId") or call.request.get("Name"))
-        for call in fleet.secrets.recorded
-    ]
-    stored_at = calls.index(("PutSecretValue", arn(OF_ZOE)))
-    assert stored_at < calls.index(("CreateSecret", "pool/zoe"))
+    def look(call: SecretsManagerCall) -> None:
+        if call.operation == "PutSecretValue":
+            seen.append(fleet.secrets.secret("pool/zoe").tags[TAG])
+
+    fleet.secrets.before = look
+
+    assert put(piped, *ZOE, "--no-check")[0] == 0
+    assert seen == ["off"]
+    assert fleet.secrets.secret("pool/zoe").tags[TAG] == "on"
+
+
+def test_a_member_keeps_the_value_of_its_tag(fleet: FakeStack, put: Put) -> None:
+    fleet.secrets.add("pool/zoe", tags={TAG: "blue"})
+
+    assert put(CREDENTIAL, *ZOE)[0] == 0
+    assert fleet.secrets.secret("pool/zoe").tags[TAG] == "blue"
+
+
+def test_who_may_only_look_at_the_fleets_secrets_can_put_in_and_take_out(
+    fleet: FakeStack, put: Put, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """AWS refuses to describe what does not exist where a policy asks for a tag."""
+
+    def refuse(call: SecretsManagerCall) -> None:
+        if call.operation == "DescribeSecret" and arn(call.request["SecretId"]) not in (
+            fleet.secrets.secrets
+        ):
+            raise denied("DescribeSecret")
+
+    fleet.secrets.before = refuse
+
+    code, shown = put(GIVEN.raw, *ZOE, "--no-check")
+    assert code == 0, shown
+    assert remove(capsys, "pool/zoe")[0] == 0
 
 
 def test_a_new_session_replaces_the_login_of_a_member_and_takes_it_up_again(

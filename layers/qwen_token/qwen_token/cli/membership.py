@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
+from botocore.exceptions import ClientError
 
 from qwen_token.errors import ConfigError
 from qwen_token.fleet import OFF, ON, SESSION, session_name
@@ -25,14 +26,17 @@ if TYPE_CHECKING:
 # Of a name that ends as a session secret's does.
 NOT_A_MEMBER: Final = "--name is the member's, not its session secret's: leave the /session out"
 
+_DENIED: Final = "AccessDeniedException"
+
+# By the value of the tag with which a secret is made.
 _DESCRIPTIONS: Final[Mapping[str, str]] = {
-    ON: "chat.qwen.ai session token, kept alive by the fleet of {stack}.",
+    OFF: "chat.qwen.ai session token, kept alive by the fleet of {stack}.",
     SESSION: "The login behind a token, for the fleet of {stack} alone.",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class Tagged:
     """A secret that exists, and the value that it has for the fleet's tag (None: no such tag)."""
 
     arn: str
@@ -66,32 +70,31 @@ class Membership:
         self._client = client
         self._tag = stack.parameter("FleetTag")
 
-    def require_open(self, name: str) -> None:
-        """Check that ``name`` can become a member, if it is not one yet.
+    def reserve(self, name: str) -> Tagged:
+        """Return the member ``name``, which is made if there is none: left alone, at first.
+
+        So no sweep finds it before its login is stored.
 
         Raises:
             ConfigError: there is such a secret, but it is not one of the fleet's.
         """
-        with translated(f"look at the secret {name}"):
-            found = self._find(name)
-        if found is not None:
-            self._require_tag(found, ON)
+        return self._made(name, OFF)
 
-    def join(self, name: str) -> str:
-        """Make ``name`` a member, and return its ARN. The secret is made if there is none.
+    def admit(self, member: Tagged) -> None:
+        """Have the fleet keep a member that is left alone."""
+        if member.tag_value == OFF:
+            self._tag_as(ON, member)
 
-        Raises:
-            ConfigError: there is such a secret, but it is not one of the fleet's.
-        """
-        return self._join(name, ON)
-
-    def join_session(self, name: str) -> str:
-        """Give the member ``name`` a session secret, if it has none, and return the secret's ARN.
+    def session_secret(self, name: str) -> str:
+        """Return the ARN of the session secret of the member ``name``, made if there is none.
 
         Raises:
             ConfigError: there is a secret of that name, but it is not a session secret.
         """
-        return self._join(session_name(name), SESSION)
+        secret = self._made(session_name(name), SESSION)
+        if secret.tag_value == OFF:
+            self._tag_as(SESSION, secret)
+        return secret.arn
 
     def session_of(self, name: str) -> str | None:
         """Return the name of the session secret of the member ``name``; None: it has none."""
@@ -117,10 +120,11 @@ class Membership:
             if session is not None and session.tag_value == SESSION and self._untag(session):
                 left.append(name)
         if not left:
-            raise self._is_not_ours(found, ON)
+            raise self._is_not_ours(found, OFF)
         return left
 
-    def _join(self, name: str, value: str) -> str:
+    def _made(self, name: str, value: str) -> Tagged:
+        """Return the secret ``name``, which is made with this value of the tag if there is none."""
         request: CreateSecretRequestTypeDef = {
             "Name": name,
             "Description": _DESCRIPTIONS[value].format(stack=self._stack.name),
@@ -130,33 +134,45 @@ class Membership:
             request["KmsKeyId"] = key
         with translated(f"make the secret {name}"):
             try:
-                arn: str = self._client.create_secret(**request)["ARN"]
+                return Tagged(self._client.create_secret(**request)["ARN"], name, value)
             except self._client.exceptions.ResourceExistsException:
                 found = self._described(name)
-                self._require_tag(found, value)
-                if found.tag_value == OFF:
-                    self._client.tag_resource(SecretId=name, Tags=request["Tags"])
-                arn = found.arn
-        return arn
+        self._require_tag(found, value)
+        return found
 
-    def _untag(self, found: _Found) -> bool:
+    def _tag_as(self, value: str, secret: Tagged) -> None:
+        with translated(f"tag the secret {secret.name}"):
+            self._client.tag_resource(
+                SecretId=secret.arn, Tags=[{"Key": self._tag, "Value": value}]
+            )
+
+    def _untag(self, found: Tagged) -> bool:
         """Take the fleet's tag away, and return whether there was one."""
         if found.tag_value is not None:
             self._client.untag_resource(SecretId=found.arn, TagKeys=[self._tag])
         return found.tag_value is not None
 
-    def _find(self, name: str) -> _Found | None:
+    def _find(self, name: str) -> Tagged | None:
+        """Return a secret of the fleet, if there is one of this name.
+
+        Where a policy asks for the fleet's tag, AWS refuses to describe a secret that does not
+        exist, as it refuses one without the tag.
+        """
         try:
             return self._described(name)
         except self._client.exceptions.ResourceNotFoundException:
             return None
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") == _DENIED:
+                return None
+            raise
 
-    def _described(self, secret_id: str) -> _Found:
+    def _described(self, secret_id: str) -> Tagged:
         found = self._client.describe_secret(SecretId=secret_id)
         values = {each["Key"]: each.get("Value", "") for each in found.get("Tags", ())}
-        return _Found(found["ARN"], found["Name"], values.get(self._tag))
+        return Tagged(found["ARN"], found["Name"], values.get(self._tag))
 
-    def _require_tag(self, found: _Found, value: str) -> None:
+    def _require_tag(self, found: Tagged, value: str) -> None:
         """Check that a secret was given to the fleet, as a member or as a session secret.
 
         A member's tag may have any value but a session secret's.
@@ -172,7 +188,8 @@ class Membership:
                 "one itself: choose another --name"
             )
 
-    def _is_not_ours(self, found: _Found, value: str) -> ConfigError:
+    def _is_not_ours(self, found: Tagged, value: str) -> ConfigError:
+        value = SESSION if value == SESSION else ON
         return ConfigError(
             f"the secret {found.name!r} is none of the fleet's, and may hold anything: if it is to "
             f"be one, give it the tag {self._tag!r} first (aws secretsmanager tag-resource "

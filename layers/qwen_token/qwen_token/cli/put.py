@@ -155,11 +155,12 @@ def _put_token(token: Token, options: argparse.Namespace, console: "Console | No
         QwenApi(api_base_url).verify(token, within=_CHECK_TIME)
 
     membership = Membership(stack, client) if options.fleet and stack is not None else None
-    if membership is not None:
-        membership.join(secret_id)
+    member = None if membership is None else membership.reserve(secret_id)
     store = SecretStore(client, secret_id)
     given_up = what_is_given_up(store.current_value(), of_token=True) if options.replace else None
     held = store.put(token, replace=options.replace)
+    if membership is not None and member is not None:
+        membership.admit(member)
     document = {
         "kind": "token",
         "secret_id": secret_id,

@@ -53,12 +53,11 @@ def run(session: Session, options: argparse.Namespace, console: "Console | None"
     stack = find_fleet(aws, options.stack)
     client = secrets_manager(aws, options.name)
     membership = Membership(stack, client)
-    # First the login, then the member: a sweep in between must not find a member without either.
-    membership.require_open(options.name)
-    session_secret = membership.join_session(options.name)
+    member = membership.reserve(options.name)
+    session_secret = membership.session_secret(options.name)
     stored, given_up = store(session, session_secret, client, replace=options.replace)
-    member = membership.join(options.name)
-    failure = None if options.no_check else _queued(aws, stack, member, session_secret)
+    membership.admit(member)
+    failure = None if options.no_check else _queued(aws, stack, member.arn, session_secret)
     queued = failure is None and not options.no_check
     after = _Stored(options.name, session_secret, stored, given_up, queued, failure)
     if console is None:
