@@ -43,7 +43,7 @@ put-token: ## store a login, whatever kind: asks at a hidden prompt, or reads st
 status: ## show the token, its login, their time left, trouble and alarms (ARGS=--check, ARGS=--fleet)
 refresh: ## run the deployed function now (ARGS=--force, ARGS=--check, ARGS=--dry-run)
 smoke: ## check it all: read the token, refresh it, use the new one (ARGS=--stdin: a token of yours)
-remove-token: ## take a secret out of the fleet; it stays as it is (ARGS='--name pool/zoe')
+remove-token: ## take a member out of the fleet; its secrets stay as they are (ARGS='--name pool/zoe')
 sweep: ## have the fleet looked through now: what is due is queued
 redrive: ## put the fleet's dead letters back into its queue
 # Each is a command of the library's command line.
@@ -115,7 +115,7 @@ bench: build setup .tools/lambda/ready bench-readers ## cold start, calls and si
 bench-readers: setup ## what reading the token costs a service, against other caches
 	@$(WITH_THE_KEEPER) tests.bench.readers
 
-bench-fleet: setup ## a fleet of 2,000 secrets, against a loop over all; and in trouble (takes minutes)
+bench-fleet: setup ## 2,000 tokens and 500 sessions of a fleet, beside loops over all, and in trouble (two hours)
 	@$(WITH_THE_KEEPER) tests.bench.fleet $(ARGS)
 
 help: ## list the targets
