@@ -7,7 +7,7 @@ EVENT ?= events/refresh.json
 SECONDS ?= 60
 
 .DEFAULT_GOAL = help
-include make/tools.mk make/containers.mk make/pictures.mk
+include make/tools.mk make/containers.mk make/release.mk make/pictures.mk
 
 ##@ Try it on this machine
 

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -61,12 +61,18 @@ def without(document: Policy, sid: str) -> Policy:
 
 
 @contextmanager
-def recorded(cloud: Cloud) -> Iterator[tuple[Cloud, list[Call]]]:
-    """Return the cloud by another address, and the list that all calls to that one come into."""
+def recorded(
+    cloud: Cloud, before: Callable[[Call], None] = lambda _call: None
+) -> Iterator[tuple[Cloud, list[Call]]]:
+    """Return the cloud by another address, and the list that all calls to that one come into.
+
+    ``before`` each of them, something may be done.
+    """
     calls: list[Call] = []
 
     def record(call: Call, carry_out: CarryOut) -> Answer | None:
         calls.append(call)
+        before(call)
         return carry_out()
 
     relay = RecordingProxy()
