@@ -1,4 +1,4 @@
-"""Every way in which keeping a token alive can fail, as one tree.
+"""Every failure of keeping a token alive, as one tree.
 
 ::
 
@@ -11,25 +11,24 @@
     │   ├── TokenNotExtendedError   token_not_extended
     │   ├── TokenShortLivedError    token_short_lived
     │   └── WrongAccountError       wrong_account
-    ├── SessionError                the login that the keeper gets tokens with
+    ├── SessionError                the login
     │   ├── SessionMalformedError   session_malformed
     │   │   └── SessionDocumentError  session_malformed, of what is stored around the login
     │   ├── SessionRejectedError    session_rejected
     │   └── SignInRefusedError      sign_in_refused
     │       └── ChallengedError     sign_in_refused, by a challenge page
-    ├── UpstreamError               the API, which says nothing about the token
+    ├── UpstreamError               no usable answer of the API: the token's state is unknown
     │   ├── RateLimitedError        rate_limited
     │   ├── UpstreamBlockedError    upstream_blocked
     │   ├── UpstreamUnavailableError  upstream_unavailable
     │   └── UpstreamUnexpectedError upstream_unexpected
     ├── StoreError                  store_failed
-    │   └── FileStoreError          store_failed, of a token file
+    │   └── FileStoreError          store_failed: a token file
     └── ConfigError                 config_invalid
-        ├── NetworkConfigError      config_invalid, of this process's way to the network
-        └── MembershipError         config_invalid, of a secret of a fleet
+        ├── NetworkConfigError      config_invalid: this process's proxy or CA bundle
+        └── MembershipError         config_invalid: a secret of a fleet
 
-A message never quotes a token, a credential or a password, nor text that came from upstream: such
-text may hold one.
+A message never quotes a token, a credential, a password, or text from upstream, which may hold one.
 """
 
 import copy
@@ -46,20 +45,20 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What a run that failed knew of the login that it keeps.
+    """What a failed run knew about the login.
 
-    ``version_id`` is the token secret's version that was current (None where none could be read).
-    ``is_dead`` says that the API called its token dead. ``replaced`` is the version that the run
+    ``version_id`` is the token secret's current version (None if none could be read).
+    ``is_dead``: the API called its token dead. ``replaced`` is the version that the run
     itself replaced before it failed.
     ``login_ends_at`` is when a person is needed at the latest (None: no end is known), and
-    ``session_expires_at`` when the refresh credential expires. ``is_exchanged`` says that the token
-    itself is the login, and ``is_login_known`` is false where the session could not be read, which
-    may go on for longer than the token. ``next_sign_in_at`` is when a sign-in is allowed again,
-    where that is all that the failure waits for.
+    ``session_expires_at`` when the refresh credential expires. ``is_exchanged``: the token
+    itself is the login. ``is_login_known`` is false if the session, which may outlive the token,
+    could not be read. ``next_sign_in_at`` is when a sign-in is allowed again, if the failure waits
+    for nothing else.
 
-    ``token_holds_more`` and ``session_holds_more`` say of the values of the two secrets that a bare
-    login in their place would lose something else, or might: they may not be known. That is no part
-    of the login, so it is not compared.
+    ``token_holds_more`` and ``session_holds_more``: overwriting the secret's value with a bare
+    login would lose something else, or might. They do not describe the login, so they are not
+    compared.
     """
 
     version_id: str | None = None
@@ -78,8 +77,8 @@ class QwenTokenError(Exception):
     """The root: catch this one to catch them all.
 
     ``reason`` is a stable identifier, ``advice`` tells the owner what to do. ``expires_at`` is the
-    expiry of the token that was current when the run failed, or None where none could be read;
-    ``facts`` is what a run of the keeper knew besides (None outside of one).
+    expiry of the token that was current when the run failed, or None if none could be read.
+    ``facts`` is what else a run of the keeper knew (None outside a run).
     """
 
     reason: ClassVar[str]
@@ -91,30 +90,30 @@ class QwenTokenError(Exception):
         self.expires_at: Final = expires_at
 
     def again(self) -> Self:
-        """Return the same failure, cause included, to be raised to one more caller.
+        """Return a copy, cause included, to raise to one more caller.
 
-        Without the traceback: that of one exception would grow each time that it is raised.
+        It has no traceback: that of a single exception would grow each time it is raised.
         """
-        # A copy, not a call of the constructor: a subclass may take other arguments.
+        # Copied, not constructed: a subclass may take other arguments.
         twin = copy.copy(self)
         twin.__cause__ = self.__cause__
         return twin
 
     def with_expiry(self, expires_at: datetime | None) -> Self:
-        """Return the same failure, cause and traceback included, with another ``expires_at``."""
+        """Return a copy, cause and traceback included, with another ``expires_at``."""
         twin = self.again().with_traceback(self.__traceback__)
         vars(twin)["expires_at"] = expires_at
         return twin
 
     def of_run(self, facts: RunFacts, *, expires_at: datetime | None) -> Self:
-        """Return the same failure, as of a run that knew ``facts``."""
+        """Return a copy with the ``facts`` of a run."""
         twin = self.with_expiry(expires_at)
         vars(twin)["facts"] = facts
         return twin
 
 
 class TokenError(QwenTokenError):
-    """Something is wrong with a token, and waiting does not help."""
+    """Something is wrong with the token, and waiting does not help."""
 
 
 class TokenMissingError(TokenError):
@@ -135,7 +134,7 @@ class TokenMalformedError(TokenError):
 
 
 class TokenDocumentError(TokenMalformedError):
-    """What is stored around the token could not be kept, so nothing was written."""
+    """The value around the token cannot be kept, so nothing was written."""
 
     advice = (
         "Correct the stored value by hand (a secret's: in the AWS console, Secrets Manager, "
@@ -144,7 +143,7 @@ class TokenDocumentError(TokenMalformedError):
 
 
 class TokenRejectedError(TokenError):
-    """The API itself says that the token is dead; for a reader, the token may also have expired."""
+    """The API itself says that the token is dead. For a reader: or the token has expired."""
 
     reason = "token_rejected"
     advice = (
@@ -154,7 +153,7 @@ class TokenRejectedError(TokenError):
 
 
 class TokenNotExtendedError(TokenError):
-    """The API answered with a token that expires no later than the one it was shown."""
+    """The API answered with a token that expires no later than the old one."""
 
     reason = "token_not_extended"
     advice = (
@@ -164,7 +163,7 @@ class TokenNotExtendedError(TokenError):
 
 
 class TokenShortLivedError(TokenError):
-    """The new token is better than the old one and stored, but lives less than ten minutes."""
+    """The new token is better and was stored, but lives less than ten minutes."""
 
     reason = "token_short_lived"
     advice = "Use another kind of login: a token this short may expire before the next one is got."
@@ -193,7 +192,7 @@ class SessionMalformedError(SessionError):
 
 
 class SessionDocumentError(SessionMalformedError):
-    """What is stored around the login could not be kept, so nothing was written."""
+    """The value around the login cannot be kept, so nothing was written."""
 
     advice = TokenDocumentError.advice
 
@@ -209,7 +208,7 @@ class SessionRejectedError(SessionError):
 
 
 class SignInRefusedError(SessionError):
-    """The password was refused, or a challenge came: it is not tried again by itself."""
+    """The password was refused, or a challenge came. The keeper does not try again by itself."""
 
     reason = "sign_in_refused"
     advice = (
@@ -223,13 +222,13 @@ class ChallengedError(SignInRefusedError):
 
 
 class UpstreamError(QwenTokenError):
-    """The API gave no usable answer: whether the token is alive is unknown."""
+    """The API gave no usable answer, so it is unknown whether the token is alive."""
 
 
 class RateLimitedError(UpstreamError):
     """The API asks to be called less often.
 
-    ``retry_after`` is the pause that it asks for, or None where it does not say.
+    ``retry_after`` is the pause that it names, or None.
     """
 
     reason = "rate_limited"
@@ -247,7 +246,7 @@ class RateLimitedError(UpstreamError):
 
 
 class UpstreamBlockedError(UpstreamError):
-    """A firewall or a challenge page answered in the API's place."""
+    """A firewall or a challenge page answered instead of the API."""
 
     reason = "upstream_blocked"
     advice = (
@@ -264,7 +263,7 @@ class UpstreamUnavailableError(UpstreamError):
 
 
 class UpstreamUnexpectedError(UpstreamError):
-    """An answer that fits nothing known: the API may have changed."""
+    """An answer of an unknown kind: the API may have changed."""
 
     reason = "upstream_unexpected"
     advice = (
@@ -274,9 +273,9 @@ class UpstreamUnexpectedError(UpstreamError):
 
 
 class StoreError(QwenTokenError):
-    """The store that holds the token, as a rule Secrets Manager, refused or failed.
+    """The store that holds the token, usually Secrets Manager, refused or failed.
 
-    ``may_pass`` is true where the store did not answer, or failed itself: a later try may succeed.
+    ``may_pass`` is true if the store did not answer or failed itself: a later try may succeed.
     """
 
     reason = "store_failed"
@@ -311,7 +310,7 @@ class ConfigError(QwenTokenError):
 
 
 class NetworkConfigError(ConfigError):
-    """The proxy or the CA bundle that the environment names cannot be used: nothing was sent."""
+    """The environment names a proxy or a CA bundle that cannot be used; nothing was sent."""
 
     advice = "Correct the variable that the message names, in the environment of this process."
 
@@ -326,10 +325,10 @@ class MembershipError(ConfigError):
 
 
 def forgets_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Have what ``function`` raises hold no local variable of the calls that it passed through.
+    """Decorate ``function`` to clear the local variables in the traceback of what it raises.
 
-    Tokens and passwords are in those, ours and other libraries', and trackers of errors record
-    them. The traceback keeps its files and lines.
+    They hold tokens and passwords, in our frames and those of other libraries, and error trackers
+    record them. The traceback keeps its files and lines.
     """
 
     @wraps(function)
@@ -345,10 +344,10 @@ def forgets_locals(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def forget_locals(error: BaseException) -> None:
-    """Empty the frames that an exception, and those that it hangs on to, passed through.
+    """Clear the frames in the tracebacks of an exception, its causes and its contexts.
 
-    A frame that is still at work is left alone. Of our own errors, the exception that one took the
-    place of (``from None``, or another cause) is dropped: a decoder's holds the text.
+    A frame that is still running is left alone. From our own errors, a suppressed context
+    (``from None``, or another cause) is dropped: a decoder's exception holds the text.
     """
     queue: list[BaseException] = [error]
     seen: set[int] = set()
@@ -368,9 +367,9 @@ def forget_locals(error: BaseException) -> None:
 
 
 def error_of(reason: str, message: str) -> QwenTokenError:
-    """Return the failure that was remembered as ``reason`` and ``message``.
+    """Return the failure that was recorded as ``reason`` and ``message``.
 
-    A reason that only another release knows becomes an unexpected answer.
+    A reason of another release becomes an UpstreamUnexpectedError.
     """
     return _BY_REASON.get(reason, UpstreamUnexpectedError)(message)
 

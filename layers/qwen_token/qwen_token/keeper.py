@@ -1,4 +1,4 @@
-"""The use case: one run for one secret. Most find a fresh token, and are done with one read."""
+"""The use case: one run for one secret. Most runs find a fresh token and end after one read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Keeper:
     """Keeps the token of one secret alive.
 
-    ``sessions`` (None: there is no session secret), ``ledger``, ``client`` and ``sources`` are
-    called for the session secret, the ledger, the API's client and a grant when these are first
-    needed: a run on a fresh token needs none. ``clock`` returns the aware time, ``time_left`` what
-    is left until the run is killed. ``sign_in_turn`` takes the run's turn to sign in, or returns
-    when the next one is.
+    ``sessions`` (None: there is no session secret), ``ledger``, ``client`` and ``sources`` create
+    the session secret, the ledger, the API's client and a grant when these are first needed: a run
+    on a fresh token needs none. ``clock`` returns the aware time, ``time_left`` the time until the
+    run is killed. ``sign_in_turn`` takes this run's turn to sign in, or returns the time of the
+    next turn.
     """
 
     store: Store
@@ -40,12 +40,12 @@ class Keeper:
 
     @forgets_locals
     def run(self, *, force: bool = False, dry_run: bool = False, check: bool = False) -> Report:
-        """Do one run: read, assess, and where the token is due, obtain, stage, verify, promote.
+        """Do one run: read, assess, and if the token is due, obtain, stage, verify, promote.
 
-        The ledger is left open where it was needed: the caller closes it, after it has reported.
+        If the ledger was needed, it stays open: the caller closes it after reporting.
 
         Raises:
-            QwenTokenError: what failed, with what the run knew of the token and its login.
+            QwenTokenError: with what the run knew about the token and its login.
         """
         held = self.store.read()
         if held is None:
@@ -60,7 +60,7 @@ class Keeper:
         return self._renewal().run(held, check_first=is_fresh and not (force and may_force))
 
     def _first(self, *, dry_run: bool) -> Report:
-        """Get the first token, where there is a session to get it with."""
+        """Get the first token, if there is a session to get it with."""
         if self.sessions is None or self.sessions().read() is None:
             return Report(Outcome.AWAITING_TOKEN, None)
         if dry_run:
@@ -68,7 +68,7 @@ class Keeper:
         return self._renewal().run(None, check_first=False)
 
     def _renewal(self) -> "Renewal":
-        # Most runs need neither this nor what it imports, and need not pay for that.
+        # Most runs need neither this nor its imports, which cost start-up time.
         from .renewal import Renewal  # noqa: PLC0415
 
         return Renewal(

@@ -1,4 +1,4 @@
-"""The pure decisions: where a token is on its timeline, which is better, how bad a failure is."""
+"""Pure decisions: when a token is due, which of two is better, how bad a failure is."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,21 +19,21 @@ from .session import Grant, Session
 from .stored_token import StoredToken
 from .tokens import Token
 
-# A token that lives for less may expire before the next one is there. In the long run, a secret
-# bears one new version in so long: AWS advises that, and ends what is faster.
+# A token that lives less than this may expire before its successor is stored. It is also the
+# minimum average time between two versions of a secret that AWS advises.
 SHORTEST_LIFE: Final = timedelta(minutes=10)
 BRAKE: Final = SHORTEST_LIFE
 
 _FIRST_PAUSE: Final = timedelta(minutes=1)
 _LONGEST_PAUSE: Final = timedelta(hours=1)
-# After an answer that asks for fewer calls, and does not say for how long.
+# The pause after a 429 that names none.
 _RATE_LIMITED_PAUSE: Final = timedelta(minutes=15)
-# A run that comes a little early must not leave the token to the next one.
+# Added so that a run that starts a little early does not leave the token to the next run.
 _SCHEDULING_MARGIN: Final = timedelta(seconds=30)
 
 
 class TokenState(Enum):
-    """A token's place on its timeline."""
+    """Whether a token is not due, due, or expired."""
 
     FRESH = "fresh"
     STALE = "stale"
@@ -41,7 +41,7 @@ class TokenState(Enum):
 
 
 class Severity(StrEnum):
-    """Who has to act: nobody (it may pass), somebody soon, or a person now."""
+    """Who has to act: nobody yet, somebody soon, or a person now."""
 
     NOTICE = "notice"
     WARNING = "warning"
@@ -49,15 +49,15 @@ class Severity(StrEnum):
 
     @property
     def grade(self) -> int:
-        """Its place among the three: the gravest has the highest."""
+        """The rank: the most severe has the highest."""
         return list(Severity).index(self)
 
 
 @dataclass(frozen=True, slots=True)
 class AlertPolicy:
-    """When trouble becomes graver: by the incident's age, and by the time that a login has left.
+    """When a failure becomes more severe: by the incident's age, and by the login's time left.
 
-    ``refresh_before`` is how long before its end it is announced that a login ends.
+    ``refresh_before`` is how long before its end a login's end is announced.
     """
 
     alert_after: timedelta
@@ -72,7 +72,7 @@ def assess(
     refresh_before: timedelta,
     written_at: datetime | None = None,
 ) -> TokenState:
-    """Place ``token`` on its timeline; ``written_at`` is when the keeper stored it.
+    """Return the state of ``token``; ``written_at`` is when the keeper stored it.
 
     With exactly ``due_before`` left it is STALE, at its expiry EXPIRED.
     """
@@ -88,31 +88,31 @@ def due_before(
 ) -> timedelta:
     """Return how long before its expiry ``token`` is due.
 
-    That is ``refresh_before``, or, for a token whose whole lifetime is known and no longer than
-    that, a third of the lifetime plus half a minute. The lifetime begins when the token was issued,
-    or where the token does not say, when the keeper stored it (``written_at``).
+    That is ``refresh_before``. If the token's whole lifetime is known and no longer than that, it
+    is a third of the lifetime plus half a minute. The lifetime begins when the token was issued,
+    or, if the token does not say, when the keeper stored it (``written_at``).
     """
     begins_at = token.issued_at or written_at
     if begins_at is None:
         return refresh_before
     lifetime = token.expires_at - begins_at
-    # A lifetime of nothing or less comes of a wrong clock, and says nothing.
+    # A lifetime of zero or less comes from a wrong clock, so the lifetime is unknown.
     if timedelta(0) < lifetime <= refresh_before:
         return lifetime / 3 + _SCHEDULING_MARGIN
     return refresh_before
 
 
 def state_of(held: StoredToken, *, now: datetime, refresh_before: timedelta) -> TokenState:
-    """Place a stored token on its timeline, as ``assess`` does; a rejected one is due at once."""
+    """Return the state of a stored token, as ``assess`` does; a rejected one is due at once."""
     state = assess(held.token, now=now, refresh_before=refresh_before, written_at=held.written_at)
     return TokenState.STALE if held.is_rejected and state is TokenState.FRESH else state
 
 
 def is_braked(held: StoredToken, *, now: datetime) -> bool:
-    """Return whether the keeper wrote this version so lately that no other one may follow.
+    """Return whether the keeper wrote this version too recently to write another one.
 
-    A forced run only checks it then, and one that the API refused at once is not followed by
-    another. It was written by the store's clock, which ours may be behind, but not by hours.
+    A forced run then only checks it, and if the API refuses it, no other one follows at once.
+    Its time is of the store's clock. Ours may be behind that, but not by hours.
     """
     return held.written_at is not None and abs(now - held.written_at) < BRAKE
 
@@ -120,8 +120,8 @@ def is_braked(held: StoredToken, *, now: datetime) -> bool:
 def require_better(successor: Token, *, than: Token, is_dead: bool = False) -> Token:
     """Return ``successor`` if it may replace the token ``than``.
 
-    It has to expire strictly later, unless ``than`` is dead, or is a token of the first kind and
-    ``successor`` one of a session: that is the owner's newer word.
+    It must expire strictly later, unless ``than`` is dead, or ``than`` is a token of the first kind
+    and ``successor`` one of a session, which the owner put in later.
 
     Raises:
         WrongAccountError: it belongs to another account.
@@ -141,7 +141,7 @@ def require_better(successor: Token, *, than: Token, is_dead: bool = False) -> T
 
 
 def same_account(token: Token, other: Token) -> bool:
-    """Return whether both may belong to one account: an access token may not say whose it is."""
+    """Return whether both may belong to one account. An access token may not name its account."""
     return None in {token.account, other.account} or token.account == other.account
 
 
@@ -165,10 +165,10 @@ def require_long_lived(token: Token, *, now: datetime) -> None:
 
 
 def grants_for(token: Token | None, session: Session) -> tuple[Grant, ...]:
-    """Return the grants that a login has, in the order in which they are tried.
+    """Return the grants of a login, in the order in which they are tried.
 
-    A later one is for where the earlier one is missing, dead, or cannot extend the token. An access
-    token is never exchanged.
+    A later one is tried only if the earlier one is missing, dead, or cannot extend the token. An
+    access token is never exchanged.
     """
     grants = []
     if session.refresh_token is not None:
@@ -181,9 +181,9 @@ def grants_for(token: Token | None, session: Session) -> tuple[Grant, ...]:
 
 
 def login_ends_at(token: Token | None, session: Session) -> datetime | None:
-    """Return when a person is needed at the latest; None where no end is known.
+    """Return when a person is needed at the latest, or None if no end is known.
 
-    That is the refresh credential's end, or else, where the token is its own login, the token's.
+    That is when the refresh credential expires, or the token, if it is its own login.
     """
     if session.email is not None:
         return None
@@ -197,11 +197,11 @@ def severity(
 ) -> Severity:
     """Return how bad a failure of an incident that began at ``since`` is.
 
-    CRITICAL when only a person can help, when the token is dead or has expired, or when a token
-    that is exchanged has less than ``critical_before`` left. Else, it may pass: a NOTICE before the
-    incident is ``alert_after`` old, a WARNING from then on. What waits for a sign-in that is
-    allowed again before the token expires may pass, too. An unknown time left counts as enough, and
-    an incident that begins in the future, by a clock that was set back, as one of this moment.
+    CRITICAL if only a person can help, if the token is dead or has expired, or if a token
+    that is exchanged has less than ``critical_before`` left. Anything else may pass: it is a NOTICE
+    until the incident is ``alert_after`` old, and a WARNING from then on. A failure that waits for
+    a sign-in which is allowed before the token expires may pass, too. An unknown time left counts
+    as enough. If the clock was set back, an incident in the future counts as beginning now.
     """
     needs_a_person = isinstance(error, TokenError | SessionError | ConfigError)
     if needs_a_person and not _signs_in_in_time(error):
@@ -225,9 +225,9 @@ def _signs_in_in_time(error: QwenTokenError) -> bool:
 def pause_after(error: Exception, *, failures: int, remaining: timedelta) -> timedelta:
     """Return how long to wait after ``failures`` failed tries in a row, the last with ``error``.
 
-    The wait doubles with each, from a minute to an hour, but ends halfway to the token's expiry at
-    the latest. It is an hour where only a person can help. Where the API asks for fewer calls, it
-    is at least what the API asks for.
+    It doubles with each failure, from a minute to an hour, but ends halfway to the token's expiry
+    at the latest. It is an hour if only a person can help. After a 429, it is at least the pause
+    that the API names.
     """
     # Twelve is far beyond the longest pause, and small enough for a timedelta.
     pause = min(_FIRST_PAUSE * 2.0 ** min(failures - 1, 12), _LONGEST_PAUSE)

@@ -1,4 +1,4 @@
-"""The keeper's ports: what it needs of the two secrets and of the API, whoever provides it."""
+"""The keeper's ports: the interfaces of the two secrets and of the API."""
 
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .session import Session
     from .stored_session import StoredSession
 
-# What one call to the store takes at most.
+# The most that one call to the store takes.
 STORE_CALL_LIMIT: Final = timedelta(seconds=15)
 
 
@@ -20,7 +20,7 @@ def at_once() -> datetime | None:
 
 
 class Store(Protocol):
-    """The token secret; ``SecretStore`` says what each step promises."""
+    """The token secret; ``SecretStore`` documents each step."""
 
     def read(self) -> StoredToken | None: ...
     def read_version(self, version_id: str) -> StoredToken | None: ...
@@ -34,13 +34,13 @@ class Store(Protocol):
 
 
 class Client(Protocol):
-    """The API; ``QwenApi`` says what the call promises."""
+    """The API; ``QwenApi`` documents the call."""
 
     def verify(self, token: Token, *, within: timedelta) -> str: ...
 
 
 class Sessions(Protocol):
-    """The session secret; ``SessionStore`` says what each step promises."""
+    """The session secret; ``SessionStore`` documents each step."""
 
     def read(self) -> "StoredSession | None": ...
     def keep(self, session: "Session", *, over: "StoredSession") -> "StoredSession | None": ...

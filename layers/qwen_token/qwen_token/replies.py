@@ -1,7 +1,7 @@
-"""What a reply means: an answer of the API, or one of its failures. Pure, for any HTTP library.
+"""What a reply means: the API's answer, or one of its failures. Pure, for any HTTP library.
 
-Two things are never mixed up here: *dead* (the API itself refused the token) and *unknown* (no
-answer, or one that did not come from the API).
+It never confuses *dead* (the API itself refused the token) with *unknown* (no answer, or one that
+did not come from the API).
 """
 
 import json
@@ -30,45 +30,45 @@ from .errors import (
 
 # Statuses that are worth another attempt within the same call.
 PASSING_STATUSES: Final = (429, 500, 502, 503, 504)
-# A failure envelope has a few hundred bytes: a longer body is not one, and is not read to find out.
+# A failure envelope has a few hundred bytes. A longer body is not one, so it is not parsed.
 ENVELOPE_LIMIT: Final = 64 * 1024
 
-# No pause is worth a token: whoever asks for more is asked again after a day.
+# No pause is worth a token: a longer one is cut to this.
 _LONGEST_PAUSE: Final = timedelta(days=1)
 _SECONDS: Final = re.compile(r"\s*[0-9]+\s*")
 
-# Where the site puts the status that it means, when it answers 200.
+# The header with the true status when the site answers 200.
 _STATUS_HEADER: Final = "x-actual-status-code"
 _STATUS_SHAPE: Final = re.compile(r"[1-5][0-9][0-9]", re.ASCII)
 
-# Codes of the API's failure envelope, as ``_folded`` has them: it writes them in several ways.
+# Codes of the API's failure envelope, as ``_folded`` returns them: the API spells them differently.
 _UNAUTHORIZED: Final = "unauthorized"
 _RATE_LIMITED: Final = "ratelimited"
 _CREDENTIAL_REFUSED: Final = frozenset({_UNAUTHORIZED, "forbidden", "invalidtoken", "tokeninvalid"})
-# What the sign-in host says, in words only, where a header that it wants is missing or outdated.
+# The sign-in host's only sign (a text, no code) that a header is missing or outdated.
 _HEADER_REFUSED: Final = "invalid request header"
 
-# What these mean depends on who says them: the API itself, or something in front of it.
+# The meaning of these depends on the sender: the API itself, or something in front of it.
 _REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _TURNED_AWAY: Final = (HTTPStatus.FORBIDDEN, HTTPStatus.METHOD_NOT_ALLOWED)
 
 _JSON: Final = "application/json"
 _PAGE: Final = "text/html"
 _PROBLEM: Final = "application/problem+json"
-# RFC 9457's own keys, beside a "detail" that the API has as well.
+# Keys of RFC 9457's problem documents. They have a "detail", as the API's failures do.
 _PROBLEM_KEYS: Final = frozenset({"type", "title", "status"})
 
-# Alibaba Cloud's firewall, by its pages (and where they redirect to) and by its JSON answers.
+# Signs of Alibaba Cloud's firewall: in its pages, their redirects, and its JSON answers.
 _CHALLENGE_PAGE_MARKS: Final = ("aliyun_waf", "_____tmd_____", "x5secdata")
 _CHALLENGE_CODES: Final = ("FAIL_SYS_USER_VALIDATE", "RGV587_ERROR")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back over the wire, read in full. Its headers and its body may hold tokens.
+    """An HTTP reply, read in full. Its headers and its body may hold tokens.
 
-    ``received_at`` is by the server's clock where the reply has its date: by that clock is whatever
-    else it dates, and ours may be wrong.
+    ``received_at`` is the server's own date, if it sent one: its other times are of the same clock,
+    and ours may be wrong.
     """
 
     status: int
@@ -77,7 +77,7 @@ class Reply:
     received_at: datetime
 
     def header(self, name: str) -> str:
-        """Return the value of a header: several are joined by commas, and none is empty."""
+        """Return a header's value: several are joined by commas; an absent one is empty."""
         return ", ".join(self.values(name))
 
     def values(self, name: str) -> tuple[str, ...]:
@@ -89,14 +89,14 @@ class Reply:
 def read_answer(
     reply: Reply, *, refusal: type[QwenTokenError] = TokenRejectedError
 ) -> Mapping[str, object]:
-    """Return the document of the API's answer. What is not recognisably the API's own is unknown.
+    """Return the document of the API's answer.
 
-    ``refusal`` says what was sent, and what is raised where the API refuses it:
+    ``refusal`` says what was sent, by the error to raise if the API refuses it:
     TokenRejectedError, SessionRejectedError or SignInRefusedError.
 
     Raises:
         refusal: the API says that what was sent is dead, or (for a sign-in) wrong.
-        UpstreamError: one of its kinds; nothing is known of what was sent.
+        UpstreamError: anything else; whether what was sent is alive is unknown.
         ConfigError: the sign-in host refuses the request's headers.
     """
     status = actual_status(reply.status, reply.header(_STATUS_HEADER))
@@ -104,7 +104,7 @@ def read_answer(
     seen = f"HTTP {status} with {_describe(reply.body, document)}"
     if _is_challenge(reply, document):
         if refusal is SignInRefusedError:
-            # Another attempt would only make it worse, and only a person can pass it.
+            # A repeated attempt would make it worse, and only a person can solve a challenge.
             raise ChallengedError(f"the sign-in was answered with a challenge page: {seen}")
         raise UpstreamBlockedError(f"a firewall's challenge came in place of the API: {seen}")
     code = failure_code(document)
@@ -135,7 +135,7 @@ def require_member(document: Mapping[str, object]) -> None:
     """Check that the API does not describe a guest.
 
     Raises:
-        WrongAccountError: it does: nobody is signed in.
+        WrongAccountError: it does, so nobody is signed in.
     """
     email = document.get("email")
     if document.get("role") == "guest" or (
@@ -145,7 +145,7 @@ def require_member(document: Mapping[str, object]) -> None:
 
 
 def _refuses_token(code: str | None, status: int, has_detail: bool) -> bool:  # noqa: FBT001 - a table's
-    # A 403 with a code is about what the code says; with a mere text it is about the token.
+    # A 403 with a code means what the code says; one with a text only is about the token.
     return (
         _folded(code) == _UNAUTHORIZED
         or (code is not None and status == HTTPStatus.UNAUTHORIZED)
@@ -158,7 +158,7 @@ def _refuses_credential(code: str | None, status: int, has_detail: bool) -> bool
 
 
 def _refuses_sign_in(code: str | None, status: int, has_detail: bool) -> bool:  # noqa: FBT001 - a table's
-    # How a wrong password is answered is not known: so is any failure that the API itself states.
+    # The answer to a wrong password is not known, so any failure that the API itself states counts.
     return status < HTTPStatus.INTERNAL_SERVER_ERROR and (
         code is not None or (has_detail and status in {HTTPStatus.BAD_REQUEST, *_REFUSED})
     )
@@ -166,7 +166,7 @@ def _refuses_sign_in(code: str | None, status: int, has_detail: bool) -> bool:  
 
 _Refuses = Callable[[str | None, int, bool], bool]
 
-# What was sent, by the error that says it is refused, and what refuses it.
+# By the error for a refusal: what was sent, and how a refusal of it is recognised.
 _REFUSALS: Final[Mapping[type[QwenTokenError], tuple[str, _Refuses]]] = {
     TokenRejectedError: ("the token", _refuses_token),
     SessionRejectedError: ("the refresh credential", _refuses_credential),
@@ -175,10 +175,10 @@ _REFUSALS: Final[Mapping[type[QwenTokenError], tuple[str, _Refuses]]] = {
 
 
 def head_refuses(status: int, headers: Mapping[str, str]) -> bool | None:
-    """Return whether an answer refuses the token, or None where only its body can tell.
+    """Return whether an answer refuses the token, or None if only its body can tell.
 
-    ``headers`` finds names in any case. A page is never the API's own answer, whatever its status,
-    and a 403 is not about the token.
+    ``headers`` ignores the case of names. A page is never the API's own answer, whatever its
+    status, and a 403 is not about the token.
     """
     kind = media_type(headers.get("Content-Type", ""))
     if kind == _PAGE:
@@ -190,7 +190,7 @@ def head_refuses(status: int, headers: Mapping[str, str]) -> bool | None:
 
 def body_refuses(body: bytes) -> bool:
     """Return whether a body is the API's failure envelope with the code ``unauthorized``."""
-    # Hardly any body is, and most are not worth parsing twice.
+    # Rarely true, so most bodies are not parsed twice.
     return (
         len(body) <= ENVELOPE_LIMIT
         and _UNAUTHORIZED.encode() in body.lower()
@@ -199,9 +199,9 @@ def body_refuses(body: bytes) -> bool:
 
 
 def retry_after(value: str, *, now: datetime) -> timedelta | None:
-    """Return the pause that a ``Retry-After`` asks for: seconds or a date; None for neither.
+    """Return the pause that a ``Retry-After`` names, in seconds or as a date; None for neither.
 
-    Nothing for a date in the past, a day at most.
+    It is zero for a date in the past, and a day at most.
     """
     seconds: float | None = None
     with suppress(ValueError, OverflowError):
@@ -213,7 +213,7 @@ def retry_after(value: str, *, now: datetime) -> timedelta | None:
 
 
 def http_date(value: str) -> datetime | None:
-    """Return the time of a header ``Date``; None where it is not one."""
+    """Return the time of a header ``Date``, or None if it is not a date."""
     with suppress(ValueError, OverflowError, OSError):
         if date := parsedate_tz(value):
             return datetime.fromtimestamp(mktime_tz(date), UTC)
@@ -221,7 +221,7 @@ def http_date(value: str) -> datetime | None:
 
 
 def _asked_pause(reply: Reply, document: Mapping[str, object]) -> timedelta | None:
-    """Return the pause that the API asks for: in the header, or in hours in its envelope."""
+    """Return the pause that the API names: in the header, or in hours in its envelope."""
     pause = retry_after(reply.header("Retry-After"), now=reply.received_at)
     if pause is None:
         data = document.get("data")
@@ -236,7 +236,7 @@ def _pause(seconds: float) -> timedelta:
 
 
 def actual_status(status: int, said: str) -> int:
-    """Return the status that is meant; ``said`` is the site's own header for it, or empty."""
+    """Return the true status; ``said`` is the value of the site's header for it, or empty."""
     if status == HTTPStatus.OK and _STATUS_SHAPE.fullmatch(said):
         return int(said)
     return status
@@ -266,7 +266,7 @@ def failure_code(document: Mapping[str, object]) -> str | None:
 
 
 def _folded(code: str | None) -> str | None:
-    """Return a code without its case and its separators."""
+    """Return a code in lower case, without separators."""
     return None if code is None else re.sub(r"[\s_-]", "", code).casefold()
 
 
@@ -281,7 +281,7 @@ def _refuses_headers(document: Mapping[str, object]) -> bool:
 
 
 def _has_detail(reply: Reply, document: Mapping[str, object]) -> bool:
-    """Return whether the API fails in its older way; gateways have a standard one like it."""
+    """Return whether a failure is in the API's older form; gateways use a similar standard one."""
     return (
         isinstance(document.get("detail"), str)
         and not _PROBLEM_KEYS & document.keys()
@@ -294,7 +294,7 @@ def _is_challenge(reply: Reply, document: Mapping[str, object]) -> bool:
     if any(mark in location for mark in _CHALLENGE_PAGE_MARKS):
         return True
     if document:
-        # Where the API's own documents may hold such words, too, only these places count.
+        # The API's own documents may hold such words, too, so only these places count.
         codes, url = document.get("ret"), document.get("url")
         return (isinstance(url, str) and any(mark in url for mark in _CHALLENGE_PAGE_MARKS)) or (
             isinstance(codes, list)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """What a run that did not fail did."""
+    """The result of a run that did not fail."""
 
     FRESH = "fresh"
     REFRESHED = "refreshed"
@@ -23,7 +23,7 @@ class Outcome(StrEnum):
     LEASED = "leased"
 
 
-# After these, readers get a token that lives.
+# After these, readers get a token that is alive.
 SUCCEEDED: Final = frozenset(
     {Outcome.FRESH, Outcome.REFRESHED, Outcome.SUPERSEDED, Outcome.CHECKED}
 )
@@ -33,9 +33,9 @@ SUCCEEDED: Final = frozenset(
 class Report:
     """An outcome and the version that is current after it (None while awaiting the first token).
 
-    ``grant`` is the one that gave the token, if one did. ``session`` is the session beside the
-    token, None where the run had no need to read it. ``replaced`` is the version that ours took the
-    place of. ``session_holds_more`` says that the session secret holds more than a login, or may.
+    ``grant`` is the one that got the token, if one did. ``session`` is the session beside the
+    token, None if the run had no need to read it. ``replaced`` is the version that this run
+    replaced. ``session_holds_more``: the session secret holds more than a login, or may.
     """
 
     outcome: Outcome
@@ -47,10 +47,10 @@ class Report:
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the token expires that readers have after the run."""
+        """The expiry of the token that readers have after the run."""
         return None if self.held is None else self.held.token.expires_at
 
     @property
     def session_expires_at(self) -> datetime | None:
-        """When the refresh credential expires, as far as that is known."""
+        """The expiry of the refresh credential, if known."""
         return None if self.session is None else self.session.expires_at

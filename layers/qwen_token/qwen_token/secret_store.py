@@ -39,30 +39,30 @@ if TYPE_CHECKING:
 
 CURRENT: Final = "AWSCURRENT"
 PREVIOUS: Final = "AWSPREVIOUS"
-# Not AWSPENDING: that one is native rotation's, and left behind it makes RotateSecret fail.
+# Not AWSPENDING, which belongs to native rotation: one left behind makes RotateSecret fail.
 PENDING: Final = "QWEN_PENDING"
-# The API called this version's token dead. Whoever reads the version sees its labels, too: so a run
+# The API called this version's token dead. A read of the version returns its labels, too, so a run
 # that reads nothing else does not take the token for fresh.
 REJECTED: Final = "QWEN_REJECTED"
 
-# botocore's defaults (60 s each) would outlast the function. These make the keeper's
+# botocore's defaults (60 s each) would outlast the function. These add up to the keeper's
 # STORE_CALL_LIMIT: two attempts of seven seconds, and the standard mode's wait (at most one second)
-# between them. With one address to connect to, that is: each further one that is silent costs two
-# seconds more in each attempt, and nothing bounds a name look-up.
+# between them. This holds for a single address: each further silent one costs two seconds
+# more in each attempt, and nothing bounds a name look-up.
 AWS_CONFIG: Final = Config(
     connect_timeout=2,
     read_timeout=5,
     retries={"mode": "standard", "total_max_attempts": 2},
 )
 
-# Without an answer of AWS, nothing is known of the secret or the caller's permissions: credentials
-# that cannot be had for a moment look like the network does. These are no matter of time.
+# Failures without an answer of AWS, which say nothing about the secret or the caller's permissions,
+# may pass: even missing credentials may be a network failure. These exceptions never pass.
 _LASTING: Final = (NoRegionError, ParamValidationError)
-# The same is true of server errors (5xx), and of these codes of other statuses.
+# Server errors (5xx) may pass, too, and so may these codes of other statuses.
 _PASSING_CODES: Final = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsException"})
 
 
-# AWS's codes; some have the service's name in them.
+# AWS's error codes; some contain the service's name.
 _CODE: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 _Answer = TypeVar("_Answer", bound=Mapping[str, Any])
@@ -73,9 +73,9 @@ def _now() -> datetime:
 
 
 class SecretVersions:
-    """The versions of one secret and their labels, as Secrets Manager has them.
+    """The versions of one secret and their labels in Secrets Manager.
 
-    Every method raises what boto3 raises.
+    Every method raises boto3's exceptions.
     """
 
     def __init__(self, client: "SecretsManagerClient", secret_id: str) -> None:
@@ -84,11 +84,11 @@ class SecretVersions:
 
     @property
     def not_found(self) -> type[ClientError]:
-        """The error for what is not there. Looked up when it is met: botocore makes it then."""
+        """The error for an absent secret or version. botocore creates the class on first use."""
         return self._client.exceptions.ResourceNotFoundException
 
     def current(self) -> "GetSecretValueResponseTypeDef":
-        """Return what readers get."""
+        """Return the current version."""
         return whole(self._client.get_secret_value(SecretId=self._secret_id, VersionStage=CURRENT))
 
     def current_value(self) -> str | bytes:
@@ -104,14 +104,14 @@ class SecretVersions:
         return whole(self._client.get_secret_value(SecretId=self._secret_id, VersionId=version_id))
 
     def labels(self) -> Mapping[str, Sequence[str]]:
-        """Return the labels of each version that has any. It fails where there is no secret."""
+        """Return the labels of each version that has any. Fails if there is no secret."""
         described = self._client.describe_secret(SecretId=self._secret_id)
         _require_arn(described)
         return described.get("VersionIdsToStages", {})
 
     def write(self, text: str, *, label: str) -> "PutSecretValueResponseTypeDef":
         """Add a version with this label."""
-        # botocore names a ClientRequestToken, the same in each attempt: a retry adds no version.
+        # botocore sends the same ClientRequestToken in each attempt, so a retry adds no version.
         return whole(
             self._client.put_secret_value(
                 SecretId=self._secret_id, SecretString=text, VersionStages=[label]
@@ -119,21 +119,21 @@ class SecretVersions:
         )
 
     def make_current(self, version_id: str, *, over: str | None) -> None:
-        """Move AWSCURRENT from the version ``over``, or from none at all: as compare-and-swap.
+        """Move AWSCURRENT from the version ``over`` (or from none) as a compare-and-swap.
 
-        A call that failed may still have been carried out: it is the label that decides.
+        A failed call may still have been carried out: the label decides.
         """
         self._move(CURRENT, to=version_id, away_from=over)
 
     def attach(self, label: str, version_id: str) -> None:
-        """Move a label of ours to a version, from whichever has it."""
+        """Move one of our labels to a version, from the version that has it."""
         # AWS moves a label only away from the version that the caller names.
         holder = next((each for each, found in self.labels().items() if label in found), None)
         if holder != version_id:
             self._move(label, to=version_id, away_from=holder)
 
     def detach(self, label: str, version_id: str) -> None:
-        """Take a label of ours from the version that has it."""
+        """Remove one of our labels from the version that has it."""
         self._move(label, to=None, away_from=version_id)
 
     def _move(self, label: str, *, to: str | None, away_from: str | None) -> None:
@@ -146,15 +146,15 @@ class SecretVersions:
 
 
 def _require_arn(answer: Mapping[str, Any]) -> None:
-    """Require that an answer names the secret: what boto3 makes of a page names none."""
+    """Require that an answer names the secret: boto3 parses a page as an empty answer."""
     if not isinstance(answer["ARN"], str):
         raise TypeError
 
 
 def whole(answer: _Answer) -> _Answer:
-    """Return an answer that names its version and holds text, if it holds any.
+    """Return an answer if it names its version, and its value, if any, is a text.
 
-    boto3 passes on whatever a page, or half an answer, leaves over.
+    boto3 passes on anything that it could parse from a page or from half an answer.
     """
     if not (
         isinstance(answer["VersionId"], str) and isinstance(answer.get("SecretString", ""), str)
@@ -164,10 +164,10 @@ def whole(answer: _Answer) -> _Answer:
 
 
 class SecretStore:
-    """One secret, bare token or JSON object; the shape found is the shape kept.
+    """One secret with a bare token or a JSON object. Its shape is kept.
 
-    ``client`` is boto3's for Secrets Manager, made with ``AWS_CONFIG``; ``clock`` returns the aware
-    time. Every method raises StoreError where Secrets Manager refuses or fails.
+    ``client`` is boto3's for Secrets Manager, created with ``AWS_CONFIG``; ``clock`` returns the
+    aware time. Every method raises StoreError if Secrets Manager refuses or fails.
     """
 
     def __init__(
@@ -188,11 +188,11 @@ class SecretStore:
 
     @classmethod
     def open(cls, secret_id: str, client: "SecretsManagerClient | None" = None) -> Self:
-        """Return the secret, over ``client`` or one made for it, in the region that an ARN names.
+        """Return the secret, with ``client`` or a new one in the region that an ARN names.
 
         Raises:
             ConfigError: ``secret_id`` looks like a token, no region is known, or no client can be
-                made.
+                created.
         """
         if client is None:
             client = new_client("secretsmanager", region=region_of(secret_id))
@@ -200,17 +200,17 @@ class SecretStore:
 
     @forgets_locals
     def read(self) -> StoredToken | None:
-        """Return what is current, or None while the secret never had a value.
+        """Return the current token, or None if the secret never had a value.
 
         Raises:
-            TokenMissingError: the secret had a value, but holds no token now.
-            TokenMalformedError: what it holds is none.
+            TokenMissingError: the secret had a value, but now holds no token.
+            TokenMalformedError: its value is not a token.
         """
         with translated(f"read the secret {self.secret_id}"):
             try:
                 response = self._versions.current()
             except self._versions.not_found:
-                # Either there is no value or no secret: describing it tells which.
+                # Either there is no value, or there is no secret: DescribeSecret shows which.
                 if self._never_had_a_value():
                     return None
                 raise TokenMissingError("the secret has no current value") from None
@@ -220,7 +220,7 @@ class SecretStore:
 
     @forgets_locals
     def read_version(self, version_id: str) -> StoredToken | None:
-        """Return a version, or None where it is gone or holds no token."""
+        """Return a version, or None if it is gone or holds no token."""
         with translated("read a version of the secret"):
             answer = self._version(version_id)
         return _held_or_none(answer)
@@ -238,9 +238,9 @@ class SecretStore:
         return self._staged(successor, written, text)
 
     def adopt(self, candidate: StoredToken, *, over: StoredToken) -> StoredToken:
-        """Return ``candidate`` if its value is what staging its token would write; else stage that.
+        """Return ``candidate`` if staging its token would write the same value; else stage it.
 
-        An older version may hold the other keys as they were, or the token as it was pasted.
+        An older version may hold older values of the other keys, or the token as it was pasted.
         """
         if candidate.text == rendered(candidate.token, over=over.text):
             return candidate
@@ -248,14 +248,14 @@ class SecretStore:
 
     @forgets_locals
     def put(self, token: Token, *, replace: bool = False) -> StoredToken:
-        """Make ``token`` current, whatever token is there now: for people.
+        """Make ``token`` current, whatever the secret holds now. For people, not for the keeper.
 
-        The shape and the other keys are kept even where the old token cannot be read. With
-        ``replace``, neither is: the token is stored alone.
+        The shape and the other keys are kept, even if the old token cannot be read. With
+        ``replace``, the token is stored alone.
 
         Raises:
-            TokenDocumentError: what else is there cannot be kept: it is not a JSON object, or the
-                value would become too long to be stored.
+            TokenDocumentError: the rest of the value cannot be kept: it is not a JSON object, or
+                the new value would be too long.
         """
         over = "" if replace else self.current_value()
         if isinstance(over, bytes):
@@ -266,20 +266,19 @@ class SecretStore:
         return StoredToken(token, written["VersionId"], text)
 
     def current_value(self) -> str | bytes:
-        """Return what readers get, whatever it is; an empty text where there is nothing."""
+        """Return the current value, whatever it is; an empty text if there is none."""
         with translated(f"read the secret {self.secret_id}"):
             return self._versions.current_value()
 
     @forgets_locals
     def put_first(self, token: Token) -> StoredToken:
-        """Store the keeper's own first token, bare, and return what is current then.
+        """Store the first token of a secret that never had a value; return what is then current.
 
-        The secret has never had a value. If another writer was faster, its version is kept and
-        returned.
+        It is stored bare. If another writer was faster, that writer's version is kept and returned.
 
         Raises:
-            TokenMissingError: what another writer put in holds no token.
-            TokenMalformedError: what another writer put in is not a token.
+            TokenMissingError: another writer's value holds no token.
+            TokenMalformedError: another writer's value is not a token.
         """
         with translated("store the first token"):
             try:
@@ -293,17 +292,17 @@ class SecretStore:
         with translated("store the first token"):
             written = self._versions.write(token.raw, label=PENDING)
         staged = self._staged(token, written, token.raw)
-        # AWS makes a secret's first version current, whatever label it is put under.
+        # AWS makes a secret's first version current, whatever its label is.
         if CURRENT in written.get("VersionStages", ()):
             return staged
         return self._make_current(staged, over=empty_version, step="make the first token current")
 
     @forgets_locals
     def promote(self, staged: StoredToken, *, over: StoredToken) -> StoredToken:
-        """Move AWSCURRENT from ``over`` to ``staged``, and return what is current then.
+        """Move AWSCURRENT from ``over`` to ``staged``, and return what is then current.
 
-        That is ``staged``, unless another writer was faster: its version is kept and returned.
-        A call that failed may still have been carried out, so it is the label that decides.
+        If another writer was faster, that writer's version is kept and returned.
+        A failed call may still have been carried out: the label decides.
         """
         return self._make_current(staged, over=over.version_id, step="promote the new token")
 
@@ -327,12 +326,12 @@ class SecretStore:
         return sorted(found, key=lambda held: held.token.expires_at, reverse=True)
 
     def note_rejected(self, held: StoredToken) -> None:
-        """Have all further reads of this version say that the API called its token dead."""
+        """Mark this version: the API called its token dead. Every read of it shows that."""
         with translated("note that the token is dead"):
             self._versions.attach(REJECTED, held.version_id)
 
     def note_accepted(self, held: StoredToken) -> None:
-        """Take back what ``note_rejected`` noted of this version."""
+        """Remove the mark of ``note_rejected``."""
         with translated("note that the token is alive after all"):
             self._versions.detach(REJECTED, held.version_id)
 
@@ -343,7 +342,7 @@ class SecretStore:
         return StoredToken(token, written["VersionId"], text, written_at=now, created_at=now)
 
     def _make_current(self, staged: StoredToken, *, over: str | None, step: str) -> StoredToken:
-        """Move AWSCURRENT to ``staged`` from the version ``over``, or from no version at all."""
+        """Move AWSCURRENT to ``staged`` from the version ``over``, or from none."""
         try:
             with translated(step):
                 self._versions.make_current(staged.version_id, over=over)
@@ -378,19 +377,17 @@ def _is_empty(answer: Mapping[str, Any]) -> bool:
 
 
 def _text(answer: Mapping[str, Any]) -> str:
-    """Return the value, an empty text where it is binary or there is none."""
+    """Return the value; an empty text if it is binary or absent."""
     text: str = answer.get("SecretString", "")
     return text
 
 
 def held_in(answer: Mapping[str, Any]) -> StoredToken:
-    """Read what Secrets Manager answers of one version, when asked for a value.
-
-    That is a JSON object with the token under ``token``, or the bare token.
+    """Parse the answer of GetSecretValue: a bare token, or a JSON object with one under ``token``.
 
     Raises:
         TokenMissingError: there is no token in it.
-        TokenMalformedError: what is there is none.
+        TokenMalformedError: what is there is not a token.
     """
     if "SecretBinary" in answer:
         raise _is_binary()
@@ -410,9 +407,9 @@ def _held_or_none(answer: Mapping[str, Any] | None) -> StoredToken | None:
 
 
 def _written_by_keeper_at(answer: Mapping[str, Any]) -> datetime | None:
-    """Return when the keeper wrote a version: it keeps the label that it was staged under.
+    """Return when the keeper wrote a version, which it knows by the label QWEN_PENDING.
 
-    None for a person's version, and once the label moved on to the next one.
+    None for a person's version, and once the label has moved to the next one.
     """
     created_at: datetime | None = answer.get("CreatedDate")
     if created_at is None or PENDING not in answer.get("VersionStages", ()):
@@ -433,15 +430,15 @@ def new_client(
     config: Config = AWS_CONFIG,
     session: Callable[[], Any] | None = None,
 ) -> Any:
-    """Make a client in ``region``, or else in the one that boto3 finds.
+    """Create a client in ``region``, or in the region that boto3 finds.
 
-    ``session`` makes the boto3 session. By default it is a new one: boto3's own is not safe to make
-    clients in several threads.
+    ``session`` creates the boto3 session. The default is a new one, because creating clients from
+    boto3's own session is not thread-safe.
 
     Raises:
-        ConfigError: no region is known, or no client can be made.
+        ConfigError: no region is known, or no client can be created.
     """
-    # Services that give a client of their own need no boto3.
+    # Services that pass a client of their own need not import boto3.
     import boto3  # noqa: PLC0415
 
     new_session: Callable[[], Any] = session or boto3.Session
@@ -460,10 +457,10 @@ def new_client(
 
 @contextmanager
 def translated(step: str, *, by: str = "Secrets Manager") -> Iterator[None]:
-    """Raise whatever is raised inside as a StoreError of this step; ``by`` is the service.
+    """Translate any exception inside to a StoreError of this step; ``by`` is the service.
 
-    It is for calls of boto3 and the reading of their answers, and for nothing else: whatever boto3
-    calls to get credentials, to find its way and to read an answer may raise any exception.
+    Use it only around calls of boto3 and the reading of their answers: the code that boto3 calls
+    for credentials, addresses and parsing may raise any exception.
     """
     try:
         yield
@@ -472,7 +469,7 @@ def translated(step: str, *, by: str = "Secrets Manager") -> Iterator[None]:
     except (BotoCoreError, ClientError) as error:
         raise _store_error(step, error, by=by) from error
     except Exception as error:  # noqa: BLE001 - as above
-        # Without the cause: nobody knows what its text holds.
+        # Without the cause: its text may hold anything.
         raise _store_error(step, error, by=by) from None
 
 
@@ -480,7 +477,7 @@ def _store_error(step: str, error: Exception, *, by: str) -> StoreError:
     """Name the step and AWS's code; AWS's message stays in the cause."""
     if isinstance(error, ClientError):
         code = code_in(error.response.get("Error", {}).get("Code"))
-        # botocore's own say both; those that a service's tests make up may not.
+        # botocore's own errors have both; those of a user's tests may not.
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         may_pass = code in _PASSING_CODES or status >= HTTPStatus.INTERNAL_SERVER_ERROR
         return StoreError(f"{by} could not {step}: {code}", may_pass=may_pass)
@@ -496,5 +493,5 @@ def _store_error(step: str, error: Exception, *, by: str) -> StoreError:
 
 
 def code_in(said: object) -> str:
-    """Return AWS's code for a failure; what is no code did not come from AWS, and is not said."""
+    """Return AWS's code for a failure. Anything else did not come from AWS, and is left out."""
     return said if isinstance(said, str) and _CODE.fullmatch(said) else "unknown"

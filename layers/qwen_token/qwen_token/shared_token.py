@@ -42,29 +42,29 @@ if TYPE_CHECKING:
 MAX_AGE: Final = 300.0
 MAX_STALE: Final = 3600.0
 
-# A copy is used for up to a tenth less than max_age, so that processes that began together do not
-# go on reading together.
+# The jitter: up to this part of max_age is subtracted, so that processes that started together do
+# not keep reading together.
 _JITTER: Final = 0.1
-# Read again this long before the token expires, however young the copy: requests take time on
-# their way, and clocks differ. (A token of 15 minutes is replaced five minutes before its expiry.)
+# The secret is read again this long before the token expires, however young the copy is: requests
+# take time, and clocks differ. (A 15-minute token is replaced five minutes before its expiry.)
 _EARLY: Final = 60.0
-# In that last minute, while the secret still holds the same token: the first pause between two
-# reads, and the longest.
+# The first and the longest pause between two reads in that last minute, while the secret still
+# holds the same token.
 _FIRST_PAUSE: Final = 5.0
 _LONGEST_PAUSE: Final = 15.0
-# After a read that failed, or that found the refused token again: until the next one, everybody
-# gets the same answer.
+# After a read that failed, or found the refused token again, all callers get the same answer for
+# this long.
 _PAUSE: Final = 5.0
-# Each run may write a version and publish an alert. AWS bears a new version every ten minutes.
+# Each run may write a version and publish an alert. AWS advises one new version in ten minutes.
 _REFRESH_PAUSE: Final = 900.0
-# The function asks the API for 25 s at most; a second attempt would be a second run.
+# The function's calls to the API take at most 25 s; a second attempt would be a second run.
 _REFRESH_TIMEOUT: Final = 30
 _CONNECT_TIMEOUT: Final = 2
 _FORCE: Final = b'{"force": true}'
 
 _log = logging.getLogger(__name__)
 
-# Whoever reads a token from a secret, or puts it on requests, does that by this module.
+# Every program that reads a token from a secret or puts it on requests imports this module.
 guard_library_logs()
 
 _Kind = TypeVar("_Kind", bound="SharedToken")
@@ -72,13 +72,13 @@ _Kind = TypeVar("_Kind", bound="SharedToken")
 
 @dataclass(frozen=True, slots=True)
 class _CachedToken:
-    """The token as it was read. Instants are in seconds since 1970."""
+    """A token that was read from the secret. Instants are in seconds since 1970."""
 
     raw: str = field(repr=False)
-    # Fresh from the first on, up to and without the second, which is never after the expiry.
+    # Fresh from the first instant until before the second, which is never after the expiry.
     fresh_from: float
     fresh_until: float
-    # How long it may bridge an outage of Secrets Manager.
+    # Until when it may bridge an outage of Secrets Manager.
     usable_until: float
     expires_at: float
     # The pause before the next read, if the token is in its last minute; otherwise 0.
@@ -90,20 +90,20 @@ _NOT_READ: Final = _CachedToken("", 0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class _ReplayedError:
-    """An error that is raised again, to every caller from ``since`` until ``until``."""
+    """An error replayed to callers from ``since`` until ``until``."""
 
     error: QwenTokenError
     since: float
     until: float
-    # The token that could not be renewed, where that was the failure.
+    # The token that could not be renewed, if that was the failure.
     rejected: str | None = field(default=None, repr=False)
 
 
 class Source(Protocol):
-    """Where an auth takes its tokens from; ``SharedToken`` says what each call promises.
+    """A token source for an auth; ``SharedToken`` documents each method.
 
-    A source may also have its ``current_nowait``, which saves an auth under asyncio or trio a
-    thread for each request.
+    A source may also have ``current_nowait``, which saves an auth under asyncio or trio a thread
+    for each request.
     """
 
     def current(self) -> str: ...
@@ -111,7 +111,7 @@ class Source(Protocol):
 
 
 class SourceOptions(TypedDict, total=False):
-    """The options of a ``SharedToken``, for an auth that makes one."""
+    """The options of a ``SharedToken``, for an auth that creates one."""
 
     client: "SecretsManagerClient | None"
     max_age: float
@@ -128,24 +128,24 @@ class SharedToken:
     wait for that one read. If the secret still holds the same token, it is used up to its expiry,
     and the secret is read again after 5 s, 10 s, and then every 15 s. No expired token is returned.
 
-    Where Secrets Manager is unavailable (no answer, throttled, a server error, or no credentials to
-    ask it with), the copy bridges up to ``max_stale`` seconds more, while the token lives; a read
-    is tried again every 5 s then, by one thread, and nobody waits for it. A refusal (no permission,
+    If Secrets Manager is unavailable (no answer, throttled, a server error, or no AWS
+    credentials), the copy bridges up to ``max_stale`` seconds more while the token is alive; one
+    thread then tries to read every 5 s, and no other waits for it. A refusal (no permission,
     no secret, no token in it) is never bridged. A read that fails, or finds an expired token, takes
-    at most 15 s, and for 5 s everybody gets its error.
+    at most 15 s, and its error is replayed to all callers for 5 s.
 
-    ``client`` is boto3's for Secrets Manager; without one it is made by the first read, in the
+    ``client`` is boto3's for Secrets Manager. By default, the first read creates one, in the
     region that ``secret_id`` names if it is an ARN. ``refresh_function`` is the name or ARN of the
-    stack's function, for ``renew`` to run (by ``lambda_client``, or one made for it); the role
-    needs ``lambda:InvokeFunction`` on it.
+    stack's function, which ``renew`` may run (with ``lambda_client``, or one that it creates); the
+    role needs ``lambda:InvokeFunction`` on it.
 
     Time is the wall clock's (``clock``, in seconds since 1970), because it goes on while Lambda
-    freezes the process, and a monotonic clock need not. Set back, it makes the next call read; what
-    was to be waited for is not waited for then.
+    freezes the process; a monotonic clock may not. If it is set back, the next call reads, and no
+    pause is waited for.
 
-    A child process after a fork keeps the copy, and makes a lock and clients of its own; a client
-    that was given is used as it is, so give each process its own. A pickle holds the arguments and
-    no token: in another process it becomes that process's own, which ``of`` returns as well.
+    After a fork, the child process keeps the copy, and creates a lock and clients of its own. It
+    uses a client that was passed as it is, so give each process its own. A pickle holds the
+    arguments and no token: in another process it becomes the instance that ``of`` returns there.
     """
 
     def __init__(  # noqa: PLR0913 - each is an option of its own, by name
@@ -159,7 +159,7 @@ class SharedToken:
         lambda_client: "LambdaClient | None" = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Prepare to read; nothing is asked yet.
+        """Prepare to read, without a call to AWS.
 
         Raises:
             ConfigError: names the invalid argument, and what it should be.
@@ -180,7 +180,7 @@ class SharedToken:
         self._lambda_client = lambda_client
         self._clock = clock
         self._copy = _NOT_READ
-        # What follows is changed by the holder of the lock only.
+        # Only the holder of the lock changes what follows.
         self._lock = threading.Lock()
         self._store: SecretStore | None = None
         self._functions: LambdaClient | None = None
@@ -191,32 +191,32 @@ class SharedToken:
 
     @classmethod
     def of(cls, secret_id: str, **options: "Unpack[SourceOptions]") -> Self:
-        """Return the process's one for these arguments; with a client among them, a new one."""
+        """Return the process's instance for these arguments, or a new one if they have a client."""
         if options.get("client") is not None or options.get("lambda_client") is not None:
             return cls(secret_id, **options)
         return _of_process(cls, secret_id, dict(options))
 
     def current(self) -> str:
-        """Return a token that lives.
+        """Return a token that has not expired.
 
         Raises:
             StoreError: the secret cannot be read.
             TokenMissingError: it holds no token.
-            TokenMalformedError: what it holds is not a token.
-            TokenRejectedError: the token that it holds has expired.
-            ConfigError: no region is known, or no client can be made.
+            TokenMalformedError: its value is not a token.
+            TokenRejectedError: its token has expired.
+            ConfigError: no region is known, or no client can be created.
         """
-        # No lock, and one look at one clock: this is what nearly every call is.
+        # The fast path of nearly every call: no lock, and the clock is read once.
         held = self._copy
         if held.fresh_from <= self._clock() < held.fresh_until:
             return held.raw
         return self._current_anew()
 
     def current_nowait(self, *, is_reading: bool = False) -> str | None:
-        """Return a token that lives, or None where ``current`` would have to read or to wait.
+        """Return a token that has not expired, or None if ``current`` would read or wait.
 
-        While another thread reads (with ``is_reading``, one is about to), the copy that bridges an
-        outage of Secrets Manager counts, too.
+        While another thread reads (with ``is_reading``, one is about to), it may also be the copy
+        that bridges an outage of Secrets Manager.
         """
         held = self._copy
         if held.fresh_from <= self._clock() < held.fresh_until:
@@ -228,18 +228,18 @@ class SharedToken:
     def renew(self, *, rejected: str) -> str:
         """Return another token than ``rejected``, which the API has refused.
 
-        The secret is read again, unless another thread has found another token meanwhile. Only if
-        it still holds ``rejected``, the refresh function (where one was named) is run with
-        ``{"force": true}`` and waited for, up to 30 s and at most once in 15 minutes, and the
-        secret read once more. All other threads that renew wait for that, and share the result.
+        The secret is read again, unless another thread has found another token meanwhile. If it
+        still holds ``rejected``, this runs the refresh function (if there is one) with
+        ``{"force": true}``, waits for it for up to 30 s, and reads the secret once more; at most
+        once in 15 minutes. Other threads that renew wait for that and share the result.
 
         Raises:
             TokenRejectedError: the secret holds no other token, or one that has expired; raised
                 again, without another read, for 5 s.
             StoreError: the secret cannot be read.
             TokenMissingError: it holds no token.
-            TokenMalformedError: what it holds is not a token.
-            ConfigError: no region is known, or no client can be made.
+            TokenMalformedError: its value is not a token.
+            ConfigError: no region is known, or no client can be created.
         """
         with self._lock:
             held = self._copy
@@ -264,12 +264,12 @@ class SharedToken:
 
     @forgets_locals
     def _current_anew(self) -> str:
-        """Read the secret, or wait for the thread that does; bridge its outages."""
+        """Read the secret, or wait for the thread that does; bridge an outage."""
         bridge = self._bridge()
         if bridge is None:
             self._lock.acquire()
         elif not self._lock.acquire(blocking=False):
-            # Another thread tries again already, and may have to wait for nothing.
+            # Another thread is already trying again, and its try may be in vain.
             return bridge.raw
         try:
             held = self._copy
@@ -286,14 +286,13 @@ class SharedToken:
             self._lock.release()
 
     def _bridge(self) -> _CachedToken | None:
-        """Return the copy if Secrets Manager is unavailable, and it may be used all the same."""
+        """Return the copy if Secrets Manager is unavailable and the copy may bridge that."""
         failure, held = self._failure, self._copy
         if failure is None or not _may_pass(failure.error):
             return None
         now = self._clock()
         if now < held.fresh_from:
-            # The clock was set back since. How old the copy is, nobody knows any more: its time
-            # begins anew, now.
+            # The clock was set back since, so the copy's age is unknown: it counts as read now.
             usable_until = now + self._max_age + self._max_stale
             held = replace(held, fresh_from=now, usable_until=usable_until)
         return held if now < min(held.usable_until, held.expires_at) else None
@@ -310,7 +309,7 @@ class SharedToken:
         return held
 
     def _reread(self) -> _CachedToken:
-        """Read the secret, and keep what it holds, expired or not."""
+        """Read the secret, and cache its token, expired or not."""
         try:
             if self._store is None:
                 from .secret_store import SecretStore  # noqa: PLC0415
@@ -341,7 +340,7 @@ class SharedToken:
         return self._copy
 
     def _next_pause(self, raw: str) -> float:
-        """Return how long to wait for the successor of a token in its last minute."""
+        """Return how long to wait before the next read, for a token in its last minute."""
         held = self._copy
         if held.raw != raw or not held.pause:
             return _FIRST_PAUSE
@@ -365,14 +364,14 @@ class SharedToken:
         return _ReplayedError(error, now, now + _PAUSE, rejected)
 
     def _raise_again(self, failure: _ReplayedError | None) -> None:
-        """Raise what was raised a moment ago, to one more caller."""
+        """Raise the replayed error to one more caller."""
         if failure is not None and failure.since <= self._clock() < failure.until:
             raise failure.error.again()
 
     def _refresh(self, function: str) -> str:
-        """Run the refresh function, and describe what it did, for the message of an error.
+        """Run the refresh function, and describe the result for an error's message.
 
-        Only the secret shows whether there is a new token: read it afterwards in any case.
+        Whether there is a new token, only the secret shows: read it afterwards in any case.
         """
         now = self._clock()
         if self._refreshed_at is not None and (
@@ -422,7 +421,7 @@ class SharedToken:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return how another process gets its own: by the arguments, without the token."""
+        """Return the arguments, without the token: another process creates its own instance."""
         if self._client is not None or self._lambda_client is not None:
             raise ConfigError(
                 "a SharedToken with a client of yours cannot be passed to another process: leave "
@@ -442,9 +441,9 @@ class SharedToken:
 
 
 def _may_pass(error: QwenTokenError) -> bool:
-    """Return whether a read that failed like that says nothing about the secret.
+    """Return whether such a failed read says nothing about the secret.
 
-    A client that cannot be made is such a failure: with a copy, one could be made before.
+    A client that cannot be created is such a failure: it could be created before.
     """
     return isinstance(error, ConfigError) or (isinstance(error, StoreError) and error.may_pass)
 
@@ -459,9 +458,9 @@ _DEFAULTS: Final[dict[str, object]] = {
 
 
 def _of_process(kind: type[_Kind], secret_id: str, options: dict[str, Any]) -> _Kind:
-    """Return the process's one of this class for these arguments."""
+    """Return the process's instance of this class for these arguments."""
     key = (kind, secret_id, *sorted(options.items()))
     if (known := _by_arguments.get(key)) is None:
-        # Of two threads that get here at once, both return what the first has put in.
+        # If two threads get here at once, both return the first one's instance.
         known = _by_arguments.setdefault(key, kind(secret_id, **options))
     return cast("_Kind", known)

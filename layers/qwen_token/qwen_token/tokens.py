@@ -1,4 +1,4 @@
-"""Tokens: what a JWT says of its account and its life, read without verifying its signature."""
+"""Tokens: a JWT's account and lifetime, read without verifying its signature."""
 
 import math
 import re
@@ -14,23 +14,23 @@ from .errors import TokenMalformedError, UpstreamUnexpectedError, forgets_locals
 # Only these characters ever reach a request header.
 _JWT_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _COOKIE: Final = re.compile(r"""(?:^|[;\s])token=["']?([^;\s"']+)""")
-# A Cookie or Set-Cookie header, with its name or without it. Only a date has blanks in it.
+# A Cookie or Set-Cookie header, with or without the header's name. Only a date has blanks.
 _COOKIES: Final = re.compile(
     r"(?:(?:set-)?cookie[ \t]*:[ \t]*)?[\w.-]+=[^;\s]*"
     r"(?:;[ \t]*(?:expires=[^;\r\n]*|(?!expires=)[\w.-]+(?:=[^;\s]*)?)?)*",
     re.IGNORECASE,
 )
-# Nothing that separates a key from its value, or one value from the next.
+# Without anything that separates a key from its value, or two values.
 _WORD: Final = re.compile(r"[^\s{}\[\]<>:=,;&#\"'`]*")
 _PREFIX: Final = re.compile(
     r"\A(?:(?:authorization\s*:\s*)?bearer\s+|authorization\s*:\s*)", re.IGNORECASE
 )
-# What surrounds a copied value; the last are typographic quotes, a byte order mark and a
+# Characters around a copied value. The last are typographic quotes, a byte order mark and a
 # zero-width space.
 SURROUNDINGS: Final = " \t\r\n\"'`,;\u201c\u201d\u2018\u2019\ufeff\u200b"
 
 _DAY: Final = timedelta(days=1)
-# An expiry outside these years is a unit mix-up (milliseconds) or garbage, not a date to act on.
+# An expiry outside these years is in the wrong unit (milliseconds) or garbage.
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 _LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 
@@ -39,9 +39,9 @@ _LATEST: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 class Token:
     """A JWT and the claims acted on. Its signature is *not* verified: no key is held here.
 
-    ``account`` is the claim ``id``, or ``sub`` where there is none; only an access token (claim
-    ``type``) may name no account: None. ``expires_at`` and ``issued_at`` (None where the token
-    does not say) are aware, UTC, whole seconds.
+    ``account`` is the claim ``id``, or else ``sub``. It is None only for an access token (claim
+    ``type``) that names no account. ``expires_at`` and ``issued_at`` (None if the token does not
+    say) are aware, UTC, whole seconds.
     """
 
     raw: str = field(repr=False)
@@ -63,9 +63,9 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """What a token says of itself: whose it is, and its life.
+    """The account and the lifetime in a token's claims.
 
-    ``user_id`` is None where an access token does not say; ``issued_at`` (None where the token
+    ``user_id`` is None for an access token that does not say; ``issued_at`` (None if the token
     does not say) and ``expires_at`` are aware, UTC; ``days_remaining`` is a fraction, and negative
     once the token has expired.
     """
@@ -77,7 +77,7 @@ class TokenInfo:
 
     @classmethod
     def of(cls, token: Token, *, now: datetime) -> Self:
-        """Say it of ``token``, at ``now``."""
+        """Return the info of ``token`` at ``now``."""
         return cls(
             user_id=token.account,
             issued_at=token.issued_at,
@@ -93,8 +93,8 @@ def decode_token(text: str) -> Token:
     Accepts surrounding white space and quotes, a leading ``Bearer ``, and a ``token=…`` cookie.
 
     Raises:
-        TokenMalformedError: no JWT, or one without a believable expiry, or without an account
-            (which an access token may lack).
+        TokenMalformedError: not a JWT, or a JWT without a valid expiry or an account (only an
+            access token may lack an account).
     """
     raw = unwrapped(text)
     claims = unverified_claims(raw)
@@ -118,7 +118,7 @@ def decode_token(text: str) -> Token:
 
 
 def issued_token(raw: str, *, by: str) -> Token:
-    """Return the token in an answer; ``by`` names who gave it.
+    """Return the token in an answer; ``by`` names the host, for the error.
 
     Raises:
         UpstreamUnexpectedError: it is not a token.
@@ -138,9 +138,9 @@ def unwrapped(text: str) -> str:
 
 
 def stands_alone(text: str) -> bool:
-    """Return whether a text is a token as people paste one, or at most one word of anything else.
+    """Return whether a text is a pasted token, or at most a single other word.
 
-    In any other text there may be more than a token, which would be lost with it.
+    Any other text may hold more than a token, which overwriting it would lose.
     """
     value = text.strip(SURROUNDINGS)
     if _WORD.fullmatch(_PREFIX.sub("", value)):
@@ -164,13 +164,13 @@ def unverified_claims(raw: str) -> Mapping[str, object]:
         except (jwt.PyJWTError, ValueError, RecursionError):
             problem = "the value looks like a JWT, but its parts cannot be decoded"
     if problem is not None:
-        # Raised out here so that no decoder's exception, which holds parts of the token, hangs on.
+        # Raised outside the except block: a decoder's exception would hold parts of the token.
         raise TokenMalformedError(problem)
     return claims
 
 
 def is_access_token(claims: Mapping[str, object]) -> bool:
-    """Return whether they are those of a session's access token, which lives for minutes."""
+    """Return whether the claims are a session's access token's, which lives for minutes."""
     return claims.get("type") == "access_token"
 
 
@@ -184,25 +184,25 @@ def account_of(claims: Mapping[str, object]) -> str | None:
 
 
 def instant(seconds: object) -> datetime | None:
-    """Return the time that a claim, or the API, gives in seconds since 1970; None for no time."""
+    """Return the time of a value in seconds since 1970, or None if it is not a time."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         return None
-    # The comparison comes first: it is also what refuses NaN and the infinities.
+    # The comparison also refuses NaN and the infinities.
     if not _EARLIEST <= seconds <= _LATEST:
         return None
     return datetime.fromtimestamp(math.floor(seconds), UTC)
 
 
 def in_days(duration: timedelta) -> float:
-    """Return a duration in days, to two decimals (a quarter of an hour), as results show it."""
+    """Return a duration in days, rounded to two decimals (a quarter of an hour), for results."""
     return round(duration / _DAY, 2)
 
 
 def date(instant: datetime) -> str:
-    """Return an instant as people read it in a message, to the minute."""
+    """Return an instant for a message to people, to the minute."""
     return f"{instant:%Y-%m-%d %H:%M} UTC"
 
 
 def iso(instant: datetime | None) -> str | None:
-    """Return an instant as programs read it in a result (ISO 8601); None where there is none."""
+    """Return an instant for a result (ISO 8601), or None for None."""
     return None if instant is None else instant.isoformat()
