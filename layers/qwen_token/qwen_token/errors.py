@@ -6,14 +6,14 @@
     ├── TokenError                  the token itself
     │   ├── TokenMissingError       token_missing
     │   ├── TokenMalformedError     token_malformed
-    │   │   └── TokenDocumentError  token_malformed, of what is stored around the token
+    │   │   └── TokenDocumentError  token_malformed: the value around the token
     │   ├── TokenRejectedError      token_rejected
     │   ├── TokenNotExtendedError   token_not_extended
     │   ├── TokenShortLivedError    token_short_lived
     │   └── WrongAccountError       wrong_account
     ├── SessionError                the login
     │   ├── SessionMalformedError   session_malformed
-    │   │   └── SessionDocumentError  session_malformed, of what is stored around the login
+    │   │   └── SessionDocumentError  session_malformed: the value around the login
     │   ├── SessionRejectedError    session_rejected
     │   └── SignInRefusedError      sign_in_refused
     │       └── ChallengedError     sign_in_refused, by a challenge page

@@ -1,4 +1,4 @@
-"""The grants of a login, tried in their order; what they refuse, and what they give, is kept."""
+"""The grants of a login, tried in order. Refusals and changed credentials are recorded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,10 +31,10 @@ from .stored_session import NO_SESSION, StoredSession
 from .stored_token import StoredToken
 from .tokens import Token, date
 
-# Writing a changed credential is tried so often: nobody else has it.
+# Attempts to write a changed credential, which exists nowhere else.
 _KEEP_ATTEMPTS: Final = 3
 
-# After these, the sign-in host may not even have seen the password.
+# After these failures, the sign-in host may not have seen the password.
 _NO_ANSWER: Final = (
     RateLimitedError,
     UpstreamUnavailableError,
@@ -45,7 +45,7 @@ _NO_ANSWER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Obtained:
-    """The successor that a grant gave: better than the token before it, and not verified yet."""
+    """A grant's successor: better than the token before it, and not verified yet."""
 
     token: Token
     grant: Grant
@@ -54,9 +54,9 @@ class Obtained:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """That no grant gave a token. ``was_asked`` is false where all of that was known before.
+    """No grant got a token. ``was_asked`` is false if every refusal was known without a call.
 
-    ``waits_for_sign_in`` says that a sign-in would help, but is not allowed yet.
+    ``waits_for_sign_in``: a sign-in would help, but is not allowed yet.
     """
 
     error: QwenTokenError
@@ -65,15 +65,16 @@ class Refused:
 
 
 class SupersededError(Exception):
-    """A person put another session in while this one was spent: that one is the newer word."""
+    """A person put in another session while this one was being spent; theirs counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrantChain:
-    """Spends the login of one secret, with the lease of ``ledger``.
+    """Spends the login of one secret, while ``ledger`` holds the lease.
 
-    ``api_time`` returns how long the next of so many calls to Qwen may take. ``sign_in_turn`` takes
-    this run's turn to sign in, or returns when the next one is: many logins may share an address.
+    ``api_time`` returns the budget for the next call to Qwen, given the number still to come.
+    ``sign_in_turn`` takes this run's turn to sign in, or returns the time of the next turn: many
+    logins may share an address.
     """
 
     sessions: Sessions | None
@@ -83,19 +84,18 @@ class GrantChain:
     sign_in_turn: Callable[[], datetime | None] = at_once
 
     def session(self) -> StoredSession:
-        """Return the session, an empty one where there is none.
+        """Return the session, or an empty one if there is none.
 
         Raises:
-            SessionMalformedError: the session secret holds no login that can be read.
-            StoreError: it cannot be read, or the credential that a run staged cannot be kept.
-            SupersededError: somebody put another session in.
+            SessionMalformedError: the session secret holds no readable login.
+            StoreError: it cannot be read, or the credential that a run staged cannot be stored.
+            SupersededError: somebody put in another session.
         """
         stored = None if self.sessions is None else self.sessions.read()
         if stored is None or self.sessions is None:
             return NO_SESSION
         if self.ledger.memory.session_left_behind:
-            # A run may have staged the credential that took the place of this one, and this one may
-            # be spent.
+            # A run may have spent this credential and staged its successor.
             newer = self.sessions.left_behind(over=stored)
             if newer is not None:
                 stored = self._written(newer.session, over=stored)
@@ -104,7 +104,7 @@ class GrantChain:
         return self._with_memory(stored)
 
     def is_replaced(self, stored: StoredSession) -> bool:
-        """Return whether a person has put another session in since ``stored`` was read."""
+        """Return whether a person has put in another session since ``stored`` was read."""
         try:
             current = None if self.sessions is None else self.sessions.read()
         except (SessionMalformedError, StoreError):
@@ -116,9 +116,9 @@ class GrantChain:
         )
 
     def is_new_login(self, stored: StoredSession) -> bool:
-        """Return whether a person has put the session in since a token was staged last.
+        """Return whether a person has put in the session since the last token was staged.
 
-        What that token is held to is not said of a login that did not give it.
+        If so, that token did not come from this session, and its failures say nothing about it.
         """
         before = self.ledger.memory.staged_beside
         is_known = before is not None and stored.version_id != NO_SESSION.version_id
@@ -127,13 +127,13 @@ class GrantChain:
     def without_sign_in(
         self, held: StoredToken | None, stored: StoredSession
     ) -> Obtained | Refused:
-        """Try the grants but ``password``; the first refusal is the one that is returned.
+        """Try all grants except ``password``; return the first refusal if they all fail.
 
         Raises:
-            UpstreamError: one of its kinds; nothing is known of the login.
+            UpstreamError: no usable answer; nothing is known about the login.
             WrongAccountError: the answer is for another account, or for a guest.
-            StoreError: a credential that came could not be kept.
-            SupersededError: somebody put another session in.
+            StoreError: a new credential could not be stored.
+            SupersededError: somebody put in another session.
         """
         refused: Refused | None = None
         for grant in grants_for(_token(held), stored.session):
@@ -172,7 +172,7 @@ class GrantChain:
     def sign_in(
         self, held: StoredToken | None, stored: StoredSession, *, after: Refused
     ) -> Obtained | Refused:
-        """Sign in, where the session has a sign-in and it is allowed by now.
+        """Sign in, if the session has a sign-in and one is allowed now.
 
         Raises: as ``without_sign_in``.
         """
@@ -185,7 +185,7 @@ class GrantChain:
                 after.was_asked,
             )
         if barrier is not None:
-            # What the sign-in failed with, if it did, is what keeps the next token away.
+            # If the sign-in failed before, that failure is the reason why there is no token.
             failure = error_of(barrier.reason, barrier.message) if barrier.reason else after.error
             message = f"{failure}; the next sign-in is allowed at {date(barrier.next_at())}"
             return Refused(type(failure)(message), after.was_asked, waits_for_sign_in=True)
@@ -194,12 +194,12 @@ class GrantChain:
             message = f"{after.error}; the next turn to sign in is at {date(next_turn)}"
             return Refused(type(after.error)(message), after.was_asked, waits_for_sign_in=True)
         memory, now = self.ledger.memory, self.ledger.now()
-        # Before it is sent, and as if it had been answered: this run may die before it can tell.
+        # Recorded before it is sent, as if answered: this run may die before the answer comes.
         self.ledger.memory = replace(memory, sign_in=SignIn(stored.version_id, now, answered=True))
         try:
             self.ledger.save()
         except StoreError:
-            # It is not sent.
+            # The password is not sent.
             self.ledger.memory = memory
             raise
         try:
@@ -217,7 +217,7 @@ class GrantChain:
             raise
 
     def _barrier(self, stored: StoredSession) -> Refusal | SignIn | None:
-        """Return what bars a sign-in: that it was refused, or that the last one is too recent."""
+        """Return what forbids a sign-in: its refusal, or the last one if that is too recent."""
         memory, now = self.ledger.memory, self.ledger.now()
         if known := memory.refusal(Grant.PASSWORD, stored.version_id, now=now):
             return known
@@ -225,7 +225,7 @@ class GrantChain:
         return last if last is not None and now < last.next_at() else None
 
     def exchanged(self, token: Token) -> Token:
-        """Trade a token that is not the current one for a better one."""
+        """Exchange a token other than the current one for a better one."""
         login = Login(token, Session())
         granted = self.sources(Grant.EXCHANGE).obtain(login, within=self.api_time(2))
         return require_better(granted.issued(), than=token)
@@ -236,7 +236,7 @@ class GrantChain:
         version_id = held.version_id if grant is Grant.EXCHANGE and held else stored.version_id
         now = self.ledger.now()
         if known := self.ledger.memory.refusal(grant, version_id, now=now):
-            # This run itself may have asked, as it checked the token.
+            # This run may have asked itself, when it checked the token.
             return Refused(_known(known), was_asked=known.at >= self.ledger.opened_at)
         login = Login(_token(held), stored.session)
         try:
@@ -254,12 +254,12 @@ class GrantChain:
         return Obtained(token, grant, after)
 
     def note_refusal(self, grant: Grant, version_id: str, error: QwenTokenError) -> None:
-        """Remember that the API refused what ``version_id`` holds: it is not asked again soon."""
+        """Record that the API refused the login of ``version_id``, so as not to ask again soon."""
         refusal = Refusal(version_id, error.reason, str(error), self.ledger.now())
         self.ledger.memory = self.ledger.memory.with_refusal(grant, refusal)
 
     def is_dead(self, held: StoredToken) -> bool:
-        """Return whether the API said of the token, lately or last, that it is dead."""
+        """Return whether the API called the token dead, recently or in its latest answer."""
         if held.is_rejected:
             return True
         known = self.ledger.memory.refusal(Grant.EXCHANGE, held.version_id, now=self.ledger.now())
@@ -273,13 +273,13 @@ class GrantChain:
         except TokenNotExtendedError as error:
             if grant is Grant.EXCHANGE:
                 raise
-            # The credential is alive. A host may give the same token out until it is nearly over.
+            # The credential is alive. A host may return the same token until it nearly expires.
             raise UpstreamUnexpectedError(
                 "the sign-in host gave a token that expires no later than the one that is there"
             ) from error
 
     def _keep(self, granted: Granted, stored: StoredSession) -> StoredSession:
-        """Keep the credential that came, before anything else can fail."""
+        """Store the new credential before anything else can fail."""
         credential, ends_at = granted.refresh_token, granted.refresh_token_expires_at
         memory = self.ledger.memory
         if credential is None or self.sessions is None:
@@ -287,7 +287,7 @@ class GrantChain:
         if credential == stored.session.refresh_token:
             if ends_at is None:
                 return stored
-            # Written nowhere else: a credential that stays the same makes no version.
+            # Recorded only here: an unchanged credential makes no version.
             self.ledger.memory = replace(
                 memory, session_version_id=stored.version_id, session_expires_at=ends_at
             )
@@ -296,7 +296,7 @@ class GrantChain:
         try:
             kept = self._written(session, over=stored)
         except StoreError:
-            # It may be staged: then the next run keeps it, and does not spend the old one again.
+            # It may be staged: then the next run stores it, and does not spend the old one again.
             self.ledger.memory = replace(memory, session_left_behind=True)
             raise
         self.ledger.memory = replace(
@@ -327,10 +327,10 @@ class GrantChain:
                 return kept
 
     def _note_version(self, stored: StoredSession) -> None:
-        """Say what is remembered of a sign-in of this version, or forget it where it is lifted.
+        """Tie the record of the last sign-in to this version, or drop it if a person lifted it.
 
-        It is written at once, as a run that dies would leave it to be mistaken for the other. That
-        is rare: after a person put a session in, or after a run died.
+        It is written at once: if this run dies, the next one could not tell the two cases apart.
+        This is rare: it follows a person's new session, or the death of a run.
         """
         memory = self.ledger.memory
         noted = (
@@ -343,7 +343,7 @@ class GrantChain:
             self.ledger.save()
 
     def _with_memory(self, stored: StoredSession) -> StoredSession:
-        """Return the session with what is remembered of it, where the secret does not say it."""
+        """Return the session, completed by what the memory knows and the secret does not say."""
         memory = self.ledger.memory
         if memory.session_version_id != stored.version_id:
             return stored

@@ -1,4 +1,4 @@
-"""A renewal: what a run does with the lease, from a due token to a better one in its place."""
+"""A renewal: what a run does while it holds the lease, to replace a token by a better one."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,12 +46,13 @@ from .stored_session import NO_SESSION, StoredSession
 from .stored_token import StoredToken, holds_more, rendered
 from .tokens import Token
 
-# Time for what a run does after its calls to Qwen: stage, promote, read what is current, and alert.
+# Time kept for the calls after those to Qwen: stage, promote, read the current version, alert.
 _RESERVE: Final = 4 * STORE_CALL_LIMIT
-# The others are for another writer's token that is due itself, and for another writer's session.
+# One turn, one more if another writer's token is due itself, and one for another writer's session.
 _TURNS: Final = 3
-# One token that the API refuses soon after it accepted it is a login that ended. Two within an hour
-# are the API's way, or another refresher of the same login: then no version follows at once.
+# A single token that the API refuses soon after accepting it means that the login ended. Two within
+# an hour mean that the API works this way, or that somebody else refreshes the same login: then
+# the next version has to wait.
 _EARLY_DEATHS: Final = 2
 _EARLY_DEATHS_WITHIN: Final = timedelta(hours=1)
 # The most that one call to Qwen may take, its retries included.
@@ -73,10 +74,10 @@ class Renewal:
     sign_in_turn: Callable[[], datetime | None] = at_once
 
     def run(self, held: StoredToken | None, *, check_first: bool) -> Report:
-        """Take the lease, and replace ``held``; where it is only to be checked, if it is dead.
+        """Take the lease and replace ``held``; with ``check_first``, only if it is dead.
 
         Raises:
-            QwenTokenError: what failed, with what the run knew of the token and its login.
+            QwenTokenError: with what the run knew about the token and its login.
         """
         try:
             is_ours = self.ledger.open()
@@ -93,7 +94,7 @@ class Renewal:
         return self._refreshed(held)
 
     def _checked(self, held: StoredToken) -> Report | None:
-        """Ask the API about the current token, unless it said lately that it is dead (None)."""
+        """Ask the API about the current token. Return None if it is dead, or was lately."""
         chain = self._chain()
         if chain.is_dead(held):
             return None
@@ -111,10 +112,10 @@ class Renewal:
             return self._superseded_or_raise(error, held, None)
         self._confirm(held, account, None)
         try:
-            # The owner is to hear in time that the login ends, however long this token lives.
+            # Read so that the owner is warned before the login ends, however long this token lives.
             stored = chain.session()
         except (SessionMalformedError, StoreError, SupersededError):
-            # It is not needed yet: the run that needs it says so.
+            # The session is not needed yet: the run that needs it reports this.
             return Report(Outcome.CHECKED, held)
         return Report(
             Outcome.CHECKED,
@@ -124,7 +125,7 @@ class Renewal:
         )
 
     def _require_patience(self, held: StoredToken) -> None:
-        """Raise TokenShortLivedError while another token would only die as the last ones did."""
+        """Raise TokenShortLivedError if the next token would probably die as the last ones did."""
         if (
             self._is_braked(held)
             and held.written_at is not None
@@ -149,7 +150,7 @@ class Renewal:
         except SupersededError:
             return True
         except (SessionMalformedError, StoreError):
-            # The owner is to hear of the tokens first.
+            # The owner is alerted to the short-lived tokens first.
             return False
 
     def _note_early_death(self) -> None:
@@ -159,7 +160,7 @@ class Renewal:
         self.ledger.memory = replace(memory, died_young=before + 1, died_young_at=now)
 
     def _die_young(self) -> bool:
-        """Return whether the API refuses tokens, lately, soon after it accepted them."""
+        """Return whether the API has lately refused tokens soon after accepting them."""
         memory = self.ledger.memory
         return (
             memory.died_young >= _EARLY_DEATHS
@@ -168,10 +169,10 @@ class Renewal:
         )
 
     def _refreshed(self, held: StoredToken | None) -> Report:
-        """Replace ``held``, with the lease."""
+        """Replace ``held``, while holding the lease."""
         memory = self.ledger.memory
         if held is None or held.version_id in {memory.replaced, memory.superseded}:
-            # It may have been read before another run spent it, and gave the lease back.
+            # This run may have read it before another run spent it and released the lease.
             current = self.store.read()
             if current is not None and (held is None or current.version_id != held.version_id):
                 held = current
@@ -185,7 +186,7 @@ class Renewal:
                 self._leave_due(held)
                 raise
             if report.outcome is Outcome.SUPERSEDED and held and report.held != held:
-                # A run that has read it, too, and gets the lease later, is not to spend it again.
+                # A run that has read the old token, too, must not spend it when it gets the lease.
                 superseded = held.version_id
                 self.ledger.memory = replace(self.ledger.memory, superseded=superseded)
             held = report.held
@@ -198,9 +199,9 @@ class Renewal:
         )
 
     def _leave_due(self, held: StoredToken | None) -> None:
-        """Have the next run go on with a token that was found dead before it was due.
+        """Mark a token that is dead but not due, so that the next run treats it as due.
 
-        That run reads the secret alone, and would take the token for fresh.
+        That run reads only the secret, and would take the token for fresh.
         """
         if (
             held is None
@@ -210,12 +211,12 @@ class Renewal:
             or not self._chain().is_dead(held)
         ):
             return
-        # What the run failed with is what the owner has to hear. The next check goes on, too.
+        # The owner has to hear of the run's own failure. Without the mark, the next check goes on.
         with suppress(StoreError):
             self.store.note_rejected(held)
 
     def _require_place(self, held: StoredToken | None) -> None:
-        """Require that a new token can be written, before a login is spent on it."""
+        """Require that a new token can be written, before the login is spent."""
         if held is None:
             return
         try:
@@ -224,7 +225,7 @@ class Renewal:
             raise self._failed(error, held, None) from None
 
     def _turn(self, held: StoredToken | None) -> Report:
-        """Replace ``held``; SUPERSEDED is another writer's doing, whose version is current then."""
+        """Replace ``held`` once; SUPERSEDED if another writer was faster or put in a session."""
         chain = self._chain()
         stored: StoredSession | None = None
         malformed: SessionMalformedError | None = None
@@ -234,10 +235,10 @@ class Renewal:
             except SessionMalformedError as error:
                 if held is None or held.token.is_access_token:
                     raise
-                # The token may be a login of its own.
+                # The token may be its own login.
                 stored, malformed = NO_SESSION, error
             if chain.is_new_login(stored):
-                # Those that died came of the login before it.
+                # The tokens that died young came from the login before it.
                 self.ledger.memory = replace(self.ledger.memory, died_young=0, died_young_at=None)
             report = replace(
                 self._replaced(held, stored, chain), session_holds_more=stored.holds_more
@@ -245,7 +246,7 @@ class Renewal:
         except SupersededError:
             return Report(Outcome.SUPERSEDED, held)
         except (TokenShortLivedError, TokenMissingError, TokenMalformedError):
-            # These speak of a version that is current by now, no longer of the one that was read.
+            # These are about the version that is current by now, not the one that was read.
             raise
         except QwenTokenError as error:
             return self._superseded_or_raise(error, held, stored)
@@ -256,12 +257,12 @@ class Renewal:
     def _superseded_or_raise(
         self, error: QwenTokenError, held: StoredToken | None, stored: StoredSession | None
     ) -> Report:
-        """Return the token that somebody put in while the run failed, whatever became of the old.
+        """Return the token that somebody put in while the run failed.
 
-        It is the old token where somebody put in another session: that one is to be tried.
+        If somebody put in another session, return the old token, so that the session is tried.
 
         Raises:
-            QwenTokenError: ``error``, if nobody did.
+            QwenTokenError: ``error``, if nobody put anything in.
         """
         try:
             current = self.store.read()
@@ -297,21 +298,21 @@ class Renewal:
             if self._lives_after_all(held, obtained.token, chain):
                 return Report(Outcome.FRESH, held, session=stored.session)
         except UpstreamError:
-            # A login was spent on it: the next run is to find it, and asks again.
+            # A login was spent on it: the next run must find it, and asks again.
             self._staged(obtained.token, over=held, beside=stored)
             raise
-        # Staged before it is verified: should the API retire the old token as it issues the new
-        # one, the new one is already safe.
+        # Staged before it is verified: the API may retire the old token when it issues the new
+        # one.
         staged = self._staged(obtained.token, over=held, beside=stored)
         if not self._is_good(staged, held, stored, obtained.grant):
             raise _refused_at_once()
         return self._promoted(staged, held, stored, obtained.grant)
 
     def _staged(self, successor: Token, *, over: StoredToken, beside: StoredSession) -> StoredToken:
-        """Stage a successor, and remember it: the next run is to find it, if this one goes wrong.
+        """Stage a successor, and record it so that the next run finds it if this one fails.
 
         Raises:
-            StoreError: it could not be staged, as far as is known.
+            StoreError: it was not staged, or the answer is unknown.
         """
         self.ledger.memory = replace(self.ledger.memory, staged_beside=beside.version_id)
         try:
@@ -326,7 +327,7 @@ class Renewal:
         return staged
 
     def _require_another_first_try(self) -> None:
-        """Require ten minutes since a first token was got that could not be stored."""
+        """Require ten minutes since the last first token that could not be stored."""
         tried = self.ledger.memory.first_try
         if tried is not None and self.clock() - tried.at < BRAKE:
             raise error_of(
@@ -336,9 +337,9 @@ class Renewal:
             )
 
     def _first_stored(self, obtained: Obtained) -> Report:
-        """Store the first token, verified before that: a secret's first version is current at once.
+        """Verify the first token, then store it: a secret's first version is current at once.
 
-        While it cannot be verified, one is asked for in ten minutes, not one in each run.
+        If it cannot be verified, the next one is requested in ten minutes, not in each run.
         """
         try:
             account = verify_new(obtained.token, by=self.client(), within=self._api_time(1))
@@ -359,7 +360,7 @@ class Renewal:
     def _obtained(
         self, held: StoredToken | None, stored: StoredSession, chain: GrantChain
     ) -> Obtained | Report:
-        """Obtain the next token, or find an earlier one that lives."""
+        """Obtain the next token, or find an earlier one that is alive."""
         outcome = chain.without_sign_in(held, stored)
         if (
             isinstance(outcome, Refused)
@@ -371,7 +372,7 @@ class Renewal:
                 return revived
         if isinstance(outcome, Refused):
             if held is not None and chain.may_sign_in(stored):
-                # What a sign-in gives is lost if it does not fit to the token that is there by now.
+                # A sign-in would be wasted if its token does not fit the one that is now current.
                 current = self.store.read()
                 if current is not None and current.version_id != held.version_id:
                     return Report(Outcome.SUPERSEDED, current, session=stored.session)
@@ -380,21 +381,21 @@ class Renewal:
             return outcome
         lives = held is not None and self._state(held) is TokenState.FRESH
         if outcome.waits_for_sign_in and lives and held and not chain.is_dead(held):
-            # Only a forced run comes here: there is time to wait.
+            # Only a forced run gets here, so there is time to wait.
             return Report(Outcome.FRESH, held, session=stored.session)
         raise outcome.error
 
     def _waiting(
         self, held: StoredToken, stored: StoredSession, chain: GrantChain
     ) -> StoredToken | None:
-        """Return the successor that an earlier run staged and could not promote, if it may be."""
+        """Return the usable successor that an earlier run staged but could not promote, if any."""
         memory = self.ledger.memory
         found: list[StoredToken] = []
         left_behind = memory.token_left_behind
         if left_behind:
-            # A run that died may have staged one, and not have said so. A previous one that the
-            # keeper did not write is no such version: a person may have gone back from it. Nor is
-            # one that is older than the token that a person has put in since.
+            # A run that died may have staged one without recording it. A version that the keeper
+            # did not write does not count: a person may have rolled back from it. Nor does one
+            # that is older than the token that a person has put in since.
             found = [
                 each
                 for each in self.store.alternatives(to=held)
@@ -411,7 +412,7 @@ class Renewal:
             ):
                 waiting = self.store.adopt(candidate, over=held)
                 if left_behind:
-                    # Nobody could say beside which session: it may have been this one.
+                    # The session that it was staged beside was not recorded: it may be this one.
                     is_newer = stored.is_known_newer(than=candidate)
                     before = (memory.staged_beside or "") if is_newer else stored.version_id
                     memory = replace(memory, staged_beside=before)
@@ -431,16 +432,15 @@ class Renewal:
         stored: StoredSession,
         grant: Grant | None,
     ) -> bool:
-        """Return whether the API knows a staged token; False: it is refused, and may be followed.
+        """Return whether the API accepts a staged token.
 
-        That is so ten minutes after it was issued, and where a person has put another login in.
-
-        ``grant`` is the one that gave it, where that is known.
+        False if it is refused and another one may follow: ten minutes after it was issued, or if a
+        person has put in another login. ``grant`` is the one that got it, if known.
 
         Raises:
-            UpstreamUnexpectedError: it is refused, and no other one is to be asked for yet.
-            WrongAccountError: the API sees another account behind it, and the same is true.
-            UpstreamError: one of its kinds; it stays staged, to be verified by a later run.
+            UpstreamUnexpectedError: it is refused, and no other one may follow yet.
+            WrongAccountError: it is another account's, and no other one may follow yet.
+            UpstreamError: no usable answer; it stays staged, for a later run to verify.
         """
         may_be_followed = not self._is_braked(staged) or self._chain().is_new_login(stored)
         try:
@@ -456,10 +456,10 @@ class Renewal:
             return False
         except UpstreamError:
             if self._state(over) is TokenState.EXPIRED:
-                # Readers have nothing to lose.
+                # Readers have no valid token, so they have nothing to lose.
                 return True
             raise
-        # A token that was exchanged says nothing of the session beside it.
+        # An exchanged token says nothing about the session beside it.
         is_of_session = grant in {Grant.REFRESH_TOKEN, Grant.PASSWORD}
         self._confirm(staged, account, stored if is_of_session else None)
         return True
@@ -487,13 +487,13 @@ class Renewal:
         replaced: str | None,
     ) -> Report:
         if grant is not None:
-            # One that waited, staged, or was there before is not short-lived for that.
+            # Only if it is new: one that had waited may have little time left for that reason.
             try:
                 require_long_lived(current.token, now=self.clock())
             except TokenShortLivedError as error:
                 raise self._failed(error, current, stored, replaced=replaced) from None
         if self._die_young():
-            # The incident goes on: readers will hardly get further with this one.
+            # The incident goes on: this token will probably not last either.
             dying = TokenShortLivedError(
                 f"the new token was stored, but the API refused the last "
                 f"{self.ledger.memory.died_young} within {BRAKE} of accepting them"
@@ -508,16 +508,16 @@ class Renewal:
         chain: GrantChain,
         refusal: QwenTokenError,
     ) -> Report | None:
-        """Look for a staged or previous token that still lives, before a person is called.
+        """Look for a staged or previous token that is still alive, before a person is called.
 
-        Such a token is there when a run died between staging and promoting, or when something
-        wrong was put in by hand.
+        There is one if a run died between staging and promoting, or if somebody put in something
+        wrong by hand.
         """
         obstacle: QwenTokenError | None = None
         try:
             for candidate in self.store.alternatives(to=held):
                 if self._state(candidate) is TokenState.EXPIRED:
-                    # So are those after it: the one that lives longest comes first.
+                    # So are those after it: the latest expiry comes first.
                     break
                 if not self._may_take_over(candidate, held, chain):
                     continue
@@ -533,7 +533,7 @@ class Renewal:
                 return self._promoted(staged, held, stored, None)
         except StoreError as error:
             obstacle = error
-        # To be tried by the next run, and not only when what was refused is asked about again.
+        # Recorded so that the next run tries it, not only the run that asks about the refused one.
         untried = None if obstacle is None else held.version_id
         self.ledger.memory = replace(self.ledger.memory, untried=untried)
         if obstacle is None:
@@ -545,7 +545,7 @@ class Renewal:
         ) from obstacle
 
     def _may_take_over(self, candidate: StoredToken, held: StoredToken, chain: GrantChain) -> bool:
-        """Return whether another version is better, and no person chose a living one over it."""
+        """Return whether another version is better, and no person replaced it by a live one."""
         is_dead = chain.is_dead(held)
         lives = not is_dead and self._state(held) is not TokenState.EXPIRED
         if lives and held.written_at is None and not candidate.is_newer(than=held):
@@ -559,7 +559,7 @@ class Renewal:
         stored: StoredSession,
         chain: GrantChain,
     ) -> StoredToken | None:
-        """Return ``candidate``, or its successor, staged; None: the token before it lives."""
+        """Return ``candidate`` or its successor, staged; None if ``over`` is alive after all."""
         if self._state(candidate) is TokenState.FRESH or candidate.token.is_access_token:
             account = self.client().verify(candidate.token, within=self._api_time(1))
             _require_account(account, stored, over)
@@ -581,19 +581,19 @@ class Renewal:
         *,
         since: StoredToken | None = None,
     ) -> bool:
-        """Ask once more about a dead token, before an older one takes its place.
+        """Ask once more about a dead token before an older one replaces it.
 
-        Older is what expires no later; and what came of a version (``since``) that is not known to
-        have been written after the dead token: a person may have put that in its place.
+        A token is older if it expires no later, or if it comes from a version (``since``) that is
+        not known to be newer than the dead token: a person may have replaced that version.
 
         Raises:
-            UpstreamError: one of its kinds. A single refusal does not outweigh a person's word.
+            UpstreamError: no usable answer. A single refusal must not undo what a person put in.
         """
         is_newer = since is None or since.is_known_newer(than=held)
         if not chain.is_dead(held) or (is_newer and expires_later(successor, than=held.token)):
             return False
         if self._state(held) is TokenState.EXPIRED:
-            # Readers have nothing to lose.
+            # Readers have no valid token, so they have nothing to lose.
             return False
         try:
             self.client().verify(held.token, within=self._api_time(1))
@@ -607,7 +607,7 @@ class Renewal:
     # ── What the run knows ────────────────────────────────────────────────────────────────────────
 
     def _confirm(self, held: StoredToken, account: str, stored: StoredSession | None) -> None:
-        """Remember that the API accepted a token, and whose the session is."""
+        """Record that the API accepted a token, and the account of the session."""
         memory = replace(
             self.ledger.memory, confirmed_version_id=held.version_id, confirmed_at=self.clock()
         )
@@ -649,11 +649,11 @@ class Renewal:
     def _next_sign_in_at(
         self, error: QwenTokenError, held: StoredToken | None, session: Session
     ) -> datetime | None:
-        """Return when the sign-in is allowed that ends the failure; None: none does.
+        """Return when a sign-in that ends the failure is allowed, or None if none does.
 
-        Where readers have a dead token, no sign-in comes in time.
+        If readers have a dead token, no sign-in comes in time.
         """
-        # With a sign-in at hand, these come only of one that has to wait.
+        # If there is a sign-in, these two mean that it has to wait.
         waits = isinstance(error, TokenNotExtendedError | SessionRejectedError)
         last = self.ledger.memory.sign_in
         if not waits or session.email is None or last is None:
@@ -672,7 +672,7 @@ class Renewal:
         return is_braked(held, now=self.clock())
 
     def _serves(self, held: StoredToken) -> bool:
-        """Return whether readers can go on with a token: it is not due, nor known to be dead."""
+        """Return whether readers can use a token: it is neither due nor known to be dead."""
         return self._state(held) is TokenState.FRESH and not self._chain().is_dead(held)
 
     def _api_time(self, calls: int) -> timedelta:
@@ -681,12 +681,12 @@ class Renewal:
 
 
 def verify_new(successor: Token, *, by: Client, within: timedelta) -> str:
-    """Check that the API knows the token that it has just issued; return the account behind it.
+    """Check that the API accepts the token that it has just issued; return its account.
 
     Raises:
-        UpstreamUnexpectedError: the API refuses it: that does not make the token before it dead.
+        UpstreamUnexpectedError: the API refuses it, which does not make the old token dead.
         WrongAccountError: the API answered for another account, or for a guest.
-        UpstreamError: one of its kinds; whether ``successor`` is alive is unknown.
+        UpstreamError: no usable answer; whether ``successor`` is alive is unknown.
     """
     try:
         return by.verify(successor, within=within)
@@ -695,7 +695,7 @@ def verify_new(successor: Token, *, by: Client, within: timedelta) -> str:
 
 
 def _require_account(account: str, stored: StoredSession, held: StoredToken | None) -> None:
-    """Require the account of the login, and of the token before: a new one may name none itself."""
+    """Require the account of the session and of the old token: a new token may not name its own."""
     before = None if held is None else held.token.account
     if {stored.session.account, before} - {None, account}:
         raise WrongAccountError(

@@ -230,7 +230,7 @@ class SecretStore:
         """Write ``successor`` as a new version under QWEN_PENDING; readers do not see it yet.
 
         Raises:
-            TokenDocumentError: what is stored around the token cannot be kept.
+            TokenDocumentError: the value around the token cannot be kept.
         """
         text = rendered(successor, over=over.text)
         with translated("stage the new token"):
@@ -360,9 +360,10 @@ class SecretStore:
             return None
 
     def _never_had_a_value(self) -> bool:
-        """Return whether this is a new secret: AWS gives it no version, an emulator an empty one.
+        """Return whether the secret never had a value.
 
-        A version that is only staged was never the secret's value.
+        AWS gives a new secret no version, an emulator an empty one. A staged version was never the
+        secret's value.
         """
         labels = self._versions.labels().values()
         return sum(set(stages) != {PENDING} for stages in labels) <= 1
