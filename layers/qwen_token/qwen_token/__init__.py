@@ -1,8 +1,8 @@
 """Keep a chat.qwen.ai token alive, and read it where it is needed.
 
-What has a heavy import behind it is imported when it is first asked for: the errors cost nothing,
-``SharedToken`` imports boto3 with its first read, ``TokenManager`` requests with its first
-refresh; ``QwenAuth`` and ``QwenClient`` import requests.
+Names with slow imports are imported on first use: the errors cost nothing; ``SharedToken`` imports
+boto3 on its first read, ``TokenManager`` imports requests on its first refresh; ``QwenAuth`` and
+``QwenClient`` import requests.
 """
 
 from importlib import import_module
@@ -31,7 +31,7 @@ from .errors import (
     WrongAccountError,
 )
 
-# Read from here when the package is built: neither the layer nor a checkout has its metadata.
+# Defined here, because neither the layer nor a checkout has the package's metadata.
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .shared_token import SharedToken
     from .tokens import Token, TokenInfo, decode_token
 
-# Where each name lives that is imported when it is first asked for.
+# The module of each name that is imported on first use.
 _MODULES: Final = {
     "AccountInfo": ".qwen_api",
     "FileStore": ".manager.local_store",

@@ -1,9 +1,9 @@
-"""A source of tokens asked from an event loop: at once where it can, else in one thread for all.
+"""A token source for event loops: answers at once if it can, otherwise from one shared thread.
 
-The thread is the source's own: it does not come from a pool whose threads may all be waiting for
-it. It makes one call after the other, and ends when nobody asks any more. Tasks of any event loop,
-under asyncio or trio, wait for the same call; those that are cancelled leave nothing behind but the
-thread, until its call ends.
+The thread belongs to the source, not to a pool whose threads may all be waiting for it. It makes
+one call after the other, and ends when no task waits any more. Tasks of any event loop, under
+asyncio or trio, share a call. A cancelled task leaves nothing behind but the thread, until its
+call ends.
 """
 
 import asyncio
@@ -42,15 +42,15 @@ async def renew(source: Source, *, rejected: str) -> str:
     at_once = _at_once(source)
     raw = None if at_once is None else at_once()
     if raw is not None and raw != rejected:
-        # Somebody else has renewed it already.
+        # Another task has renewed it already.
         return raw
     return await _threads.begin(source, rejected=rejected).result()
 
 
 def _at_once(source: Source) -> Callable[..., str | None] | None:
-    """Return the source's ``current_nowait``, or None where it has none, or not for ``current``."""
+    """Return the source's ``current_nowait``, or None if none matches its ``current``."""
     for kind in type(source).__mro__:
-        # Where a subclass has another ``current``, the inherited method does not speak for it.
+        # If a subclass overrides ``current``, the inherited method does not match it.
         if "current_nowait" in vars(kind):
             at_once: Callable[..., str | None] = source.current_nowait  # type: ignore[attr-defined]
             return at_once
@@ -64,7 +64,7 @@ class _Call:
 
     def __init__(self, ask: Callable[[], str]) -> None:
         self._ask = ask
-        # The variables of whoever asks first: the source may look at them, as tracing does.
+        # The context of the first task: the source may read context variables, as tracing does.
         self._context = contextvars.copy_context()
         self._changing = threading.Lock()
         self._is_over = False
@@ -74,7 +74,7 @@ class _Call:
         self._wakers: set[Callable[[], object]] = set()
 
     async def result(self) -> str:
-        """Wait for the end of the call, and return or raise what it returned or raised."""
+        """Wait for the call, and return its result or raise its exception."""
         over = anyio.Event()
         wake = partial(_caller_from_threads(), over.set)
         with self._changing:
@@ -91,20 +91,20 @@ class _Call:
             return self._raw
         error = self._error
         if isinstance(error, QwenTokenError):
-            # Each waiter gets an exception of its own.
+            # Each waiting task gets its own copy.
             error = error.again()
-        # From the source on: the traceback of one that is raised by many would grow.
+        # Its traceback starts at the source; otherwise it would grow with each task.
         raise error.with_traceback(self._trace)
 
     def make(self) -> None:
-        """Call the source; called in the source's thread."""
+        """Call the source. Runs in the source's thread."""
         try:
             self._raw = self._context.run(self._ask)
         except BaseException as error:  # noqa: BLE001 - a user's source may raise anything
             self._error, self._trace = error, error.__traceback__
 
     def end(self) -> None:
-        """Wake whoever waits; called in the source's thread."""
+        """Wake the waiting tasks. Runs in the source's thread."""
         with self._changing:
             self._is_over = True
             wakers, self._wakers = self._wakers, set()
@@ -112,25 +112,25 @@ class _Call:
             try:
                 wake()
             except RuntimeError:
-                # The task's event loop was closed meanwhile, and the task is gone with it.
+                # The task's event loop was closed meanwhile, so there is no task to wake.
                 continue
 
 
 class _Threads:
-    """The threads of the sources that are being asked, and the calls that they have to make."""
+    """The running threads of sources, and the calls that they have to make."""
 
     def __init__(self) -> None:
         self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        # A forked child has none of these threads, nor the tasks that wait for them.
+        # A forked child has neither these threads nor the tasks that wait for them.
         self._changing = threading.Lock()
-        # By the source's identity, as it need not be hashable: its thread keeps it alive.
+        # By the source's id, because a source need not be hashable; its thread keeps it alive.
         self._calls: dict[int, dict[str | None, _Call]] = {}
 
     def begin(self, source: Source, *, rejected: str | None) -> _Call:
-        """Return the call that is under way or due, else have one made."""
+        """Return the running or queued call, or start one."""
         with self._changing:
             calls = self._calls.get(id(source))
             if calls is not None and rejected in calls:
@@ -145,19 +145,19 @@ class _Threads:
                 target=self._make_calls,
                 args=(source,),
                 name="qwen-token-source",
-                # A refresh that the interpreter's end cuts off could lose a credential.
+                # If the interpreter's exit cut off a refresh, a credential could be lost.
                 daemon=False,
             )
             try:
                 thread.start()
             except BaseException:
-                # There is no thread left to start, or the interpreter is ending.
+                # No thread can be started, or the interpreter is exiting.
                 del self._calls[id(source)]
                 raise
             return call
 
     def _make_calls(self, source: Source) -> None:
-        """Make the calls of one source, until there are none."""
+        """Make the calls of one source until none is left."""
         while (due := self._next(source)) is not None:
             rejected, call = due
             call.make()
@@ -178,13 +178,13 @@ _threads: Final = _Threads()
 
 
 def _caller_from_threads() -> Callable[..., Any]:
-    """Return the function by which another thread has something called in this event loop."""
+    """Return the function with which another thread schedules a call in this event loop."""
     trio = sys.modules.get("trio")
     if trio is not None:
         try:
             trio.lowlevel.current_task()
         except RuntimeError:
-            # Not a task of trio's, then.
+            # Then this is not a trio task.
             pass
         else:
             soon: Callable[..., Any] = trio.lowlevel.current_trio_token().run_sync_soon

@@ -1,4 +1,4 @@
-"""The client for programs that hold a token themselves, and have no stack to keep it alive."""
+"""The client for programs that hold a token themselves, without a stack that keeps it alive."""
 
 import threading
 from dataclasses import replace
@@ -23,7 +23,7 @@ _CHATS_PATH: Final = "/api/v2/chats/?page={page}"
 
 
 class QwenClient:
-    """Calls the API with one token, and trades it for a new one when asked to.
+    """Calls the API with one token, and exchanges it for a new one on request.
 
     ::
 
@@ -36,8 +36,8 @@ class QwenClient:
     Nothing is written anywhere: the caller keeps the token that a refresh returns. Any number of
     threads may share one client; those that refresh at the same time get the token of one refresh.
 
-    ``session`` is a login that gives tokens. A refresh may change its credential, and the old one
-    may be dead from then on, so the caller keeps ``client.session`` too, also after an error::
+    ``session`` is a login that gets tokens. A refresh may change its credential, and the old one
+    may be dead from then on, so the caller stores ``client.session`` as well, even after an error::
 
         client = QwenClient(session=Session(refresh_token=load()))
         try:
@@ -62,10 +62,10 @@ class QwenClient:
     ) -> None:
         """Take a token, in any form that ``decode_token`` reads, a session, or both.
 
-        With a session alone, the first use gets a token. ``auth_base_url`` is the host that
-        ``session`` signs in at: by default Qwen's, and empty where ``base_url`` is an Open WebUI
-        server. ``web_version`` and ``user_agent`` are what the hosts are told of who asks. Each
-        call may last ``timeout``.
+        With a session alone, the first use gets a token. ``auth_base_url`` is the host at which
+        ``session`` signs in: by default Qwen's, and empty if ``base_url`` is an Open WebUI
+        server. ``web_version`` and ``user_agent`` are headers for the hosts. Each call may last
+        ``timeout``.
 
         Raises:
             TokenMalformedError: ``auth_token`` is not a JWT with an account and an expiry.
@@ -89,20 +89,20 @@ class QwenClient:
 
     @property
     def session(self) -> Session | None:
-        """The session as it is now, for the caller to keep; None where none was given."""
+        """The session as it is now, for the caller to store; None if there is none."""
         return None if self._login is None else self._login.stored.session
 
     @forgets_locals
     def decode_token(self) -> TokenInfo:
-        """Return what the token says of itself. No signature is verified.
+        """Return the token's claims. No signature is verified.
 
-        No call is made, but by a client with a session alone, which has to get its first token.
+        This makes no call, unless the client has only a session and needs its first token.
         """
         return TokenInfo.of(self._token, now=_now())
 
     @forgets_locals
     def get_token_info(self) -> AccountInfo:
-        """Ask the API whose the token is.
+        """Ask the API whose token it is.
 
         Raises:
             TokenRejectedError: the API says that the token is dead.
@@ -113,12 +113,12 @@ class QwenClient:
 
     @forgets_locals
     def refresh_token(self) -> str:
-        """Get a new token, check it, use it from now on, and return it.
+        """Get a new token, verify it, use it from now on, and return it.
 
-        Without a session the token is traded for it. With one, the refresh credential is used, else
-        the token, else the e-mail and password: those at most once in 24 hours. What the API has
-        refused is not shown to it again for an hour. After any error the client goes on with the
-        token that it had; ``session`` may have changed all the same.
+        Without a session, the token is exchanged. With one, the client uses the refresh
+        credential, else the token, else e-mail and password, at most once in 24 hours. It does not
+        send what the API has refused again for an hour. After an error, the client keeps
+        its old token; ``session`` may have changed nevertheless.
 
         Raises:
             TokenNotExtendedError: the new token expires no later than the old one.
@@ -132,14 +132,14 @@ class QwenClient:
         held = self._held
         with self._refreshing:
             if self._held is not None and self._held is not held:
-                # Another thread refreshed while this one waited. A second refresh could fail: a
-                # token issued in the same second does not expire later.
+                # Another thread refreshed while this one waited. A second refresh could fail,
+                # because a token issued in the same second does not expire later.
                 return self._held.raw
             return self._refreshed(held).raw
 
     @property
     def _token(self) -> Token:
-        """The token, the first one from the session where there was none."""
+        """The token; if there is none yet, the session's first one."""
         if self._held is None:
             with self._refreshing:
                 if self._held is None:
@@ -162,9 +162,9 @@ class QwenClient:
 
     @forgets_locals
     def get_user_status(self) -> object:
-        """Return the user's status as the API has it: true where all is well.
+        """Return the user's status as the API reports it: true if all is well.
 
-        The API answers the same without a token, so this proves nothing about this one.
+        The API answers the same without a token, so this proves nothing about the token.
 
         Raises:
             TokenRejectedError: the API says that the token is dead.
@@ -237,17 +237,17 @@ class _Login:
         self.stored = StoredSession(session, "1", "")
         self._hosts = hosts
         self._timeout = timeout
-        # What was refused, and when a sign-in was tried.
+        # The record of refusals and of sign-ins.
         self._state = UnsharedState()
         # The token that was spent last; its number is its version.
         self._spent: Token | None = None
         self._number = 0
 
     def obtain(self, held: Token | None) -> Token:
-        """Return the next token, which is not yet to be trusted.
+        """Return the next token, which is not verified yet.
 
         Raises:
-            QwenTokenError: no grant gave one.
+            QwenTokenError: no grant got one.
         """
         ledger = Ledger(lambda: self._state, clock=_now, time_left=lambda: timedelta.max)
         ledger.open()
@@ -268,7 +268,7 @@ class _Login:
         return outcome.token
 
     def require(self, account: str) -> None:
-        """Note whose the session is; raise WrongAccountError where it is another account's."""
+        """Record the session's account; raise WrongAccountError if it is another one."""
         session = self.stored.session
         if session.account not in {None, account}:
             raise WrongAccountError(

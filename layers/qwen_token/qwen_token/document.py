@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-# What may lie between a key and a value, and between two members.
+# The text between a key and a value, and between two members.
 _BETWEEN: Final = " \t\n\r,:"
 # JSON does not allow it, but editors and shells write it.
 _BYTE_ORDER_MARK: Final = "\ufeff"
-# What may surround an object that somebody pasted: as around a token, and a shell's quotes.
+# The text around a pasted object: as around a token, and a shell's quotes.
 _SURROUNDINGS: Final = " \t\r\n\"'`\u201c\u201d\u2018\u2019\u00a0\u200b\ufeff"
 
 _DECODER: Final = json.JSONDecoder()
@@ -25,7 +25,7 @@ class NotAnObjectError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """Where a member of an object lies in the text: ``start`` is its key's, ``end`` its value's."""
+    """A member's place in the text: from the start of its key to the end of its value."""
 
     key: str
     start: int
@@ -34,7 +34,7 @@ class _Member:
 
 
 def begins_like_object(text: str) -> bool:
-    """Return whether the text begins as a JSON object does, whether or not it is one."""
+    """Return whether the text begins like a JSON object, whether or not it is one."""
     return text.lstrip(_SURROUNDINGS).startswith("{")
 
 
@@ -50,9 +50,9 @@ def json_object(text: str) -> Mapping[str, object] | None:
 def replace_members(text: str, members: Mapping[str, str | int | None]) -> str:
     """Return a JSON object's text with the values of ``members``; None removes a member.
 
-    A member that is not there is added at the end. Everything else stays as it was written: order,
-    white space, digits, escapes. Where a key occurs twice, JSON readers take the last one: that is
-    replaced, and the earlier ones are removed. A byte order mark is left out.
+    A new member is added at the end. Everything else stays as it was written: order,
+    white space, digits, escapes. If a key occurs twice, JSON readers take the last one: that one is
+    replaced, and the earlier ones are removed. A byte order mark is removed.
 
     Raises:
         NotAnObjectError: the text is not a JSON object.
@@ -66,7 +66,7 @@ def replace_members(text: str, members: Mapping[str, str | int | None]) -> str:
         if member.key not in members
         or (members[member.key] is not None and member is last[member.key])
     ]
-    # A member that goes takes the separator before it along.
+    # A removed member's separator is removed, too.
     before = ["", *(text[one.end : other.start] for one, other in pairwise(found))]
     written = "".join(
         (before[index] if place else "") + _rewritten(text, found[index], members)
@@ -83,12 +83,12 @@ def replace_members(text: str, members: Mapping[str, str | int | None]) -> str:
 
 def _members(text: str) -> list[_Member]:
     try:
-        # What the standard library reads is well-formed, so the scan needs no checks of its own.
+        # The standard library has parsed the text, so the scan need not check it.
         if isinstance(json.loads(text), dict):
             return _scanned(text)
     except (ValueError, RecursionError):
         pass
-    # Raised out here so that no decoder's exception, which holds the text, hangs on.
+    # Raised outside the except block: the decoder's exception holds the text.
     raise NotAnObjectError
 
 
@@ -117,7 +117,7 @@ def _rewritten(text: str, member: _Member, members: Mapping[str, str | int | Non
 
 
 def _separators(text: str, found: Sequence[_Member]) -> tuple[str, str]:
-    """Return what goes before a further member, and after its key, in the style of the text."""
+    """Return the separators before a new member and after its key, in the style of the text."""
     if not found:
         return ", ", ": "
     first = found[0]

@@ -1,4 +1,4 @@
-"""What a forked child must not take over: locks that nobody frees there, connections, threads."""
+"""What a forked child must not inherit: locks that nobody releases there, connections, threads."""
 
 import os
 import weakref
@@ -6,17 +6,17 @@ from typing import Final, Protocol
 
 
 class Forked(Protocol):
-    """Something that makes itself usable in a child process."""
+    """An object that makes itself usable in a child process."""
 
     def after_fork(self) -> None:
-        """Forget what a thread of the parent may hold, or be talking over."""
+        """Drop locks and connections that a thread of the parent may be using."""
 
 
 _instances: Final["weakref.WeakSet[Forked]"] = weakref.WeakSet()
 
 
 def renew_after_fork(instance: Forked) -> None:
-    """Have ``instance.after_fork()`` called in every child, as long as it is used here."""
+    """Call ``instance.after_fork()`` in every child, as long as the instance exists."""
     _instances.add(instance)
 
 

@@ -1,4 +1,4 @@
-"""The options of a program that say which hosts its login has; the hosts are made when needed."""
+"""A program's options for the hosts of its login; the hosts are created when needed."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -7,7 +7,7 @@ from qwen_token.errors import ConfigError
 from qwen_token.origin import AUTH_BASE_URL, BASE_URL, SAFE_URL, Origin, is_safe_url
 from qwen_token.session import Grant, Session
 
-# requests is slow to import: the first refresh does it.
+# requests is slow to import, so the first refresh imports it.
 if TYPE_CHECKING:
     from qwen_token.grants import TokenSource
     from qwen_token.grants.hosts import Hosts
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostOptions:
-    """The hosts of a login, and what they are told of who asks; checked, and made when needed."""
+    """The hosts of a login and their headers; checked at once, created when needed."""
 
     base_url: str
     auth_base_url: str
@@ -36,11 +36,11 @@ class HostOptions:
         """Check the options of a program.
 
         Raises:
-            ConfigError: names the invalid one, and what it should be.
+            ConfigError: names the invalid option, and what it should be.
         """
         if auth_base_url is None:
             if session is not None and str(Origin(base_url)) != BASE_URL:
-                # A guess would send somebody's password to a host that it is not for.
+                # A guess could send a password to the wrong host.
                 raise ConfigError(
                     "auth_base_url should be given beside another base_url: the host that signs "
                     "in, or '' where base_url is an Open WebUI server, which signs in itself"

@@ -21,20 +21,20 @@ from .origin import authorization, token_in
 from .replies import ENVELOPE_LIMIT, body_refuses, head_refuses
 from .source_auth import SourceAuth
 
-# What httpx's transport is about to do, as it tells the extension ``trace``.
+# The events that httpx's transport reports to the extension ``trace``.
 _SENDS_HEADERS: Final = ".send_request_headers.started"
 _BEGINS_SOCKS: Final = "socks.setup_socks5_connection.started"
 
 
 @dataclass(frozen=True, slots=True)
 class _Renewal:
-    """To ask the source for another token than this one."""
+    """A step of the flow: ask the source for another token than this one."""
 
     rejected: str = field(repr=False)
 
 
-# What to do next: send a request, read an answer's body, or ask the source: for a token (None), or
-# for another one.
+# The next step: send a request, read an answer's body, or ask the source for a token (None) or for
+# another one.
 _Step: TypeAlias = httpx.Request | httpx.Response | _Renewal | None
 
 _UNCODED: Final = ("", "identity")
@@ -48,19 +48,19 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
         auth = QwenHttpxAuth.from_secret("qwen/token")
         httpx.get("https://chat.qwen.ai/api/v2/chats/", auth=auth)
 
-    It works as ``QwenAuth`` does for requests, but only a body in memory (``content=b"…"``,
-    ``data``, ``json``) is sent again; after a streamed or multipart one the refusal is returned.
-    A proxy that would get plain http, wherever it was named, gets no token: ConfigError is raised.
+    It works like ``QwenAuth``, but sends only a body in memory (``content=b"…"``,
+    ``data``, ``json``) again; after a streamed or multipart body it returns the refusal.
+    If plain http would go through a proxy, wherever that is configured, ConfigError is raised.
 
-    With an ``AsyncClient``, under asyncio or trio, the event loop is not blocked. A token in memory
-    is used at once. To read another one, the source has one thread of its own, whose result all
-    requests wait for.
+    An ``AsyncClient``'s event loop (asyncio or trio) is never blocked. A token in memory
+    is used at once. To read another one, the source has one thread of its own, and all requests
+    wait for its result.
 
-    httpx calls the client's hooks before its auth. Where one raises ``HTTPStatusError`` for a
+    httpx calls the client's hooks before its auth. If a hook raises ``HTTPStatusError`` for a
     refusal, the request is not sent again, and the next one renews the token first.
     """
 
-    # The token whose refusal a hook has raised.
+    # The refused token, if a hook raised its refusal.
     _refused: str | None = None
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
@@ -74,8 +74,8 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
 
         self._watch(request, trace)
         steps = self._steps(request)
-        # What the last step brought, if nothing has taken it: it may be a token, and this frame is
-        # a part of what the next step raises.
+        # The last step's result may be a token, and this frame is in the traceback of what the
+        # next step raises.
         done: list[Any] = [None]
         while True:
             try:
@@ -138,15 +138,15 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
     def _watch(
         self, request: httpx.Request, trace: Callable[[str, Mapping[str, Any]], Any]
     ) -> None:
-        """Have ``trace`` called before each thing that httpx sends for ``request``, if need be."""
+        """Have ``trace`` called before each thing that httpx sends for ``request``, if needed."""
         if not self._origin.is_encrypted and self._origin.holds(str(request.url)):
             request.extensions = {**request.extensions, "trace": trace}
 
     def _require_no_proxy(self, event: str, info: Mapping[str, Any]) -> None:
-        """Raise ConfigError where what is about to be sent to our origin goes to a proxy.
+        """Raise ConfigError if a request to our origin is about to be sent to a proxy.
 
-        An auth does not see which proxy its client uses. Only the request that the transport sends
-        says it: it is for the proxy's own host, but its target is a whole URL.
+        An auth cannot see which proxy its client uses. Only the request that the transport sends
+        shows it: its host is the proxy's, and its target is a whole URL.
         """
         if event == _BEGINS_SOCKS:
             # Our origin, or another one after a redirect.
@@ -181,7 +181,7 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
             body = b"" if _length(response) > ENVELOPE_LIMIT else (yield response)
             refused = body_refuses(body)
         elif refused and not 0 <= _length(response) <= ENVELOPE_LIMIT:
-            # httpx would read the refused answer to its end before it goes on, however long.
+            # Otherwise httpx would read the refused answer to its end, however long.
             response.stream = _Replayed(response.stream, b"", None)
         if not refused:
             return
@@ -191,7 +191,7 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
             yield request
 
     def _note_refusal(self, error: BaseException | None) -> None:
-        """Remember the token for whose refusal by our origin a hook raised ``error``."""
+        """Remember the refused token, if a hook raised ``error`` for our origin's refusal."""
         if not isinstance(error, httpx.HTTPStatusError):
             return
         response = error.response
@@ -205,7 +205,7 @@ class QwenHttpxAuth(SourceAuth, httpx.Auth):
 
 
 class _Flow(AsyncGenerator[httpx.Request, httpx.Response]):
-    """A flow that says which error ends it: an asynchronous generator itself is not told."""
+    """A flow that learns which error ends it; an asynchronous generator itself does not."""
 
     def __init__(
         self,
@@ -230,7 +230,7 @@ class _Flow(AsyncGenerator[httpx.Request, httpx.Response]):
 
 
 class _Replayed(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """The stream of an answer of which the beginning was read and put back."""
+    """An answer's stream whose beginning was read and put back."""
 
     def __init__(
         self,
@@ -263,7 +263,7 @@ class _Replayed(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def _peek(response: httpx.Response) -> bytes:
-    """Return the body, empty if it is a long one, and put back what was read."""
+    """Return the body (empty if it is long), and put back what was read."""
     original = response.stream
     if _is_gone(response) or not isinstance(original, httpx.SyncByteStream):
         return _content(response)
@@ -288,12 +288,12 @@ async def _apeek(response: httpx.Response) -> bytes:
 
 
 def _is_gone(response: httpx.Response) -> bool:
-    """Return whether nobody can read the stream any more: a hook did, or whoever answered."""
+    """Return whether the stream was read already: by a hook, or by a mock transport."""
     return response.is_stream_consumed or response.is_closed
 
 
 def _content(response: httpx.Response) -> bytes:
-    """Return the body that was read before, empty if it was not kept."""
+    """Return the body if it was read and kept before, otherwise an empty one."""
     try:
         return response.content
     except httpx.ResponseNotRead:
@@ -310,7 +310,7 @@ def _decoded(response: httpx.Response, head: bytes) -> bytes:
     try:
         return httpx.Response(response.status_code, headers=coded, content=head).content
     except httpx.DecodingError:
-        # Raised again to whoever reads the body.
+        # Raised again to the reader of the body.
         return b""
 
 

@@ -1,4 +1,4 @@
-"""Who is alerted, and when: what a history of runs and the latest of them give to publish. Pure."""
+"""Who is alerted, and when: what to publish, from the history of runs and the latest one. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +16,11 @@ from .errors import (
 from .policy import AlertPolicy, Severity, severity
 from .run_memory import Incident
 
-# What was published is published again after this time, while it lasts.
+# A reminder is published after this time, while the incident lasts.
 REMIND_EVERY: Final = timedelta(hours=24)
 
-# That the current token lives does not say that the next one can be got: no check of it ends these.
+# These stop the next token. A live current token does not show that they are over, so no check
+# ends them.
 _OUTLAST_A_CHECK: Final = frozenset(
     kind.reason
     for kind in (
@@ -34,10 +35,10 @@ _OUTLAST_A_CHECK: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What to do about a failure: the incident as it is then, and whether to publish it.
+    """What to do about a failure: the updated incident, and whether to publish it.
 
-    ``incident`` counts the failure as published: where publishing fails, the one before is kept.
-    ``unpublished`` is that: the incident without the publication.
+    ``incident`` counts the failure as published. ``unpublished`` does not; it is kept if
+    publishing fails.
     """
 
     incident: Incident
@@ -54,10 +55,10 @@ def observe(
     policy: AlertPolicy,
     replaced: str | None = None,
 ) -> Observed:
-    """Return what a failed run adds to the history ``before``.
+    """Add a failed run to the history ``before``.
 
-    An incident belongs to the token's version that was current. One that could not be read is taken
-    for the same, and so is one that took the place of ``replaced`` in the failing run itself.
+    An incident belongs to the token's current version. A version that could not be read counts as
+    the same, and so does one that replaced ``replaced`` in the failing run itself.
     """
     version_id = error.facts.version_id if error.facts else None
     goes_on = before is not None and (
@@ -78,12 +79,12 @@ def observe(
 
 
 def published_as(level: Severity, reason: str) -> str:
-    """Return the key of what counts as one and the same thing: a reason at a severity."""
+    """Return the key under which a reason at a severity is recorded as published."""
     return f"{level.value} {reason}"
 
 
 def is_due(published: Mapping[str, datetime], key: str, *, now: datetime) -> bool:
-    """Return whether ``key`` was never published, or so long ago that it is again."""
+    """Return whether ``key`` was never published, or is due for a reminder."""
     last = published.get(key)
     return last is None or now - last >= REMIND_EVERY
 
@@ -91,8 +92,7 @@ def is_due(published: Mapping[str, datetime], key: str, *, now: datetime) -> boo
 def is_over(incident: Incident, *, version_id: str | None, by_check: bool) -> bool:
     """Return whether a run that succeeded ends the incident; ``version_id`` is current after it.
 
-    Where it only checked the version that the incident belongs to, what keeps the next token from
-    coming is still there.
+    A check of the version that the incident belongs to does not end what stops the next token.
     """
     if not by_check or version_id != incident.version_id:
         return True
@@ -101,7 +101,7 @@ def is_over(incident: Incident, *, version_id: str | None, by_check: bool) -> bo
 
 
 def ending(ends_at: datetime, *, now: datetime, policy: AlertPolicy) -> Severity | None:
-    """Return how bad it is that a login that only a person can extend ends then; None: not yet.
+    """Return the severity of the coming end of a login; None if it is not near yet.
 
     With exactly ``refresh_before`` left it is a WARNING, with less than ``critical_before``
     CRITICAL.

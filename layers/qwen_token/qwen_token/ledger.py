@@ -1,5 +1,5 @@
-"""The ledger of one secret: the lease, which lets one run at a time spend its login, and the memory
-that the runs share.
+"""The ledger of one secret: the lease, under which one run at a time spends the login, and the
+memory that the runs share.
 """
 
 import threading
@@ -12,35 +12,35 @@ from typing import Final, Protocol
 from .errors import StoreError
 from .run_memory import RunMemory
 
-# The run that holds the lease is killed when its time is over; its clock and ours may differ.
+# Added to a run's time limit, because its clock and ours may differ.
 _MARGIN: Final = timedelta(seconds=5)
-# For runs that nothing ends at a certain time.
+# For runs without a time limit.
 _LONGEST: Final = timedelta(minutes=15)
-# Nothing takes a longer one. Where one seems to last longer, a clock was set since, or another
-# machine's is wrong: it would hold all runs off for as long as that, and is not waited for.
+# No run takes a longer lease. One that seems longer comes from a wrong clock, and would keep all
+# runs out for that long: it is ignored.
 LONGEST_LEASE: Final = timedelta(minutes=20)
-# A run that is to report asks for the lease until then, so often. Most runs take less.
+# How long, and how often, a run that has to report asks for the lease. Most runs take less.
 _PATIENCE: Final = timedelta(seconds=10)
 _ASKS_EVERY: Final = timedelta(seconds=0.25)
 
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """That the lease was got, and what was remembered. ``taken_over``: from a run that died."""
+    """The lease is ours; with the memory. ``taken_over``: from a run that died."""
 
     memory: RunMemory
     taken_over: bool = False
 
 
 class State(Protocol):
-    """Where a ledger is kept. Every method raises StoreError where that fails."""
+    """Where a ledger is stored. Every method raises StoreError if that fails."""
 
     def acquire(self, owner: str, *, now: datetime, until: datetime) -> Leased | None:
-        """Take the lease, if no other run has it (None); one whose time is over is taken over."""
+        """Take the lease, or return None if another run has it. An expired one is taken over."""
         ...
 
     def read(self) -> RunMemory:
-        """Return what is remembered, without the lease."""
+        """Return the memory, without taking the lease."""
         ...
 
     def write(self, owner: str, memory: RunMemory) -> None:
@@ -48,15 +48,15 @@ class State(Protocol):
         ...
 
     def release(self, owner: str, memory: RunMemory) -> None:
-        """Write the memory, and give the lease back. A lease that was lost changes nothing."""
+        """Write the memory and release the lease. Does nothing if the lease was lost."""
         ...
 
 
 class Ledger:
-    """One run's view of it: opened when it is first needed, and closed at the end.
+    """One run's ledger: opened when it is first needed, and closed at the run's end.
 
-    ``state`` is called when the ledger is opened: a run on a fresh token never does that. ``wait``
-    lets so many seconds pass; without it, no run waits for the lease of another one.
+    ``state`` is called when the ledger is opened; a run on a fresh token never opens it. ``wait``
+    sleeps for a number of seconds; without it, this run does not wait for another one's lease.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Ledger:
         wait: Callable[[float], object] | None = None,
     ) -> None:
         self._state = state
-        # Stands in for the state where that cannot be reached.
+        # Used instead of the state if that cannot be reached.
         self._in_process = in_process or UnsharedState()
         self._clock = clock
         self._time_left = time_left
@@ -81,14 +81,14 @@ class Ledger:
         self.memory = RunMemory()
 
     def now(self) -> datetime:
-        """Return the time, as the memory's instants are."""
+        """Return the time by the ledger's clock."""
         return self._clock()
 
     def open(self) -> bool:
         """Take the lease; return whether this run has it.
 
         Raises:
-            StoreError: whether another run has it cannot be known.
+            StoreError: it is unknown whether another run has it.
         """
         if self.is_open:
             return True
@@ -107,10 +107,10 @@ class Ledger:
         self.is_open, self.opened_at = True, now
         self.memory = leased.memory.as_of(now)
         if leased.taken_over:
-            # It died before it could say what it did. This is remembered until a run has looked.
+            # It died without recording what it did. These flags stay until a run has looked.
             self.memory = replace(self.memory, token_left_behind=True, session_left_behind=True)
         if self._in_process.is_unwritten:
-            # What was published while the state could not be reached.
+            # Alerts that were published while the state could not be reached.
             known = self._in_process.memory.as_of(now)
             self.memory = replace(
                 self.memory,
@@ -120,11 +120,11 @@ class Ledger:
         return True
 
     def history(self) -> RunMemory:
-        """Return what is remembered, to report by: with the lease, if it can be had soon.
+        """Return the memory for the report, and take the lease for it if that is soon possible.
 
-        Without it, other runs do not get to know what this one publishes, and publish it again.
-        Where the memory cannot be read, what this process remembers has to do: a history that is
-        not known is an empty one.
+        Without the lease, other runs do not learn what this one publishes, and may repeat it. If
+        the memory cannot be read, this process's own memory is used: an unknown history counts
+        as empty.
         """
         try:
             return self.memory if self._open_soon() else self._state().read().as_of(self._clock())
@@ -141,15 +141,15 @@ class Ledger:
         return True
 
     def remember(self, memory: RunMemory) -> None:
-        """Remember, until the ledger is closed, what a run did and told.
+        """Set what to write when the ledger is closed: what the run did and published.
 
-        Without the lease that is for this process only: another run writes what it did.
+        Without the lease, it stays in this process: the run that has the lease writes its own.
         """
         self.memory = memory
         self._in_process.memory, self._in_process.is_unwritten = memory, True
 
     def save(self) -> None:
-        """Write the memory at once: what happens next must not happen twice.
+        """Write the memory at once, before a step that must not happen twice.
 
         Raises:
             StoreError: it could not be written.
@@ -160,7 +160,7 @@ class Ledger:
         """Write the memory and give the lease back, if this run has it.
 
         Raises:
-            StoreError: it could not be written; the lease ends by itself.
+            StoreError: it could not be written; the lease expires by itself.
         """
         if self.is_open:
             self.is_open = False
@@ -169,9 +169,9 @@ class Ledger:
 
 
 class UnsharedState:
-    """A state in this process: for runs that no other process makes. Threads may share it.
+    """A state in this process, for logins that no other process uses. Threads may share it.
 
-    ``is_unwritten`` says that it stood in for another state, which does not have its memory yet.
+    ``is_unwritten``: it replaced an unreachable state, which does not have its memory yet.
     """
 
     def __init__(self) -> None:

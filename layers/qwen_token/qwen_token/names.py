@@ -1,34 +1,34 @@
-"""Names that people give to commands and to the library: a login in their place is refused."""
+"""Names that people pass to commands and to the library. A login passed as a name is refused."""
 
 import re
 from typing import Final
 
 from .errors import ConfigError
 
-# Base64 for the beginning of a JSON object: every JWT begins like this, and no name does.
+# Base64 of the beginning of a JSON object: every JWT begins with it, and no name does.
 _JWT: Final = "eyJ"
-# What people paste around a login; and the padding of base64, which no name has.
+# Characters around a pasted login, and base64's padding; no name has them.
 _NAMED: Final = re.compile(
     r"(?:token|cookie|authorization|password)[\"']?\s*[:=]|bearer\s|[\w+/-]{16}={1,2}\Z",
     re.IGNORECASE,
 )
 _WORD: Final = re.compile(r"[A-Za-z0-9]+")
-# From a letter to a digit or back, or to an upper-case letter: where words of a name meet.
+# A change from a letter to a digit or back, or to upper case: a border of words in a name.
 _CHANGE: Final = re.compile(r"(?<=[a-z])(?=[A-Z0-9])|(?<=[A-Z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
 # Random words of letters and digits have such a change at every second or third character, names at
-# every fourth at most. Shorter ones say nothing: AWS itself puts twelve behind a name.
+# every fourth at most. Shorter words prove nothing: AWS itself appends twelve to a name.
 _RANDOM: Final = 0.27
 _SHORTEST_RANDOM: Final = 14
-# A name may hold a random word, as the id of an account or a hash; a credential is nothing else.
+# A name may contain a random word, such as a hash. A credential consists of nothing else.
 _NOTHING_ELSE: Final = 0.9
-# As base64 is written in URLs: the words between its signs may be short, but all of it changes more
-# often than a name with a random end does. It has letters of both cases, and digits.
+# URL-safe base64: the words between its signs may be short, but the whole changes more often than a
+# name with a random end. It has letters of both cases, and digits.
 _IN_URLS: Final = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9])[\w.-]{24,}")
 _ALL_RANDOM: Final = 0.35
 
 
 def may_be_login(text: str) -> bool:
-    """Return whether a text that should be a name looks like a login, or like a part of one."""
+    """Return whether a text that should be a name looks like a login or a part of one."""
     return _JWT in text or bool(_NAMED.search(text)) or _is_all_random(text)
 
 
@@ -48,10 +48,10 @@ def _is_random(word: str) -> bool:
 
 
 def require_name(text: str, *, argument: str) -> str:
-    """Return the name of something, which messages will quote.
+    """Return the name of something, if messages may quote it.
 
     Raises:
-        ConfigError: it looks like a login, which must not be quoted, nor sent anywhere as a name.
+        ConfigError: it looks like a login, which must be neither quoted nor sent as a name.
     """
     if may_be_login(text):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Where a token may go: the hosts, the origin that a token is for, the header that it goes in."""
+"""Where a token may go: the hosts, a token's origin, and the header for it."""
 
 import ipaddress
 import re
@@ -8,23 +8,23 @@ from .errors import ConfigError
 
 BASE_URL: Final = "https://chat.qwen.ai"
 AUTH_BASE_URL: Final = "https://auth.qwen.ai"
-# The version of Qwen's web client that the sign-in host is told; its own, not the chat's.
+# The header Version for the sign-in host: that of its own web client, not the chat's.
 WEB_VERSION: Final = "0.3.12"
 USER_AGENT: Final = "Mozilla/5.0 (compatible; qwen-token-refresh/1.0)"
 SAFE_URL: Final = (
     "an https:// URL without user, query or fragment (http:// on a loopback address only)"
 )
 
-# One strict grammar, which leaves URL parsers nothing to disagree about: for some, the host of
-# ``http://a\[::1]`` is ``a``, and for others it is ``::1``. template.yaml has the same one.
-# A name's last label begins with a letter: some resolvers take ``0x7f.1`` for an address.
+# A strict grammar about which no URL parsers disagree: for some, the host of
+# ``http://a\[::1]`` is ``a``, and for others it is ``::1``. template.yaml has the same pattern.
+# A host name's last label begins with a letter: some resolvers take ``0x7f.1`` for an address.
 _LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _LAST_LABEL: Final = "[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _OCTET: Final = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _PORT: Final = (
     "(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
 )
-# No segment is one or two dots: those are for whoever sends the request to resolve.
+# No segment is ``.`` or ``..``, which the sender of the request would resolve.
 _PATH: Final = r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)*/?"
 SAFE_URL_PATTERN: Final = (
     rf"(https://(({_LABEL}\.)*{_LAST_LABEL}|{_OCTET}(\.{_OCTET}){{3}})"
@@ -32,7 +32,7 @@ SAFE_URL_PATTERN: Final = (
 )
 LONGEST_URL: Final = 512
 
-# Of any other URL, too: what comes before its path, where all parsers find the same in it.
+# The part of any URL before its path, if all parsers agree about it.
 _ADDRESS: Final = re.compile(
     r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(?=[/?#]|\Z)",
     re.ASCII | re.IGNORECASE,
@@ -42,7 +42,7 @@ _SCHEME: Final = "Bearer "
 
 
 class Origin:
-    """Scheme, host and port: the one place that a token goes to."""
+    """Scheme, host and port: the only place to which a token goes."""
 
     def __init__(self, base_url: str) -> None:
         """Take the origin of ``base_url``; its path does not matter.
@@ -63,17 +63,17 @@ class Origin:
 
     @property
     def host(self) -> str:
-        """The host, in lower case, an IPv6 address without its brackets."""
+        """The host in lower case; an IPv6 address without its brackets."""
         return self._parts[1]
 
     @property
     def port(self) -> int:
-        """The port, where the URL names none the scheme's."""
+        """The port; the scheme's default if the URL names none."""
         return self._parts[2]
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether what is sent there can be read by nobody on the way, a proxy included."""
+        """Whether nobody on the way, not even a proxy, can read what is sent there."""
         return self._parts[0] == "https"
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ def authorization(raw: str) -> str:
 
 
 def token_in(authorization: str) -> str | None:
-    """Return the token in a header ``Authorization``, or None where it holds something else."""
+    """Return the token in a header ``Authorization``, or None if it holds something else."""
     return authorization.removeprefix(_SCHEME) if authorization.startswith(_SCHEME) else None
 
 

@@ -1,9 +1,9 @@
-"""What people paste to hand a login over: JSON, cookies, a copied request, or the value alone.
+"""The forms in which people paste a login: JSON, cookies, a copied request, or the value alone.
 
-A credential has to arrive exactly as the browser sends it. A command is therefore split into its
-words, as its shell would, and only what it sends as cookies is read: a cookie's name in an
-address or a body is no cookie. ``http.cookies`` is of no use: it drops all cookies of a header in
-which one is unusual, and browsers send such.
+A credential must be exactly what the browser sends. So a command is split into words as its shell
+would do it, and only the cookies that it sends are read: a cookie's name in an address or a body
+is not a cookie. ``http.cookies`` does not help: it drops all cookies of a header in which one is
+unusual, and browsers send such headers.
 """
 
 import json
@@ -19,12 +19,12 @@ from typing import Final
 from .errors import SessionMalformedError
 from .tokens import SURROUNDINGS, instant
 
-# The keys of the stored object that hold a login.
+# The keys of the stored object that belong to a login.
 LOGIN_KEYS: Final = ("refresh_token", "email", "password")
 
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _CURL: Final = re.compile(r"(?:\$ +)?curl(?:\.exe)?\s", re.IGNORECASE)
-# The Windows command line's, which browsers offer beside bash's: ^ escapes, and ends a line.
+# The form for the Windows command line, in which ^ escapes and continues a line.
 _CMD: Final = re.compile(r"\S+\s+\^|.*\s\^\r?$", re.MULTILINE)
 _CARET: Final = re.compile(r"\^(\r?\n|.)", re.DOTALL)
 _PIECE: Final = re.compile(
@@ -50,11 +50,11 @@ _POWERSHELL_HEADER: Final = re.compile(
     rf'"cookie"\s*=\s*{_POWERSHELL_STRING}', re.IGNORECASE | re.DOTALL
 )
 
-# On a line of its own among other headers; some browsers put the value on the next line.
+# A Cookie header among other lines; some browsers put the value on the next line.
 _HEADER: Final = re.compile(
     r"^[ \t]*(?:set-)?cookie(?::|[ \t]*\r?\n)[ \t]*(\S.*)$", re.IGNORECASE | re.MULTILINE
 )
-# Not the padding at the end of base64.
+# But not base64's padding at the end.
 _FIRST_PAIR: Final = re.compile(r"[\w.-]+=(?:[^=;\s]|[^;]*;)")
 
 
@@ -69,12 +69,12 @@ class Cookie:
 
 
 def read(text: str) -> dict[str, object] | list[Cookie] | str:
-    """Return a JSON object as it is, else the cookies, else the value without its surroundings.
+    """Return a JSON object as it is, else the cookies, else the value without quotes and spaces.
 
     Cookies that are empty or deleted are left out.
 
     Raises:
-        SessionMalformedError: a command that is cut off, or a text that only starts like JSON.
+        SessionMalformedError: a command that was cut off, or a text that only starts like JSON.
     """
     text = text.strip().strip(_BYTE_ORDER_MARK).strip()
     if _CURL.match(text):
@@ -107,17 +107,17 @@ def _read_json(text: str) -> dict[str, object] | list[Cookie]:
         return list(_listed_cookies(cookies))
     if isinstance(document, list):
         return list(_listed_cookies(document))
-    # Raised out here: the decoder's exception holds the whole text.
+    # Raised outside the except block: the decoder's exception holds the text.
     raise SessionMalformedError("the value starts like JSON, but does not parse: is it cut off?")
 
 
 def holds_login(document: Mapping[str, object]) -> bool:
-    """Return whether an object has one of the keys that hold a login; null is as good as none."""
+    """Return whether an object has a key that belongs to a login, with a value that is not null."""
     return any(document.get(key) is not None for key in LOGIN_KEYS)
 
 
 def _listed_cookies(listed: Iterable[object]) -> Iterator[Cookie]:
-    """Read cookies as browsers' extensions, Playwright (``expires``) or Selenium export them."""
+    """Read cookies as browser extensions, Playwright (``expires``) or Selenium export them."""
     for each in listed:
         if not isinstance(each, dict):
             continue
@@ -133,7 +133,7 @@ def _cookies_of(headers: Iterable[str]) -> list[Cookie]:
 
 
 def _cookies_of_header(header: str) -> Iterator[Cookie]:
-    """Read the value of a Cookie header, or of Set-Cookie, where attributes follow the cookie."""
+    """Read the value of a Cookie header, or of Set-Cookie, whose attributes follow the cookie."""
     split = (pair.partition("=") for pair in header.split(";"))
     pairs = [(name.strip(), value.strip().strip('"')) for name, _, value in split]
     attributes = {name.lower(): value for name, value in pairs[1:]}
@@ -143,7 +143,7 @@ def _cookies_of_header(header: str) -> Iterator[Cookie]:
     with suppress(ValueError, OverflowError):
         expires_at = instant(parsedate_to_datetime(attributes.get("expires", "")).timestamp())
         if expires_at is None:
-            # 1970: how a server deletes a cookie.
+            # In 1970: this is how a server deletes a cookie.
             return
     for name, value in pairs:
         if value:

@@ -1,4 +1,4 @@
-"""Qwen's API: the endpoint that says whose a token is and issues the next one, and newer ones."""
+"""Qwen's API: the endpoint that names a token's account and issues the next one, and newer ones."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -15,19 +15,18 @@ from .replies import read_answer, require_member
 from .tokens import Token, issued_token
 from .transport import Request, send
 
-# Open WebUI's own sign-in. Qwen's is on a host of its own: see ``grants.password``.
+# Open WebUI's own sign-in. Qwen's is on another host: see ``grants.password``.
 _SIGN_IN_PATH: Final = "/api/v1/auths/signin"
-# What a session's document has beside ``id``: a verification must not need its token.
+# A session's document has one of these beside ``id``. A verification must not need its token.
 _SESSION_KEYS: Final = ("token", "email", "role")
-# With the trailing slash: without it the site answers 200 with the web app's page.
+# With the trailing slash; without it, the site answers 200 with the web app's page.
 _AUTHS_PATH: Final = "/api/v1/auths/"
 
 
 class AccountInfo(TypedDict, total=False):
-    """What the API says of an account. Only ``id`` is checked; the others are as the API has them.
+    """The API's data about an account. Only ``id`` is checked; the rest is as the API returns it.
 
-    ``expires_at`` is the expiry of the token, in seconds since 1970. The API may have more keys
-    than these.
+    ``expires_at`` is the token's expiry, in seconds since 1970. The API may return more keys.
     """
 
     id: Required[str]
@@ -41,9 +40,9 @@ class AccountInfo(TypedDict, total=False):
 
 
 class QwenApi:
-    """Asks ``GET {base_url}/api/v1/auths/``, and the newer paths, with a token as bearer.
+    """Calls ``GET {base_url}/api/v1/auths/``, and the newer paths, with a token as bearer.
 
-    Each call ends within the time that it is given, whatever the other side does.
+    Each call ends within its time limit, whatever the server does.
     """
 
     def __init__(self, base_url: str, *, user_agent: str = USER_AGENT) -> None:
@@ -52,7 +51,7 @@ class QwenApi:
 
     @forgets_locals
     def refresh(self, token: Token, *, within: timedelta) -> Token:
-        """Trade ``token`` for its successor, which is not yet to be trusted.
+        """Exchange ``token`` for its successor, which is not verified yet.
 
         Raises:
             TokenRejectedError: the API says that ``token`` is dead.
@@ -83,7 +82,7 @@ class QwenApi:
 
     @forgets_locals
     def verify(self, token: Token, *, within: timedelta) -> str:
-        """Check that the API knows ``token`` as its own account's, and return that account.
+        """Check that the API accepts ``token`` for the account that it names; return that account.
 
         Raises:
             TokenRejectedError: the API says that ``token`` is dead.
@@ -94,7 +93,7 @@ class QwenApi:
 
     @forgets_locals
     def session(self, token: Token, *, within: timedelta) -> AccountInfo:
-        """Return what the API says of the account behind ``token``, without the new token.
+        """Return the API's data about the account of ``token``, without the new token.
 
         Raises:
             TokenRejectedError: the API says that ``token`` is dead.
@@ -120,13 +119,13 @@ class QwenApi:
         return answer["data"]
 
     def _session(self, token: Token, within: timedelta) -> Mapping[str, object]:
-        """Return what the API says of the account behind ``token``."""
+        """Return the document of the account of ``token``."""
         answer = self._answer(_AUTHS_PATH, token, within)
         require_member(answer)
         account = answer.get("id")
         is_session = any(isinstance(answer.get(key), str) for key in _SESSION_KEYS)
         if not (isinstance(account, str) and account and is_session):
-            # Other things have an id, too: only a session says whose the token is.
+            # Other documents have an id, too; only a session's names the token's account.
             raise UpstreamUnexpectedError(
                 "the API's answer is no session: it has no 'id', or neither 'email' nor 'role'"
             )
@@ -143,7 +142,7 @@ class QwenApi:
 
 
 def _issued(answer: Mapping[str, object]) -> Token:
-    """Return the token that a session's document has."""
+    """Return the token in a session's document."""
     raw = answer.get("token")
     if not isinstance(raw, str):
         raise UpstreamUnexpectedError("the API's answer is no session: it has no 'token'")

@@ -27,27 +27,27 @@ class QwenAuth(SourceAuth, AuthBase):
 
         requests.get("https://chat.qwen.ai/api/v2/chats/", auth=QwenAuth.from_secret("qwen/token"))
 
-    A request to any other origin goes without the token, and that is no error: a session may talk
-    to several. Where the API refuses the token (401, or 200 with its envelope ``unauthorized``; a
-    page or a 403 does not refuse it), the source renews it and the request is sent once more, if
-    its body can be: text, bytes, or a file that can be rewound. Otherwise the refusal is returned,
-    and the next request has the new token. What the source raises is raised to the caller, also
-    when there is no other token than the refused one (TokenRejectedError).
+    A request to any other origin goes without the token; this is not an error, because a session
+    may talk to several. If the API refuses the token (401, or 200 with its envelope
+    ``unauthorized``; a page or a 403 is not a refusal), the source renews it. The request is then
+    sent once more if its body can be: text, bytes, or a file that can be rewound. Otherwise
+    the refusal is returned, and the next request has the new token. The source's errors are raised
+    to the caller; if there is no other token than the refused one, that is TokenRejectedError.
 
-    Plain http (to this machine only) is not sent through a proxy, which would see the token: where
-    the environment names one, ConfigError is raised in place of the request. A proxy that the
-    session or the call itself names for http is not seen before the answer comes, which then is
-    ConfigError as well.
+    Plain http (to this machine only) must not go through a proxy, which would see the token. If
+    the environment names one, ConfigError is raised and nothing is sent. A proxy for http that the
+    session or the call itself names is noticed only afterwards; ConfigError is then raised instead
+    of returning the answer.
 
-    A streamed answer stays a stream: only JSON is looked at, and at most 64 KiB of it, and whoever
-    reads it reads all of it.
+    A streamed answer stays a stream: only JSON is looked at, at most 64 KiB of it, and the reader
+    still gets all of it.
     """
 
     @forgets_locals
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Put the token on, if the request goes to our origin."""
+        """Put the token on the request, if that goes to our origin."""
         if self._origin.holds(request.url or ""):
-            # Asking the environment takes longer than all else here, and is for plain http alone.
+            # Reading the proxies of the environment is slow, and only plain http needs it.
             self._require_no_proxy(request, lambda: get_environ_proxies(request.url or ""))
             request.headers["Authorization"] = authorization(self._source.current())
             _keep_token(request, self._origin)
@@ -65,7 +65,7 @@ class QwenAuth(SourceAuth, AuthBase):
         """Return ``response``, or the second attempt's if it refuses the token."""
         request = response.request
         rejected = token_in(str(request.headers.get("Authorization", "")))
-        # Hooks stay on over redirects: this may be another server's answer, to a request without
+        # Hooks stay on over redirects, so this may be another server's answer to a request without
         # the token. Only our origin's answer counts.
         if rejected is None or not self._origin.holds(request.url or ""):
             return response
@@ -79,7 +79,7 @@ class QwenAuth(SourceAuth, AuthBase):
         try:
             raw = self._source.renew(rejected=rejected)
         except BaseException:
-            # The caller never sees the response, so only we can release its connection.
+            # The caller never gets this response, so its connection must be released here.
             response.close()
             raise
         if not _rewind(request):
@@ -96,18 +96,18 @@ def _is_refusal(response: requests.Response, *, streams: bool) -> bool:
 
 
 def _peek(response: requests.Response) -> bytes:
-    """Return the body, or the beginning of a long one, and let it be read as if nothing was."""
+    """Return the body or the beginning of a long one, and leave it readable as before."""
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > ENVELOPE_LIMIT:
         return b""
     wire = getattr(response.raw, "_original_response", None)
     if not isinstance(wire, HTTPResponse):
-        # Not from a socket: what is read of it could not be put back.
+        # Not a raw socket, into which nothing can be put back.
         return b""
     if wire.fp is None:
         return _content(response)
     if response.raw.tell():
-        # A hook has begun to read it.
+        # A hook has started to read it.
         return b""
     taken = _Taken(wire.fp)
     twin = _twin(wire, taken)
@@ -120,7 +120,7 @@ def _peek(response: requests.Response) -> bytes:
         while len(body) <= ENVELOPE_LIMIT and (chunk := next(chunks, None)) is not None:
             body += chunk
     except urllib3.exceptions.HTTPError:
-        # Raised again to whoever reads the body.
+        # Raised again to the reader of the body.
         body.clear()
     finally:
         chunks.close()
@@ -130,7 +130,7 @@ def _peek(response: requests.Response) -> bytes:
 
 
 def _content(response: requests.Response) -> bytes:
-    """Return the body that a hook has read before, empty if it was not kept."""
+    """Return the body if a hook has read and kept it, otherwise an empty one."""
     try:
         return response.content
     except RuntimeError:
@@ -138,7 +138,7 @@ def _content(response: requests.Response) -> bytes:
 
 
 def _twin(wire: HTTPResponse, taken: "_Taken") -> HTTPResponse:
-    """Return the answer once more, to be read from ``taken`` without a change to ``wire``."""
+    """Return a copy of the answer that reads from ``taken`` and leaves ``wire`` alone."""
     twin = HTTPResponse(taken)  # type: ignore[arg-type]
     for name in ("headers", "msg", "status", "chunked", "chunk_left", "length", "will_close"):
         setattr(twin, name, getattr(wire, name))
@@ -146,7 +146,7 @@ def _twin(wire: HTTPResponse, taken: "_Taken") -> HTTPResponse:
 
 
 class _Taken(io.RawIOBase):
-    """What is read of a file, and kept to be put back; it takes a socket's place."""
+    """Reads from a file and keeps what it read, to put it back. Replaces a socket."""
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         self._file = file
@@ -170,7 +170,7 @@ class _Taken(io.RawIOBase):
 
 
 class _PutBack(io.RawIOBase):
-    """A file from which something was taken: it gives that once more, and goes on."""
+    """A file that first returns what was taken from it, then the rest."""
 
     def __init__(self, taken: _Taken, file: io.BufferedIOBase) -> None:
         self._head = io.BytesIO(taken.kept)
@@ -199,7 +199,7 @@ class _PutBack(io.RawIOBase):
 class _Bearing(requests.PreparedRequest):
     """A request that keeps its token over redirects to the token's origin.
 
-    There requests would put the credentials of a ``.netrc`` in its place.
+    Otherwise requests would replace it by the credentials of a ``.netrc``.
     """
 
     origin: Origin
@@ -220,21 +220,21 @@ class _Bearing(requests.PreparedRequest):
 
 
 def _keep_token(request: requests.PreparedRequest, origin: Origin) -> None:
-    """Make ``request`` keep its token where a redirect stays in ``origin``."""
-    # requests copies the request for each redirect, and asks nobody before it sends the copy.
+    """Make ``request`` keep its token if a redirect stays in ``origin``."""
+    # requests copies the request for each redirect, and calls no auth before it sends the copy.
     if type(request) is requests.PreparedRequest:
         request.__class__ = _Bearing
         request.origin = origin  # type: ignore[attr-defined]
 
 
 def _rewind(request: requests.PreparedRequest) -> bool:
-    """Prepare the body for being sent again; return whether that is possible."""
+    """Rewind the body so that it can be sent again; return whether that is possible."""
     if request.body is None or isinstance(request.body, str | bytes):
         return True
     try:
         rewind_body(request)
     except (UnrewindableBodyError, ValueError):
-        # A stream that cannot be rewound, or a file that is closed by now.
+        # A stream that cannot be rewound, or a closed file.
         return False
     return True
 
@@ -242,7 +242,7 @@ def _rewind(request: requests.PreparedRequest) -> bool:
 def _resend(response: requests.Response, raw: str, how: dict[str, Any]) -> requests.Response:
     """Send the request once more, with another token, as requests' own digest auth does."""
     if not how.get("stream"):
-        # Read to its end, the connection serves the second attempt as well.
+        # After reading to the end, the second attempt can use the same connection.
         _ = response.content
     response.close()
     again = response.request.copy()

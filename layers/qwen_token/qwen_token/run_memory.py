@@ -1,4 +1,4 @@
-"""What the runs of one secret remember: refusals, sign-ins, the incident. It holds no secret."""
+"""What the runs of one secret remember: refusals, sign-ins, the incident. Never a login."""
 
 import json
 import re
@@ -10,15 +10,15 @@ from typing import Any, Final, Self
 from .policy import Severity
 from .session import Grant
 
-# What the API declared dead is asked again after this time at the earliest.
+# What the API declared dead is tried again after this time at the earliest.
 DEAD_FOR: Final = timedelta(hours=1)
-# After a sign-in that was answered, and after one that was not, none is tried for so long.
+# The minimum time after a sign-in that was answered, and after one that was not.
 SIGN_IN_EVERY: Final = timedelta(hours=24)
 UNANSWERED_FOR: Final = timedelta(minutes=10)
 
-# What a memory may hold that is read: it may have been written by somebody else.
+# Limits for a memory that is read: anybody may have written it.
 _REASON: Final = re.compile("[a-z_]{0,40}")
-# What a reminder is about may follow.
+# The beginning of a reminder's key.
 _PUBLISHED: Final = re.compile("[a-z]{1,20} [a-z_]{1,40}( [!-~]{1,40})?")
 _LONGEST_MESSAGE: Final = 2000
 _FIRST_SECOND: Final = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
@@ -27,11 +27,11 @@ _LAST_SECOND: Final = datetime(9000, 1, 1, tzinfo=UTC).timestamp()
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """That the API refused what a grant spends: ``version_id`` is the version that held it.
+    """The API refused what a grant spends; ``version_id`` is the version that held it.
 
-    For ``exchange`` that is the token secret's version, and ``reason`` may be that the token is
-    dead (``token_rejected``) or that it cannot be extended (``token_not_extended``). For a first
-    token, it is the session's version, and ``reason`` is why the token could not be stored.
+    For ``exchange``, it is a version of the token secret, and ``reason`` is that the token is
+    dead (``token_rejected``) or cannot be extended (``token_not_extended``). For a first
+    token, it is a version of the session secret, and ``reason`` is why the token was not stored.
     """
 
     version_id: str
@@ -42,10 +42,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """An attempt to sign in with what the session secret held in the version ``version_id``.
+    """An attempt to sign in with the session secret's version ``version_id``.
 
-    ``reason`` and ``message`` are those of the failure that it ended with; they are empty where it
-    gave a token, and where the run died before it could say.
+    ``reason`` and ``message`` are those of its failure; they are empty if it got a token, or if
+    the run died before it could record the result.
     """
 
     version_id: str
@@ -63,9 +63,9 @@ class SignIn:
 class Incident:
     """A failure from its first run to the first success.
 
-    ``version_id`` is the token's version that was current. ``published`` says when each
-    ``"severity reason"`` was published last; ``highest`` is the gravest of them, which ``reason``
-    and ``message`` belong to (None while nothing could be published).
+    ``version_id`` is the token's current version. ``published`` has the time at which each
+    ``"severity reason"`` was last published; ``highest`` is the most severe of them, with its
+    ``reason`` and ``message`` (None while nothing could be published).
     """
 
     version_id: str | None
@@ -78,25 +78,24 @@ class Incident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunMemory:
-    """All of it. Every member may be missing: that is the memory of a secret without a history.
+    """The whole memory. A secret without a history has none of the members.
 
-    ``pending`` is a version of the token secret that was staged and is not current yet, and
-    ``pending_over`` the one that it was to replace: a person's newer token is not replaced by it;
-    ``replaced`` the one that a run replaced last, ``superseded`` the one that somebody else had
-    replaced last when a run was to, and ``untried`` one that is dead, and whose alternatives could
-    not all be tried. ``token_left_behind`` and ``session_left_behind`` say that
-    a run may have staged a version of the one secret or the other, and could not say which.
-    ``first_try`` is the first token that was got last, and could not be stored. ``died_young``
-    is how many tokens the API refused within ten minutes, though it had accepted each; there was no
-    hour without one, up to ``died_young_at``. ``staged_beside`` is the version of the session
-    secret that was current as a token was staged last, empty where there was none: if the API
-    refuses that token, no other one follows at once, unless a person has put another session in.
+    Versions of the token secret: ``pending`` was staged and is not current yet; it may replace
+    ``pending_over`` only, not a person's newer token. ``replaced`` is the last one that a run
+    replaced, ``superseded`` the last one that somebody else replaced before a run could.
+    ``untried`` is dead, and not all of its alternatives could be tried.
+    ``token_left_behind`` and ``session_left_behind``: a run may have staged a version of that
+    secret without recording it. ``first_try`` is the last first token that could not be stored.
+    ``died_young`` counts the tokens that the API refused within ten minutes of accepting them,
+    with no hour between two; the last one was at ``died_young_at``. ``staged_beside`` is the
+    session secret's version when the last token was staged (empty: there was none): if the API
+    refuses that token, no other one follows at once, unless a person has put in another session.
 
-    What the session secret does not hold, as it was not written, is in ``session_version_id``
-    (whose version it belongs to), ``session_expires_at`` and ``account``. ``confirmed_at`` is when
-    the API last accepted the token of ``confirmed_version_id``. ``reminded`` says when each
-    reminder was published last. Of an incident that many secrets share, ``affected`` is how many
-    met it, and ``troubled_at`` when one did last.
+    ``session_expires_at`` and ``account`` are known about the session secret's version
+    ``session_version_id``, but not written in it. ``confirmed_at`` is when the API last accepted
+    the token of ``confirmed_version_id``. ``reminded`` has the time at which each reminder was last
+    published. For an incident that many secrets share, ``affected`` counts those that met it, and
+    ``troubled_at`` is when the last one did.
     """
 
     refusals: Mapping[Grant, Refusal] = field(default_factory=dict)
@@ -123,10 +122,10 @@ class RunMemory:
     troubled_at: datetime | None = None
 
     def as_of(self, now: datetime) -> Self:
-        """Return the memory with what was noted in the future as noted now.
+        """Return the memory with all times in the future replaced by ``now``.
 
-        The clock that it was noted by was ahead: nobody knows how long ago that was. What is to be
-        waited for after it is waited for from now on, not from then.
+        They come from a clock that was ahead, so their real time is unknown. Waits that begin at
+        such a time begin now.
         """
 
         def past(at: datetime) -> datetime:
@@ -155,18 +154,18 @@ class RunMemory:
         )
 
     def with_refusal(self, grant: Grant, refusal: Refusal) -> Self:
-        """Return the memory, with what the API refused."""
+        """Return the memory with this refusal."""
         return replace(self, refusals={**self.refusals, grant: refusal})
 
     def without_refusal(self, grant: Grant) -> Self:
-        """Return the memory as if what ``grant`` spends had not been refused."""
+        """Return the memory without the refusal of ``grant``."""
         others = {each: found for each, found in self.refusals.items() if each is not grant}
         return replace(self, refusals=others)
 
     def refusal(self, grant: Grant, version_id: str, *, now: datetime) -> Refusal | None:
-        """Return why ``grant`` is not to be tried with what ``version_id`` holds, if it is not.
+        """Return why ``grant`` must not be tried with ``version_id`` now, or None if it may.
 
-        A refused sign-in is for good, until its secret changes; any other refusal is for an hour.
+        A refused sign-in counts until its secret changes; any other refusal counts for an hour.
         """
         found = self.refusals.get(grant)
         if found is None or found.version_id != version_id:
@@ -176,9 +175,9 @@ class RunMemory:
         return found
 
     def of_session(self, version_id: str) -> Self:
-        """Return the memory, with what it has of the session's sign-in said of ``version_id``.
+        """Return the memory with its record of the sign-in moved to ``version_id``.
 
-        That is a version that a run wrote: the session is the same, its credential another one.
+        A run wrote that version: it is the same session with another credential.
         """
         refused = self.refusals.get(Grant.PASSWORD)
         moved = (
@@ -193,9 +192,9 @@ class RunMemory:
         )
 
     def of_new_session(self, version_id: str) -> Self:
-        """Return the memory, without what it has of another session's sign-in.
+        """Return the memory without its record of another session's sign-in.
 
-        ``version_id`` is a person's: that lifts every limit of the session before it.
+        A person put in ``version_id``, which lifts every limit of the session before it.
         """
         refused = self.refusals.get(Grant.PASSWORD)
         lifted = (
@@ -214,7 +213,7 @@ class RunMemory:
         )
 
     def to_json(self) -> str:
-        """Return it as one JSON object, without what is missing."""
+        """Return the memory as one JSON object, without the missing members."""
         members: dict[str, object] = {
             **_document(self),
             "refusals": {grant.value: _document(each) for grant, each in self.refusals.items()},
@@ -222,16 +221,16 @@ class RunMemory:
             "first_try": self.first_try and _document(self.first_try),
             "incident": self.incident and _document(self.incident),
         }
-        # An empty text says something: None is what says nothing.
+        # An empty text has a meaning; only None is missing.
         kept = {name: each for name, each in members.items() if each or isinstance(each, str)}
         return json.dumps(kept)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what ``to_json`` wrote, of this release or another one: unknown members are ignored.
+        """Read what ``to_json`` of this or another release wrote. Unknown members are ignored.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the text is something else.
         """
         try:
             members = json.loads(text)
@@ -290,7 +289,7 @@ def _plain(value: object) -> object:
 def _instant(seconds: object) -> datetime:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise TypeError
-    # Of other instants, some cannot be calculated with.
+    # Other instants may overflow in calculations.
     if not _FIRST_SECOND <= seconds < _LAST_SECOND:
         raise ValueError
     return datetime.fromtimestamp(seconds, UTC)
@@ -319,14 +318,14 @@ def _required(value: object) -> str:
 
 
 def _reason(value: object) -> str:
-    """Return a reason: an alert's subject may have it."""
+    """Return a reason that is safe in an alert's subject."""
     if not _REASON.fullmatch(_required(value)):
         raise ValueError
     return _required(value)
 
 
 def _message(value: object) -> str:
-    """Return a message as an alert may have it: one line, and not of any length."""
+    """Return a message that is safe in an alert: one line of limited length."""
     text = "".join(each if each.isprintable() else " " for each in _required(value))
     return text[:_LONGEST_MESSAGE]
 

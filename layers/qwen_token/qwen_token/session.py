@@ -1,4 +1,4 @@
-"""The session: the login that the keeper gets tokens with, and the grants that it is good for."""
+"""The session: the login with which the keeper gets tokens, and the grants."""
 
 import re
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ from typing import Final
 
 from .errors import SessionMalformedError, forgets_locals
 
-# Visible ASCII without quotes, comma and semicolon: only these ever reach a Cookie header.
+# Visible ASCII without quotes, comma and semicolon: nothing else ever reaches a Cookie header.
 _CREDENTIAL: Final = re.compile(r"[!#-&(-+\--:<-~]{1,16384}")
 _SPACE: Final = re.compile(r"\s")
-# Half a character, as JSON's escapes can spell it: nothing can encode it.
+# Half a surrogate pair, which JSON's escapes can express, and which cannot be encoded.
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
 class Grant(StrEnum):
-    """A way to the next token, by OAuth 2.0's word."""
+    """A way to get the next token (OAuth 2.0's word)."""
 
     EXCHANGE = "exchange"
     REFRESH_TOKEN = "refresh_token"  # noqa: S105 - OAuth's name of a grant
@@ -25,13 +25,13 @@ class Grant(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What the keeper may get tokens with: a refresh credential, or an e-mail and its password.
+    """What the keeper gets tokens with: a refresh credential, or e-mail and password, or both.
 
-    ``expires_at`` is the credential's: aware, UTC, or None where it is not known. ``account`` is
-    the account that the login belongs to, once that is known.
+    ``expires_at`` is the credential's: aware, UTC, or None if unknown. ``account`` is the login's
+    account, once that is known.
 
     Raises:
-        SessionMalformedError: a field could not be sent or stored as it is.
+        SessionMalformedError: a field cannot be sent or stored as it is.
     """
 
     refresh_token: str | None = field(default=None, repr=False)
@@ -64,10 +64,10 @@ class Session:
         return f"Session({hidden}, expires_at={expires_at}, account={self.account!r})"
 
 
-# The constructor's arguments are secrets as well.
+# The constructor's arguments are secrets, too.
 Session.__init__ = forgets_locals(Session.__init__)  # type: ignore[method-assign]
 
 
 def is_credential(text: str) -> bool:
-    """Return whether a refresh credential can travel in a Cookie header as it is."""
+    """Return whether a refresh credential can be sent in a Cookie header as it is."""
     return _CREDENTIAL.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""The session secret: what only the keeper reads; a credential that changed is kept at once."""
+"""The session secret, which only the keeper reads. A changed credential is stored at once."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class SessionStore:
-    """One session secret. Every method raises StoreError where Secrets Manager refuses or fails.
+    """One session secret. Every method raises StoreError if Secrets Manager refuses or fails.
 
-    ``client`` is boto3's for Secrets Manager, made with ``AWS_CONFIG``.
+    ``client`` is boto3's for Secrets Manager, created with ``AWS_CONFIG``.
     """
 
     def __init__(self, client: "SecretsManagerClient", secret_id: str) -> None:
@@ -26,26 +26,26 @@ class SessionStore:
 
     @forgets_locals
     def read(self) -> StoredSession | None:
-        """Return what is current, or None where the secret has no value.
+        """Return the current session, or None if the secret has no value.
 
         Raises:
-            SessionMalformedError: what it holds is not a login that can be read.
+        SessionMalformedError: its value is not a readable login.
         """
         with translated(f"read the session secret {self.secret_id}"):
             try:
                 answer = self._versions.current()
             except self._versions.not_found:
-                # Either there is no value or no secret: asking for labels fails for the second.
+                # Either there is no value, or there is no secret: then reading the labels fails.
                 self._versions.labels()
                 return None
         return stored_in(answer)
 
     @forgets_locals
     def keep(self, session: Session, *, over: StoredSession) -> StoredSession | None:
-        """Write ``session`` in the place of ``over``; None where somebody put another one in.
+        """Replace ``over`` by ``session``; return None if somebody has put in another one.
 
-        It is staged first: a person's newer session wins, and a run that dies in between leaves
-        it for the next one to find.
+        It is staged first, so that a person's newer session wins, and so that the next run finds it
+        if this one dies.
         """
         text = rendered_session(session, over=over.text)
         with translated("stage the session's new credential"):
@@ -55,7 +55,7 @@ class SessionStore:
             with translated(step):
                 self._versions.make_current(version_id, over=over.version_id)
         except StoreError:
-            # A call that failed may have been carried out: it is the label that decides.
+            # A failed call may have been carried out: the label decides.
             with translated(step):
                 current = self._versions.current()["VersionId"]
             if current == over.version_id:
@@ -66,24 +66,24 @@ class SessionStore:
         return StoredSession(session, version_id, text, by_keeper=True)
 
     def _abandon(self, version_id: str) -> None:
-        """Take the label from a staged version that lost: no later run is to find it."""
+        """Remove the label from a staged version that lost, so that no later run finds it."""
         try:
             with translated("take the label from a session that lost"):
                 self._versions.detach(PENDING, version_id)
         except StoreError:
-            # Only a run that takes over would look there.
+            # Only a run that takes over a lease would look there.
             return
 
     def current_value(self) -> str | bytes:
-        """Return what is current, whatever it is; an empty text where there is nothing."""
+        """Return the current value, whatever it is; an empty text if there is none."""
         with translated(f"read the session secret {self.secret_id}"):
             return self._versions.current_value()
 
     @forgets_locals
     def left_behind(self, *, over: StoredSession) -> StoredSession | None:
-        """Return the session that a run staged after ``over`` was written, and could not promote.
+        """Return the session that a run staged after ``over`` was written but did not promote.
 
-        A person's session that was put in after that is the newer word: then there is none.
+        None if there is none, or if a person has put in a session after that.
         """
         with translated("look for a staged session"):
             answers = [
@@ -106,18 +106,18 @@ class SessionStore:
 
     @forgets_locals
     def put(self, session: Session, *, replace: bool = False) -> StoredSession:
-        """Make ``session`` current, whatever login is there now: for people.
+        """Make ``session`` current, whatever the secret holds now. For people, not for the keeper.
 
-        Other keys than the login's are kept, unless with ``replace``.
+        Keys that do not belong to a login are kept, unless ``replace`` is true.
 
         Raises:
-            SessionDocumentError: what else is there cannot be kept.
+            SessionDocumentError: the rest of the value cannot be kept.
         """
         over = "" if replace else self.current_value()
         if isinstance(over, bytes):
             raise _is_binary()
         text = rendered_session(session, over=over)
-        # The function, too, has to be able to read it.
+        # The function must be able to read it, too.
         parse_session(text, "")
         with translated("put the session in"):
             version_id = self._versions.write(text, label=CURRENT)["VersionId"]
@@ -129,10 +129,10 @@ def _is_binary() -> SessionDocumentError:
 
 
 def stored_in(answer: Mapping[str, Any]) -> StoredSession | None:
-    """Return the session that a version of a secret holds; None: an empty value.
+    """Return the session in a version of the secret, or None for an empty value.
 
     Raises:
-        SessionMalformedError: what it holds is not a login that can be read.
+    SessionMalformedError: its value is not a readable login.
     """
     if "SecretBinary" in answer:
         raise _is_binary()

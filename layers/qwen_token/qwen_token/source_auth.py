@@ -1,4 +1,4 @@
-"""What the auths for ``requests`` and for ``httpx`` have in common."""
+"""What the auths for ``requests`` and ``httpx`` share."""
 
 from typing import Self, Unpack
 
@@ -8,7 +8,7 @@ from .shared_token import SharedToken, Source, SourceOptions
 
 
 class SourceAuth:
-    """A source of tokens, and the origin that they are for; a library's own class does the rest."""
+    """A token source and the tokens' origin. Subclasses adapt it to an HTTP library."""
 
     def __init__(self, source: Source, *, base_url: str = BASE_URL) -> None:
         """Take tokens from ``source``, for the origin of ``base_url`` only.
@@ -27,7 +27,7 @@ class SourceAuth:
         return cls(SharedToken.of(secret_id, **options), base_url=base_url)
 
     def _through_a_proxy(self) -> ConfigError:
-        """Return the error for plain http that does not go straight to our origin."""
+        """Return the error for plain http to our origin through a proxy."""
         return ConfigError(
             f"the token for {self._origin} would go through a proxy in the clear: add "
             f"{self._origin.host} to NO_PROXY, and give the session no proxy for http"

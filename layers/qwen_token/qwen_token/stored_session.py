@@ -1,4 +1,4 @@
-"""The session secret's value, and what people paste: read as a session, written as an object."""
+"""The session secret's value and pasted logins: read as a session, written as a JSON object."""
 
 import re
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ from .tokens import (
     unwrapped,
 )
 
-# Without a name beside it, a string has to look like a random one: no address, no mark-up.
+# A string without a name must look random: not like an address or mark-up.
 _OPAQUE: Final = re.compile(r"(?!.*://)[\w.~+/=%:|!*$-]{20,16384}", re.ASCII)
-# An encrypted JWT's, which only its issuer can read.
+# The number of parts of an encrypted JWT, which only its issuer can read.
 _JWE_PARTS: Final = 5
 _QWEN: Final = re.compile(r"(?:.*\.)?qwen\.ai", re.IGNORECASE)
 
 _COOKIE: Final = "refresh_token"
 _OWN_KEYS: Final = frozenset({"refresh_token", "expires_at", "email", "password", "account"})
 _BROWSER_STATE: Final = ("cookies", "origins")
-# Of an object, with room for a credential that is longer than the one before it.
+# The longest object that leaves room for a longer credential.
 LONGEST: Final = MOST_BYTES - 4096
 _WHERE_IT_IS: Final = (
     "the credential is the cookie 'refresh_token', which is HttpOnly, so that document.cookie does "
@@ -48,10 +48,10 @@ _IS_CUT_OFF: Final = (
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A version of the session secret: its session, and the value that it was read from.
+    """A version of the session secret: its session, and the value from which it was read.
 
-    ``created_at`` is when it was written (None: not known), ``by_keeper`` whether the keeper wrote
-    it: only a person's version is a new login.
+    ``created_at`` is when it was written (None: unknown). ``by_keeper``: the keeper wrote it. Only
+    a person's version is a new login.
     """
 
     session: Session
@@ -61,23 +61,23 @@ class StoredSession:
     by_keeper: bool = False
 
     def is_known_newer(self, *, than: StoredToken) -> bool:
-        """Return whether it was written after a version of the token secret, for sure."""
+        """Return whether it was certainly written after a version of the token secret."""
         if self.created_at is None or than.created_at is None:
             return False
         return self.created_at > than.created_at
 
     @property
     def holds_more(self) -> bool:
-        """Whether a bare login in the place of the value would lose more than a login."""
+        """Whether overwriting the value with a bare login would lose more than a login."""
         return holds_more(self.text)
 
 
-# What a secret without a session holds: the token is its own login.
+# For a secret without a session: the token is its own login.
 NO_SESSION: Final = StoredSession(Session(), "", "")
 
 
 def expiry_of_credential(raw: str) -> datetime | None:
-    """Return when a credential that is a JWT says it ends; None where it does not say."""
+    """Return the expiry of a credential that is a JWT, or None if it names none."""
     claims = _claims(raw)
     return None if claims is None else instant(claims.get("exp"))
 
@@ -87,12 +87,12 @@ def parse_session(text: str, version_id: str) -> StoredSession:
     """Read the session secret's value: the JSON object, or a form that people paste.
 
     Raises:
-        SessionMalformedError: there is no login in it, or one that cannot be used as it is.
-        SessionDocumentError: it is so long that the next credential may not fit in.
+        SessionMalformedError: it has no login, or one that cannot be used as it is.
+        SessionDocumentError: it is so long that the next credential may not fit.
     """
     session = _session_in(read(text))
     if (size := size_of(text)) > LONGEST and _object_in(text) is not None:
-        # Before the credential is spent: the one that comes for it has to be kept.
+        # Checked before the credential is spent, because its successor must be stored.
         raise SessionDocumentError(
             f"the stored value is {size} bytes long, which leaves no room for the next credential: "
             "move other keys of it to another secret"
@@ -101,21 +101,21 @@ def parse_session(text: str, version_id: str) -> StoredSession:
 
 
 def holds_more(text: str) -> bool:
-    """Return whether a bare login in the place of this value would lose more than a login."""
+    """Return whether overwriting this value with a bare login would lose more than a login."""
     document = json_object(_object_in(text) or "")
     return not _is_alone(text) if document is None else not document.keys() <= _OWN_KEYS
 
 
 @forgets_locals
 def rendered_session(session: Session, *, over: str) -> str:
-    """Return the value that stores ``session`` in the place of the value ``over``.
+    """Return the value that replaces the value ``over`` and holds ``session``.
 
-    An object keeps its other keys, as they were written. Every other form in which people paste a
-    login is replaced by the plain object.
+    An object keeps its other keys as they were written. Any other pasted form is replaced by a
+    plain object.
 
     Raises:
-        SessionDocumentError: ``over`` holds something else, or the new value could not be read, or
-            would be longer than Secrets Manager stores. Nothing may be dropped silently.
+        SessionDocumentError: ``over`` holds something else that would be lost, or the new value
+        would be unreadable or too long for Secrets Manager.
     """
     expires_at = None if session.refresh_token is None else session.expires_at
     members: dict[str, str | int | None] = {
@@ -135,19 +135,19 @@ def rendered_session(session: Session, *, over: str) -> str:
         return replace_members("{}", members)
     _require_keys_of_their_own(json_object(around) or {})
     if isinstance(read(around), list):
-        # A browser's state, as Playwright exports it, is a login as people paste it.
+        # A browser's state, as Playwright exports it, is a pasted form of a login.
         members |= dict.fromkeys(_BROWSER_STATE)
     return _require_readable(replace_members(around, members))
 
 
 def _object_in(text: str) -> str | None:
-    """Return the JSON object that a value is, without quotes around it; None: it is not one."""
+    """Return the value's JSON object, without quotes around it, or None if it is not an object."""
     forms = (text, text.strip(SURROUNDINGS))
     return next((form for form in forms if json_object(form) is not None), None)
 
 
 def _is_alone(text: str) -> bool:
-    """Return whether a value that is not an object is a login as people paste it, or one word."""
+    """Return whether a value that is not an object is a pasted login or a single word."""
     if stands_alone(text) or is_command(text):
         return True
     try:
@@ -158,7 +158,7 @@ def _is_alone(text: str) -> bool:
 
 
 def _require_keys_of_their_own(document: Mapping[str, object]) -> None:
-    """Require that nothing but a login is lost with the values that are replaced."""
+    """Require that the values to be replaced hold nothing but a login."""
     for key in _OWN_KEYS:
         value = document.get(key)
         if isinstance(value, dict | list) or (key == _COOKIE and not _may_go(value)):
@@ -190,13 +190,13 @@ def _require_readable(text: str) -> str:
 
 @forgets_locals
 def recognise(text: str) -> Token | Session:
-    """Return what a person pasted: a token that is its own login, or a session.
+    """Return the login that a person pasted: a token that is its own login, or a session.
 
-    Where there is both, the session is returned: it is what the site issues today.
+    If the text has both, return the session, which is what the site issues today.
 
     Raises:
-        TokenMalformedError: a token that is cut off, or has no believable expiry.
-        SessionMalformedError: anything else that is no login, an access token included.
+        TokenMalformedError: a token that was cut off or has no valid expiry.
+        SessionMalformedError: anything else that is not a login; also an access token.
     """
     pasted = read(text)
     if isinstance(pasted, str):
@@ -218,10 +218,10 @@ def _recognised(raw: str) -> Token | Session:
         if _is_cut_off(raw):
             raise TokenMalformedError(_IS_CUT_OFF)
         return _of_credential(_bare(raw))
-    # Both kinds are JWTs, or may be. What a token says of its kind decides; a credential that
-    # says nothing is known by having no account, without which nothing could serve as a token.
-    # A credential with an account and no word of its kind is taken for a token: the API refuses
-    # it before it is stored, and under its own name (refresh_token=…) it is always a credential.
+    # Both kinds may be JWTs. The claim of its kind decides. Without that claim, a JWT without an
+    # account is a credential, because it could not serve as a token.
+    # A credential with an account but without the claim is taken for a token: the API refuses it
+    # before it is stored. Under its own name (refresh_token=…) it is always a credential.
     if is_access_token(claims) or _says_refresh(claims) or account_of(claims) is None:
         return _of_credential(raw)
     return decode_token(raw)
@@ -263,9 +263,9 @@ def _of_object(document: Mapping[str, object]) -> Session:
 
 
 def _of_named(text: str) -> Session:
-    """Read what stands under the name of the credential: it alone, or a form that carries it."""
+    """Read the value under the credential's name: the credential, or a form that contains it."""
     if is_credential(text) and not text.startswith(f"{_COOKIE}="):
-        # To the letter: this is how the keeper itself stores it.
+        # Unchanged: the keeper itself stores it in this form.
         return _of_credential(text)
     pasted = read(text)
     if isinstance(pasted, dict):
@@ -277,7 +277,7 @@ def _of_cookies(cookies: list[Cookie]) -> Session:
     candidates = [cookie for cookie in cookies if cookie.name == _COOKIE]
     if not candidates:
         raise SessionMalformedError(f"there is no cookie 'refresh_token' in it: {_WHERE_IT_IS}")
-    # A browser may hold several: of the sign-in host, of the domain, and of other sites.
+    # A browser may hold several: the sign-in host's, the domain's, and other sites'.
     best = max(candidates, key=lambda cookie: (_is_qwens(cookie), _life(cookie)))
     return _of_credential(best.value, best.expires_at)
 
@@ -293,9 +293,9 @@ def _of_credential(raw: str, expires_at: datetime | None = None) -> Session:
 
 
 def _bare(raw: str) -> str:
-    """Require that a value without a name looks like a credential."""
+    """Return a value without a name, if it looks like a credential."""
     if _claims(raw) is None:
-        # With a name beside it, a random string may well have a single dot.
+        # Only with a name may a credential have a single dot.
         if _is_cut_off(raw) or re.fullmatch(r"[\w-]+\.[\w-]+", raw, re.ASCII):
             raise SessionMalformedError(_IS_CUT_OFF)
         if not raw:
@@ -308,7 +308,7 @@ def _bare(raw: str) -> str:
 
 
 def _is_cut_off(raw: str) -> bool:
-    """Return whether a value that cannot be decoded has a part that begins like a JWT's."""
+    """Return whether an undecodable value has a part that begins like a JWT's."""
     parts = raw.split(".")
     return len(parts) != _JWE_PARTS and any(part.startswith("eyJ") for part in parts)
 

@@ -1,4 +1,4 @@
-"""A stored value: the bare token, or a JSON object around it; the shape found is the shape kept."""
+"""A stored value: the bare token, or a JSON object around it. Its shape is kept."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,18 +8,18 @@ from .document import begins_like_object, json_object, replace_members
 from .errors import TokenDocumentError, TokenMalformedError, TokenMissingError, forgets_locals
 from .tokens import Token, decode_token, stands_alone
 
-# Secrets Manager's limit of a value.
+# Secrets Manager's limit for a value.
 MOST_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
-    """A version of what is stored: its token, and the value that it was read from.
+    """A version of the token secret: its token, and the value from which it was read.
 
-    ``written_at`` (aware, UTC) is when the keeper wrote this version; it is None where somebody
-    else did, or where that is not known. ``created_at`` is when anybody wrote it, where that is
-    known. ``is_rejected`` says that the API called the token dead, and that no other one could be
-    put in its place yet. None of these makes another version of it, so they are not compared.
+    ``written_at`` (aware, UTC) is when the keeper wrote this version; None if somebody
+    else did, or if that is unknown. ``created_at`` is when anybody wrote it, if known.
+    ``is_rejected``: the API called the token dead, and it could not be replaced yet. These do not
+    identify a version, so they are not compared.
     """
 
     token: Token
@@ -30,13 +30,13 @@ class StoredToken:
     is_rejected: bool = field(default=False, compare=False)
 
     def is_newer(self, *, than: "StoredToken") -> bool:
-        """Return whether it was written after another version, as far as that is known."""
+        """Return whether it was written after another version, as far as is known."""
         if self.created_at is None or than.created_at is None:
             return True
         return self.created_at > than.created_at
 
     def is_known_newer(self, *, than: "StoredToken") -> bool:
-        """Return whether it was written after another version for sure: not in the same second."""
+        """Return whether it was certainly written after another version: not in the same second."""
         is_dated = self.created_at is not None and than.created_at is not None
         return is_dated and self.is_newer(than=than)
 
@@ -47,8 +47,8 @@ def parse(text: str, version_id: str, *, written_at: datetime | None = None) -> 
 
     Raises:
         TokenMissingError: it is empty, or an object without a token.
-        TokenMalformedError: what it holds is not a token.
-        TokenDocumentError: it begins like an object, but cannot be read as one.
+        TokenMalformedError: its content is not a token.
+        TokenDocumentError: it begins like an object, but cannot be parsed as one.
     """
     if not text.strip():
         raise TokenMissingError("the stored value is empty")
@@ -69,20 +69,19 @@ def parse(text: str, version_id: str, *, written_at: datetime | None = None) -> 
 
 
 def holds_more(text: str) -> bool:
-    """Return whether a bare token in the place of this value would lose a shape, or other keys."""
+    """Return whether overwriting this value with a bare token would lose its shape or keys."""
     return begins_like_object(text) or not stands_alone(text)
 
 
 @forgets_locals
 def rendered(token: Token, *, over: str) -> str:
-    """Return the value that puts ``token`` in the place of the value ``over``, in its shape.
+    """Return the value that replaces the value ``over`` and holds ``token``, in the same shape.
 
-    Of a JSON object, every other key stays as it was written.
+    Every other key of a JSON object stays as it was written.
 
     Raises:
         TokenDocumentError: ``over`` holds more than a token, and that cannot be kept: it is not a
-            JSON object, or the new value would be longer than Secrets Manager stores. Nothing may
-            be dropped silently.
+        JSON object, or the new value would be too long for Secrets Manager.
     """
     text = _around(token, over) if holds_more(over) else token.raw
     size = size_of(text)
@@ -95,8 +94,8 @@ def rendered(token: Token, *, over: str) -> str:
 
 
 def size_of(text: str) -> int:
-    """Return how many bytes a value takes."""
-    # Half a surrogate pair counts as well: such a text cannot be encoded otherwise.
+    """Return the size of a value in bytes."""
+    # With surrogatepass, because half a surrogate pair cannot be encoded otherwise.
     return len(text.encode(errors="surrogatepass"))
 
 

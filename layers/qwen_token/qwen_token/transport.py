@@ -1,6 +1,6 @@
-"""HTTP with a deadline: send one request, and return the reply, whatever the other side does.
+"""HTTP with a deadline: send one request and return the reply, whatever the server does.
 
-What a reply means is not decided here: see ``replies``.
+``replies`` decides what a reply means.
 """
 
 import socket
@@ -35,35 +35,36 @@ from .library_logs import guard_library_logs
 from .origin import SAFE_URL, is_safe_url
 from .replies import PASSING_STATUSES, Reply, http_date, retry_after
 
-# Every answer of this API has a new token in its cookie.
+# Any answer may set a new token as a cookie, which these libraries log.
 guard_library_logs()
 
-# A real answer has about 5 kB.
+# The API's own answers have about 5 kB.
 _MAX_BODY: Final = 1024 * 1024
 _CHUNK: Final = 64 * 1024
 
 _CONNECT_TIMEOUT: Final = 3.0
 _READ_TIMEOUT: Final = 10.0
-# An attempt that has less than this is not worth starting.
+# No attempt is started with less time than this.
 _SHORTEST_ATTEMPT: Final = 1.0
-# A thread that was cut off ends at once, unless it is looking up a name, or still parsing what it
-# had read before.
+# A thread whose socket was cut ends at once, unless it is looking up a name or still parsing
+# what it had read before.
 _CUT_OFF_TIME: Final = 0.5
 
 _RETRIES: Final = 3
 _BACKOFF_FACTOR: Final = 0.5
 _BACKOFF_JITTER: Final = 0.5
-# Between two attempts of one call. Where a ``Retry-After`` asks for more, there is no second one.
+# The longest pause between two attempts of a call. If ``Retry-After`` names a longer one, there is
+# no second attempt.
 _LONGEST_WAIT: Final = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to send. Its headers and its body may hold secrets; its URL is shown, so may not.
+    """A request to send. Its headers and body may hold secrets; its URL, which is shown, must not.
 
-    ``json`` is sent as the body, unless it is None. A cookie goes into ``headers``, as ``Cookie``:
-    nothing is kept from one request to the next. ``repeatable`` is false where the request spends
-    something that may be good for one use only.
+    ``json`` is sent as the body, unless it is None. Cookies go into ``headers``, as ``Cookie``;
+    there is no cookie jar. ``repeatable`` is false if the request spends something that may be
+    valid for one use only.
     """
 
     url: str
@@ -78,19 +79,19 @@ def send(request: Request, *, within: timedelta) -> Reply:
     """Send ``request``, with its retries, and return the last reply, in at most ``within``.
 
     No redirect is followed, no proxy is used for plain http, and no more than 1 MiB of a body is
-    read. A GET is repeated after a broken connection or a status that may pass (see ``replies``); a
-    POST, and what is not ``repeatable``, only where no connection was made: the server may have
-    acted on it.
+    read. A GET is repeated after a broken connection or a status that may pass (see ``replies``). A
+    POST, and a request that is not ``repeatable``, is repeated only if no connection was made,
+    because the server may have acted on it.
 
     Raises:
-        UpstreamUnavailableError: no complete reply came in time, for whatever reason.
+        UpstreamUnavailableError: no complete reply came in time.
         UpstreamUnexpectedError: the reply's body is too long.
         NetworkConfigError: the environment names a proxy or a CA bundle that cannot be used.
-        ConfigError: the address is not one that a secret may be sent to.
+        ConfigError: no secret may be sent to the address.
     """
     # A socket's timeout bounds the wait for the next byte only, and nothing bounds a name look-up.
-    # So a thread does the work, and its socket is shut down when time is up. Otherwise that thread
-    # would go on, run after run, for as long as a server keeps dripping.
+    # So a thread does the work, and its socket is shut down when time is up. Without that, the
+    # thread would live on for as long as a server keeps dripping bytes.
     if not is_safe_url(request.url.partition("?")[0]):
         raise ConfigError(f"nothing was sent: the address should be {SAFE_URL}")
     seconds = within.total_seconds()
@@ -121,12 +122,12 @@ def send(request: Request, *, within: timedelta) -> Reply:
         raise UpstreamUnavailableError(f"the API gave no complete answer within {seconds:.0f} s")
     if replies:
         return replies[0]
-    # Without the cause: it quotes what the server sent, and so perhaps a token.
+    # Without the cause, which quotes the server's bytes and so perhaps a token.
     raise _translated(failures[0], request.url)
 
 
 def _translated(error: BaseException, url: str) -> BaseException:
-    """Return what is raised for whatever requests, and what it calls, raised."""
+    """Translate an exception of requests, or of the code that it calls."""
     kind = type(error).__name__
     if isinstance(error, QwenTokenError) or not isinstance(error, Exception):
         return error
@@ -138,7 +139,7 @@ def _translated(error: BaseException, url: str) -> BaseException:
         )
         if is_about_files and (variable := unusable_ca_bundle(REQUESTS_CA_BUNDLES)):
             return NetworkConfigError(f"the CA bundle that {variable} names cannot be used")
-        # The URL itself was checked: what cannot be read, or is not known, is the proxy's.
+        # The URL itself was checked, so an invalid or unknown one is the proxy's.
         if isinstance(error, ValueError) and (variable := first_set(HTTPS_PROXIES)):
             return NetworkConfigError(f"the proxy that {variable} names cannot be used: {kind}")
     return UpstreamUnavailableError(f"the API could not be reached, or broke off: {kind}")
@@ -154,14 +155,14 @@ def _send(request: Request, deadline: float, lifeline: "_Lifeline") -> Reply:
         respect_retry_after_header=request.repeatable,
         backoff_factor=_BACKOFF_FACTOR,
         backoff_jitter=_BACKOFF_JITTER,
-        # The last reply is returned like any other.
+        # The last reply is returned even after a status that may pass.
         raise_on_status=False,
         deadline=deadline,
     )
     seconds = deadline - time.monotonic()
     with _Redirectless() as session:
         # Plain http goes to this machine only, and a proxy would see the token. For https, a proxy
-        # of the environment is a tunnel.
+        # is only a tunnel.
         session.trust_env = request.url.startswith("https:")
         for scheme in ("https://", "http://"):
             session.mount(scheme, _Adapter(lifeline, max_retries=retry))
@@ -197,13 +198,13 @@ def _date_of(headers: Mapping[str, str]) -> datetime:
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Leave the headers alone: without an ``auth``, requests puts in what ~/.netrc says."""
+    """Leave the headers alone. Without an ``auth``, requests would add the one from ~/.netrc."""
     return request
 
 
 class _Redirectless(requests.Session):
-    """A session that sees no redirect in any reply: where it sees one, requests reads the body to
-    its end and parses the target, followed or not.
+    """A session that sees no redirect in any reply. Otherwise requests would read a redirect's
+    body to its end and parse its target, even without following it.
     """
 
     def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests' own signature
@@ -211,8 +212,8 @@ class _Redirectless(requests.Session):
 
 
 class _RetryUntil(Retry):
-    """Exponential backoff with jitter that gives up where its next wait would be too long, or would
-    pass a deadline.
+    """Exponential backoff with jitter that gives up if its next wait would be too long or pass the
+    deadline.
     """
 
     def __init__(self, *, deadline: float, **kwargs: Any) -> None:
@@ -234,16 +235,16 @@ class _RetryUntil(Retry):
         wait = asked if asked is not None else successor.get_backoff_time() + _BACKOFF_JITTER
         is_too_long = wait > _LONGEST_WAIT.total_seconds()
         if is_too_long or time.monotonic() + wait + _SHORTEST_ATTEMPT > self._deadline:
-            # Where there was a reply, urllib3 returns that instead.
+            # If there was a reply, urllib3 returns that instead.
             raise MaxRetryError(kwargs["_pool"], args[1], kwargs.get("error"))
         if response is not None:
-            # urllib3 would read the refused reply to its end, however long, to save a connection.
+            # Otherwise urllib3 would read the reply to its end, however long, to reuse the connection.
             response.close()
         return successor
 
 
 class _Lifeline:
-    """The socket that a sender is using, so that another thread can shut it down."""
+    """The socket of a sending thread, for another thread to shut down."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -251,23 +252,23 @@ class _Lifeline:
         self._cut = False
 
     def hold(self, connected: socket.socket) -> socket.socket:
-        """Take the next socket in use, in place of the one before."""
+        """Take the sender's next socket, which replaces the one before."""
         with self._lock:
             self._release()
             if self._cut:
-                # Time was up before the connection was made, and nobody waits for it.
+                # Time was up before the connection was made.
                 connected.close()
                 raise TimeoutError
-            # A handle of its own: TLS takes the socket itself away from whoever has it.
+            # A duplicate, because TLS detaches the socket object that it wraps.
             self._socket = connected.dup()
         return connected
 
     def cut(self) -> None:
-        """End all reading and writing, and let none begin again."""
+        """End all reading and writing, and prevent any more."""
         with self._lock:
             self._cut = True
             if self._socket is not None:
-                with suppress(OSError):  # the other side may have closed it
+                with suppress(OSError):  # the server may have closed it
                     self._socket.shutdown(socket.SHUT_RDWR)
             self._release()
 
@@ -278,7 +279,7 @@ class _Lifeline:
 
 
 class _Adapter(HTTPAdapter):
-    """Hands every socket to the lifeline, before the first byte goes to a proxy or into TLS."""
+    """Hands each socket to the lifeline before the first byte goes to a proxy or into TLS."""
 
     def __init__(self, lifeline: _Lifeline, *, max_retries: Retry) -> None:
         self._lifeline = lifeline
@@ -289,7 +290,7 @@ class _Adapter(HTTPAdapter):
         lifeline, kind = self._lifeline, pool.ConnectionCls
 
         class Connection(kind):  # type: ignore[misc,valid-type] # plain or TLS
-            # A program that turns http.client's on would have headers and bodies printed.
+            # Otherwise http.client would print headers and bodies in a program that debugs it.
             debuglevel = 0
 
             def _new_conn(self) -> socket.socket:

@@ -1,7 +1,7 @@
 """The grants: the ways to the next token, one module each.
 
-Which of them is tried, and in what order, is decided in ``policy``. What imports requests is in the
-modules: a run that needs none of them does not pay for that.
+``policy`` decides which of them are tried, and in what order. Only the modules import requests, so
+a run that needs no grant does not pay for that.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from qwen_token.tokens import Token
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What a grant may spend: the token that is current, and the session beside it."""
+    """What a grant may spend: the current token, and the session beside it."""
 
     token: Token | None
     session: Session
@@ -23,11 +23,11 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a grant gave: the successor, and the refresh credential, where one came.
+    """What a grant returned: the successor, and the refresh credential if there is one.
 
-    ``refresh_token_expires_at`` is None where nothing says when that one ends. ``fault`` is what is
-    wrong with an answer that has a credential, but no token: that credential is kept all the same,
-    because the one before it may be spent.
+    ``refresh_token_expires_at`` is None if unknown. ``fault`` says what is wrong with an answer
+    that has a credential but no token. That credential is stored nevertheless, because the one
+    before it may be spent.
     """
 
     token: Token | None
@@ -47,14 +47,14 @@ class Granted:
 
 
 class TokenSource(Protocol):
-    """One grant. It spends a login once, and never tries it again by itself."""
+    """One grant. It spends a login once, and never repeats that by itself."""
 
     def obtain(self, login: Login, *, within: timedelta) -> Granted:
-        """Return the next token, which is not yet to be trusted.
+        """Return the next token, which is not verified yet.
 
         Raises:
-            TokenRejectedError, SessionRejectedError, SignInRefusedError: the API says that what was
-                spent is dead.
+        TokenRejectedError, SessionRejectedError, SignInRefusedError: the API says that what was
+        spent is dead.
             WrongAccountError: the API answered for a guest.
             UpstreamError: one of its kinds; whether what was spent is alive is unknown.
             ConfigError: the host refuses the request for its headers.

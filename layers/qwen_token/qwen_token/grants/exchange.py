@@ -1,4 +1,4 @@
-"""``exchange``: a token is traded for the next one, by ``GET {ApiBaseUrl}/api/v1/auths/``."""
+"""``exchange``: exchange a token for the next one, by ``GET {ApiBaseUrl}/api/v1/auths/``."""
 
 from datetime import timedelta
 from typing import Protocol
@@ -10,21 +10,21 @@ from . import Granted, Login
 
 
 class TokenApi(Protocol):
-    """The API that tokens are for; ``QwenApi`` says what each call promises."""
+    """The API that tokens are for; ``QwenApi`` documents each call."""
 
     def refresh(self, token: Token, *, within: timedelta) -> Token: ...
     def verify(self, token: Token, *, within: timedelta) -> str: ...
 
 
 class Exchange:
-    """Trades the current token. Never an access token: those are not for trading."""
+    """Exchanges the current token, but never an access token."""
 
     def __init__(self, api: TokenApi) -> None:
         self._api = api
 
     @forgets_locals
     def obtain(self, login: Login, *, within: timedelta) -> Granted:
-        """Trade the login's token for its successor.
+        """Exchange the login's token for its successor.
 
         Raises:
             TokenRejectedError: the API says that the token is dead.

@@ -1,4 +1,4 @@
-"""The hosts of a login, and the grant that speaks to each."""
+"""The hosts of a login, and the grants that use them."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ from .sign_in_host import SignInHost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hosts:
-    """The hosts of a login, and what they are told of who asks.
+    """The hosts of a login, and the headers for them.
 
-    ``auth_base_url`` is empty where the API is an Open WebUI server, which signs in itself.
+    ``auth_base_url`` is empty if the API is an Open WebUI server, which signs in itself.
     """
 
     api_base_url: str = BASE_URL

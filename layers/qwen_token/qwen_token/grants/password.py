@@ -15,7 +15,7 @@ _PATH: Final = "/api/v2/auths/signin"
 
 
 class HostSignIn:
-    """Signs in at Qwen's sign-in host: the password travels as its SHA-256."""
+    """Signs in at Qwen's sign-in host, which gets the password as its SHA-256."""
 
     def __init__(self, host: SignInHost) -> None:
         self._host = host
@@ -42,7 +42,7 @@ class HostSignIn:
 
 
 class OpenWebUISignIn:
-    """Signs in at an Open WebUI server, which takes the password as it is."""
+    """Signs in at an Open WebUI server, which gets the password in plain."""
 
     def __init__(self, api: QwenApi) -> None:
         self._api = api

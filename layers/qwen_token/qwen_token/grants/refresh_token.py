@@ -1,4 +1,4 @@
-"""``refresh_token``: Qwen's sign-in host gives an access token for the credential in a cookie."""
+"""``refresh_token``: Qwen's sign-in host issues an access token for the credential in a cookie."""
 
 from datetime import timedelta
 
@@ -10,14 +10,14 @@ from .sign_in_host import REFRESH_PATH, SignInHost
 
 
 class RefreshToken:
-    """Spends the session's refresh credential, which may be good for one use only."""
+    """Spends the session's refresh credential, which may be valid for one use only."""
 
     def __init__(self, host: SignInHost) -> None:
         self._host = host
 
     @forgets_locals
     def obtain(self, login: Login, *, within: timedelta) -> Granted:
-        """Get an access token, and the credential that takes the place of the spent one, if any.
+        """Get an access token, and the credential that replaces the spent one, if any.
 
         Raises:
             SessionRejectedError: the sign-in host says that the credential is dead.
@@ -31,7 +31,7 @@ class RefreshToken:
         request = Request(
             self._host.base_url + REFRESH_PATH,
             headers={**self._host.headers(), "Cookie": f"refresh_token={credential}"},
-            # A repeated one might be the second use of a credential that is good for one.
+            # A repeated request could be the second use of a single-use credential.
             repeatable=False,
         )
         return self._host.read(send(request, within=within), refusal=SessionRejectedError)

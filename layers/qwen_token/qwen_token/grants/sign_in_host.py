@@ -1,4 +1,4 @@
-"""Qwen's sign-in host: the headers that it asks for, and what its answers grant."""
+"""Qwen's sign-in host: the headers that it requires, and what its answers grant."""
 
 import re
 import uuid
@@ -21,16 +21,16 @@ from qwen_token.tokens import Token, instant, issued_token
 
 from . import Granted
 
-# With /api in front: without it the load balancer answers 502.
+# With /api in front; without it, the load balancer answers 502.
 REFRESH_PATH: Final = "/api/v2/auths/refresh"
 
 _COOKIE: Final = "refresh_token"
-# Of other widths there is no number of seconds that means anything.
+# More digits than this are not a sensible number of seconds.
 _MAX_AGE: Final = re.compile(r"-?[0-9]{1,12}")
 
 
 class SignInHost:
-    """The host at ``base_url``; ``site`` is the web client's own address, which it wants to see."""
+    """The host at ``base_url``; ``site`` is the web client's address, which the host requires."""
 
     def __init__(self, base_url: str, *, site: str, web_version: str, user_agent: str) -> None:
         self.base_url = base_url.rstrip("/")
@@ -39,7 +39,7 @@ class SignInHost:
         self._user_agent = user_agent
 
     def headers(self) -> dict[str, str]:
-        """Return the headers of one request: all that the host asks for, none that fakes more."""
+        """Return the headers of one request: those that the host requires, and no faked ones."""
         return {
             "Accept": "application/json",
             "Content-Type": "application/json",
@@ -50,12 +50,12 @@ class SignInHost:
             "Referer": f"{self._site}/",
             "x-request-origin": self._site,
             "X-Request-Id": str(uuid.uuid4()),
-            # As JavaScript's Date prints it, wherever this runs: not by the locale's names.
+            # As JavaScript's Date prints it, with English names in any locale.
             "Timezone": _javascript_date(datetime.now(UTC)),
         }
 
     def read(self, reply: Reply, *, refusal: type[QwenTokenError]) -> Granted:
-        """Return what an answer grants: a credential also where it has no token.
+        """Return what an answer grants: a credential even if there is no token.
 
         Raises:
             refusal: the host says that what was spent is dead.
@@ -81,7 +81,7 @@ class SignInHost:
     def _credential(
         self, reply: Reply, data: Mapping[str, object]
     ) -> tuple[str | None, datetime | None]:
-        """Return the credential that came, and when it ends: the body's wins over the cookie's."""
+        """Return the new credential and its expiry: the body's wins over the cookie's."""
         said = data.get(_COOKIE)
         in_body = said if isinstance(said, str) and is_credential(said) else None
         in_cookie, cookie_ends_at = self._cookie(reply)
@@ -90,13 +90,13 @@ class SignInHost:
             return None, None
         ends_at = expiry_of_credential(credential)
         if ends_at is None and in_cookie is not None:
-            # Also of one that the body has in another form: it is the same login's.
+            # The cookie's expiry also holds for the body's credential, which is of the same login.
             ends_at = cookie_ends_at
         return credential, ends_at
 
     def _cookie(self, reply: Reply) -> tuple[str | None, datetime | None]:
-        """Return the cookie that a browser would send to the host after this reply, and its end."""
-        # Each domain and path has one of its own, and a deletion takes that one away.
+        """Return the cookie that a browser would send after this reply, and its expiry."""
+        # Each domain and path has its own cookie, and a deletion removes only that one.
         kept: dict[tuple[str, str], tuple[str, datetime | None]] = {}
         for line in reply.values("Set-Cookie"):
             pair, *rest = line.split(";")
@@ -116,13 +116,13 @@ class SignInHost:
         return list(kept.values())[-1] if kept else (None, None)
 
     def _is_for_refresh(self, domain: str, path: str) -> bool:
-        """Return whether a cookie for ``domain`` and ``path`` goes along with a refresh."""
+        """Return whether a cookie for ``domain`` and ``path`` is sent with a refresh."""
         parts = urlsplit(self.base_url + REFRESH_PATH)
         host = parts.hostname or ""
-        # A stand-in on this machine speaks as Qwen's host does.
+        # A stand-in on this machine sets cookies as Qwen's host does.
         if domain and not is_loopback(host) and not f".{host}".endswith(f".{domain}"):
             return False
-        # Without a path, it is that of the request, which is beside the refresh.
+        # Without a path, it is the request's folder, which is also the refresh's.
         return not path.startswith("/") or f"{parts.path}/".startswith(f"{path.rstrip('/')}/")
 
 
@@ -134,15 +134,15 @@ def _access_token(data: Mapping[str, object]) -> Token:
 
 
 def _attributes(parts: list[str]) -> Mapping[str, str]:
-    """Return a cookie's attributes by their names in lower case."""
+    """Return a cookie's attributes, by lower-case name."""
     pairs = (each.partition("=") for each in parts)
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
 def _cookie_end(attributes: Mapping[str, str], now: datetime) -> tuple[bool, datetime | None]:
-    """Return whether a cookie lives, and until when (None: not known).
+    """Return whether a cookie is alive, and its expiry (None: unknown).
 
-    ``Max-Age`` wins over ``Expires``, as RFC 6265 has it. One whose end is over is a deletion.
+    ``Max-Age`` wins over ``Expires`` (RFC 6265). An expired cookie is a deletion.
     """
     max_age = attributes.get("max-age", "")
     date = parsedate_tz(attributes.get("expires", ""))
