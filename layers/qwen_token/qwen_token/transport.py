@@ -238,7 +238,7 @@ class _RetryUntil(Retry):
             # If there was a reply, urllib3 returns that instead.
             raise MaxRetryError(kwargs["_pool"], args[1], kwargs.get("error"))
         if response is not None:
-            # Otherwise urllib3 would read the reply to its end, however long, to reuse the connection.
+            # urllib3 would read the reply to its end, however long, to reuse the connection.
             response.close()
         return successor
 
