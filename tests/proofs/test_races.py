@@ -61,7 +61,7 @@ class Kind:
         """Log in: return a token that the sandbox's login did not give."""
         left = self.due if is_due else self.fresh
         if self.session is None:
-            return sandbox.mint(left=left)
+            return sandbox.mint(left=left, line=PERSON)
         # One whose lifetime nobody knows is due.
         return sandbox.qwen.issue_access_token(lifetime=left, has_iat=not is_due)
 
@@ -231,7 +231,8 @@ def hold_race_with_a_token(sandboxes: Sandboxes, kind: Kind, held: Round) -> Cou
     with sandboxes.sandbox(left=kind.due, session=kind.session) as sandbox:
         first = labelled(CURRENT, sandbox.versions())
         # A late run would refresh one that is due.
-        theirs = kind.mint(sandbox, is_due=not held.is_first and held.luck.random() < 0.5)
+        is_due = not held.is_first and held.luck.random() < 0.5
+        theirs = kind.mint(sandbox, is_due=is_due)
         put: list[str] = []
         crowd = held.crowd(meanwhile=lambda: put.append(sandbox.put(theirs)))
         crowd.surround(sandbox, kind.api)
@@ -247,6 +248,8 @@ def hold_race_with_a_token(sandboxes: Sandboxes, kind: Kind, held: Round) -> Cou
             assert previous.version_id == (winners[0] if winners else first.version_id)
         else:
             # A run has refreshed what the person put in; another one perhaps what was there before.
+            assert is_due
+            assert kind.session is not None or sandbox.line() == PERSON
             assert current.version_id in winners
             assert len(winners) <= 2
             assert token_in(previous.text) == theirs

@@ -183,6 +183,7 @@ class SimulatedLife:
         self._sign_in_from = self.now
         self._answer_lost = False
         self._is_heard_of = False
+        self._broken: InvariantError | None = None
         self._clients = self._wired()
         self.log_in()
 
@@ -493,6 +494,8 @@ class SimulatedLife:
         finally:
             self._runs.pop()
             handler.metrics.clear_metrics()
+        if self._broken is not None:
+            raise self._broken
         outcome = str(result.get("outcome", "died" if own.died else "failed"))
         self.tally.counts[f"outcome {outcome}"] += 1
         is_failure = outcome in {"failed", "retrying", "died"}
@@ -719,7 +722,11 @@ class SimulatedLife:
 
     def _check(self, holds: bool, invariant: str) -> None:  # noqa: FBT001 - reads like assert
         if not holds:
-            raise InvariantError(f"{invariant}\n" + "\n".join(self.history[-self.shown :]))
+            history = "\n".join(self.history[-self.shown :])
+            # The first one is kept: what is raised in the middle of a run looks like trouble with
+            # AWS to that run.
+            self._broken = self._broken or InvariantError(f"{invariant}\n{history}")
+            raise self._broken
 
     def _stir(self) -> None:
         """Something happens: what is told from now on is news."""
@@ -904,8 +911,11 @@ class SimulatedLife:
     def _check_promotion(self, replaced: str, promoted: str) -> None:
         old, new = self._token_of(replaced), self._token_of(promoted)
         self.tally.counts["refreshes"] += 1
-        if old is None or new is None:
-            raise InvariantError("what is no token takes no part in a promotion")
+        self._check(
+            old is not None and new is not None, "what is no token takes no part in a promotion"
+        )
+        assert old is not None
+        assert new is not None
         is_verified = new.raw in self.qwen.verified
         nothing_to_lose = old.expires_at <= self.clock()
         self._check(is_verified or nothing_to_lose, "never is an unverified token current")

@@ -206,6 +206,16 @@ def test_no_life_drawn_at_random_breaks_an_invariant(kind: Kind) -> None:
     assert life.tally.counts["refreshes"] > 8, "hardly a life"
 
 
+@pytest.mark.parametrize("mode", Mode)
+def test_however_the_api_answers_no_invariant_breaks(mode: Mode) -> None:
+    """No life drawn at random need meet each of them with a token that is due and alive."""
+    life = begun_life(Kind.TOKEN)
+    life.pass_time(3 * DAY)
+    life.change_mode(mode)
+    life.pass_time(8 * DAY)
+    life.end_well()
+
+
 def test_no_life_of_tokens_of_a_quarter_of_an_hour_breaks_an_invariant() -> None:
     rng = random.Random(15)  # noqa: S311 - no secret
     life = begun_life(Kind.SESSION)
