@@ -175,7 +175,8 @@ def _deploy_again(session_stack: Deployed) -> Deploy:
     packaged = client.get_template(StackName=first, TemplateStage="Original")["TemplateBody"]
     s3 = cloud.session.client("s3", endpoint_url=cloud.endpoint)
     bucket = s3.list_buckets()["Buckets"][0]["Name"]
-    body = json.dumps(read_template(packaged)).encode()
+    # What sam packages is YAML, of which boto3 makes no dictionary.
+    body = json.dumps(read_template(str(packaged))).encode()
     s3.put_object(Bucket=bucket, Key="again.template", Body=body)
 
     def deploy(name: str, parameters: Mapping[str, str]) -> Stack:
