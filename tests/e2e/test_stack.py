@@ -293,7 +293,7 @@ def test_the_secrets_outlive_updates_and_their_stack_and_serve_the_next_one(
     with Hosts.started() as hosts:
         names = {"SecretName": "kept/token", "SessionSecretName": "kept/session"}
         parameters = hosts.parameters(**names)
-        first = cloud.deploy(built, name="first", parameters=parameters)
+        first = deploy_again("first", parameters)
         raw = hosts.qwen.mint(lifetime=timedelta(days=5))
         first.put(raw)
         first.put_session(hosts.sign_in_host.log_in())
