@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -96,6 +96,19 @@ class Fleet:
         pages = paginator.paginate(IncludePlannedDeletion=True)
         return {secret["ARN"] for page in pages for secret in page["SecretList"]}
 
+    def hold_lease(self, key: str, *, seconds: int) -> None:
+        """Hold the lease of this item for so long, as a run of somebody else does."""
+        client: Any = self.cloud.session.client("dynamodb", endpoint_url=self.cloud.endpoint)
+        client.update_item(
+            TableName=self.stack.outputs["StateTableName"],
+            Key={"secret_id": {"S": key}},
+            UpdateExpression="SET lease_owner = :owner, lease_until = :until",
+            ExpressionAttributeValues={
+                ":owner": {"S": "somebody else"},
+                ":until": {"N": str(int(time.time()) + seconds)},
+            },
+        )
+
     def forbid(self, secret_id: str) -> None:
         """Let nobody do anything with this secret, by a policy of its own."""
         deny = {"Effect": "Deny", "Principal": "*", "Action": "secretsmanager:*", "Resource": "*"}
@@ -114,6 +127,28 @@ class Fleet:
         """Return the days that the current token lives, to one decimal."""
         seconds: float = self.qwen.read(self.current(name))["exp"] - time.time()
         return round(seconds / DAY.total_seconds(), 1)
+
+    def has_value(self, name: str) -> bool:
+        """Return whether readers get anything."""
+        # The emulator gives a new secret an empty version.
+        client = self.cloud.secretsmanager
+        return bool(client.get_secret_value(SecretId=name).get("SecretString"))
+
+    def forget(self, key: str) -> None:
+        """Take an item out of the state table."""
+        client: Any = self.cloud.session.client("dynamodb", endpoint_url=self.cloud.endpoint)
+        client.delete_item(
+            TableName=self.stack.outputs["StateTableName"], Key={"secret_id": {"S": key}}
+        )
+
+    def send_jobs(self, names: Sequence[str], **more: object) -> None:
+        """Queue jobs of these members, as dispatch does."""
+        for name in names:
+            arn = self.cloud.secretsmanager.describe_secret(SecretId=name)["ARN"]
+            self.cloud.sqs.send_message(
+                QueueUrl=self.stack.outputs["FleetQueueUrl"],
+                MessageBody=json.dumps({"secret_id": arn, **more}),
+            )
 
     def minutes_left(self, name: str) -> int:
         """Return the minutes that the current token lives, in whole ones."""

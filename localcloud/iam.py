@@ -20,6 +20,7 @@ def permissions(statements: list[Any]) -> set[Permission]:
     return {
         (action, resource)
         for statement in statements
+        if statement["Effect"] == "Allow"
         for action in _as_list(statement["Action"])
         for resource in _as_list(statement["Resource"])
     }

@@ -141,6 +141,19 @@ class _Run:
     is_queued: bool = False
 
     @property
+    def reason(self) -> str:
+        """What it failed with, or what it did."""
+        return self.ending.outcome if isinstance(self.ending, Report) else self.ending.reason
+
+    @property
+    def version_id(self) -> str:
+        """The token's version that is current, empty where that is not known."""
+        if isinstance(self.ending, Report):
+            return "" if self.ending.held is None else self.ending.held.version_id
+        facts = self.ending.facts
+        return "" if facts is None or facts.version_id is None else facts.version_id
+
+    @property
     def has_expired(self) -> bool:
         """Whether readers have a token that expired, as far as that is known."""
         at = self.ending.expires_at
@@ -264,18 +277,17 @@ class _Batch:
                 detail=str(unsent.error),
             )
         for run, (job, seconds) in zip(later, jobs, strict=True):
-            assert isinstance(run.ending, QwenTokenError)  # noqa: S101 - else it is not for later
             if unsent is not None and job in unsent.jobs:
                 continue
             logger.warning(
                 "postponed: waits for its turn to sign in" if job.waits else "postponed",
                 secret_id=job.secret_id,
-                reason=run.ending.reason,
+                reason=run.reason,
                 seconds=seconds,
             )
-            facts, run.is_queued = run.ending.facts, True
+            run.is_queued = True
             try:
-                self.marks.queue(job.secret_id, (facts and facts.version_id) or "", delay=seconds)
+                self.marks.queue(job.secret_id, run.version_id, delay=seconds)
             except StoreError as error:
                 _log_mark(run, error)
 
@@ -321,10 +333,11 @@ class _Batch:
 
 def _is_for_later(run: _Run) -> bool:
     """Return whether a run is tried again soon, before the next sweep."""
-    if not isinstance(run.ending, QwenTokenError):
-        return False
-    may_pass = isinstance(run.ending, TROUBLE) and run.job.postponed < POSTPONEMENTS
-    return may_pass or run.next_turn is not None
+    may_pass = run.job.postponed < POSTPONEMENTS
+    if isinstance(run.ending, Report):
+        # The run that has the lease may be dead.
+        return run.ending.outcome is Outcome.LEASED and may_pass
+    return run.next_turn is not None or (isinstance(run.ending, TROUBLE) and may_pass)
 
 
 def _postponed(run: _Run) -> Job:

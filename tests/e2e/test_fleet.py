@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from localcloud import qwen as scenarios
-from localcloud.fleet import DAY, SOON, Fleet
+from localcloud.fleet import DAY, SOON, TAG, Fleet
 from localcloud.qwen import Reply, Request, Scenario
 from localcloud.sign_in_host import Rotation, SessionPolicy
 from localcloud.waiting import wait_until
@@ -66,6 +66,67 @@ def test_the_sessions_of_members_are_refreshed(fleet: Fleet) -> None:
     assert fleet.alerts() == []
 
 
+def test_a_pool_of_sign_ins_is_let_in_one_by_one_and_nobody_is_alarmed(fleet: Fleet) -> None:
+    names = [f"pool/{number}" for number in range(4)]
+    for name in names:
+        fleet.sign_in_host.set_password(f"{name}@example.com", "hunter2-hunter2", account=name)
+        value = {"email": f"{name}@example.com", "password": "hunter2-hunter2"}
+        fleet.add_session(name, value=json.dumps(value))
+    fleet.forget("fleet:sign-in")
+
+    fleet.sweep()
+    fleet.wait_for_postponed(3)
+
+    assert fleet.sign_in_host.sign_in_attempts == 1
+    [served] = [name for name in names if fleet.has_value(name)]
+    assert fleet.minutes_left(served) == 15
+    waits = [
+        line["secret_id"]
+        for line in fleet.stack.log_documents("worker")
+        if line.get("message") == "postponed: waits for its turn to sign in"
+    ]
+    assert len(set(waits)) >= 3
+    assert fleet.alerts() == []
+    # What waits is not queued a second time. What was served is, for when it falls due.
+    assert fleet.sweep()["queued"] == 1
+
+
+def test_one_blocked_address_is_one_incident_with_the_number_of_members(fleet: Fleet) -> None:
+    for number in range(15):
+        fleet.add(f"due/{number}", left=2 * DAY)
+    fleet.qwen.answer_with(scenarios.BLOCK_PAGE)
+
+    fleet.forget("fleet:upstream")
+    with fleet.workers_resting():
+        fleet.send_jobs([f"due/{number}" for number in range(15)], postponed=3)
+    fleet.drain()
+
+    alerts = [each.document for each in fleet.alerts()]
+    assert [each["severity"] for each in alerts] == ["notice"]
+    [failure] = alerts[0]["failures"]
+    assert failure["reason"] == "upstream_blocked"
+    assert "members of the fleet have met this so far" in failure["message"]
+
+
+def test_what_is_wrong_with_a_session_is_told_by_name_once(fleet: Fleet) -> None:
+    client = fleet.cloud.secretsmanager
+    fleet.add_session("good", left=4 * MINUTE)
+    fleet.add_session("other", left=4 * MINUTE, value=fleet.sign_in_host.log_in("mallory"))
+    fleet.add_session("shapeless", left=4 * MINUTE, value="no login")
+    fleet.add_session("typo", left=4 * MINUTE)
+    client.tag_resource(SecretId="typo", Tags=[{"Key": TAG, "Value": "sesion"}])
+
+    fleet.sweep()
+    fleet.drain()
+
+    assert fleet.minutes_left("good") == 15
+    assert sorted(fleet.told()) == [
+        ("other", "wrong_account"),
+        ("shapeless", "session_malformed"),
+        ("typo", "config_invalid"),
+    ]
+
+
 def test_a_sweep_on_which_nothing_is_due_makes_a_call_for_twenty_secrets(fleet: Fleet) -> None:
     for number in range(40):
         fleet.add(f"fresh/{number}", left=5 * DAY)
@@ -78,6 +139,8 @@ def test_a_sweep_on_which_nothing_is_due_makes_a_call_for_twenty_secrets(fleet: 
     assert calls[begun:] == [
         "secretsmanager:ListSecrets",
         *["secretsmanager:BatchGetSecretValue"] * 2,
+        # Whether there is an incident of sweeps that is over.
+        *["dynamodb:UpdateItem"] * 2,
     ]
 
 
@@ -136,9 +199,7 @@ def test_while_the_api_is_down_jobs_are_put_off_and_nobody_is_alarmed(fleet: Fle
 
 def test_a_worker_that_is_killed_loses_nothing_and_tells_nothing_twice(fleet: Fleet) -> None:
     names = [f"due/{number}" for number in range(8)]
-    for name in names:
-        fleet.add(name, left=2 * DAY)
-    fleet.add("dead", left=2 * DAY)
+    arns = [fleet.add(name, left=2 * DAY) for name in (*names, "dead")]
     fleet.qwen.revoke("dead")
     counting, killed = threading.Lock(), threading.Event()
     asked = len(fleet.qwen.requests)
@@ -150,6 +211,9 @@ def test_a_worker_that_is_killed_loses_nothing_and_tells_nothing_twice(fleet: Fl
         with counting:
             if len(qwen.requests) - asked >= 5 and not killed.is_set():
                 assert fleet.kill_workers() >= 1
+                # AWS delivers again when the leases of the dead are long over.
+                for arn in arns:
+                    fleet.forget(arn)
                 killed.set()
         return scenarios.MINTS_NEWER_CLAIMS.answer(qwen, request)
 

@@ -2,9 +2,10 @@
 
 Used is what the relay saw the deployed functions do in all of this folder's tests: these are the
 last. Whose keys are theirs, the runs here tell: no other function runs meanwhile. The secrets that
-they touched are one resource here: all that carry the fleet's tag.
+they touched are two resources here: tokens and sessions, as far as they carry the fleet's tag.
 """
 
+import re
 from typing import Any
 
 import pytest
@@ -15,15 +16,19 @@ from localcloud.aws import EMULATOR_POLICY, REGION
 from localcloud.fleet import DAY, TAG, Fleet
 from localcloud.iam import Iam, Permission, permissions
 from localcloud.recording_proxy import Refusal
+from localcloud.sign_in_host import Rotation, SessionPolicy
 
 ACCOUNT = "000000000000"
 ANY_SECRET = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:*"
+ANY_SESSION = f"{ANY_SECRET}/session-??????"
+A_SESSION = re.compile(r".*/session(-\w{6})?")
 OF_A_SECRET = {
     "secretsmanager:DescribeSecret",
     "secretsmanager:GetSecretValue",
     "secretsmanager:PutSecretValue",
     "secretsmanager:UpdateSecretVersionStage",
 }
+MINUTE = DAY / 1440
 # Granted, and never seen here: each is a call that AWS makes in the role's name.
 UNSEEN = {
     "logs:CreateLogStream": "Lambda writes the function's log",
@@ -48,6 +53,7 @@ def used(fleet: Fleet, keys: set[str]) -> tuple[set[Permission], set[Permission]
     arns = {
         fleet.stack.outputs["FleetQueueUrl"].rpartition("/")[2]: "sqs:{}:{}:{}",
         resources["DispatchFunction"]: "lambda:{}:{}:function:{}",
+        fleet.stack.outputs["StateTableName"]: "dynamodb:{}:{}:table/{}",
     }
     lists = {
         use.key_id for use in fleet.cloud.relay.uses if use.action == "secretsmanager:ListSecrets"
@@ -55,7 +61,9 @@ def used(fleet: Fleet, keys: set[str]) -> tuple[set[Permission], set[Permission]
     assert lists
     by_dispatch, by_workers = set[Permission](), set[Permission]()
     for use in [each for each in fleet.cloud.relay.uses if each.key_id in keys]:
-        resource = ANY_SECRET if use.action in OF_A_SECRET else use.resource
+        resource = use.resource
+        if use.action in OF_A_SECRET:
+            resource = ANY_SESSION if A_SESSION.fullmatch(resource) else ANY_SECRET
         if resource in arns:
             resource = "arn:aws:" + arns[resource].format(REGION, ACCOUNT, resource)
         (by_dispatch if use.key_id in lists else by_workers).add((use.action, resource))
@@ -70,10 +78,17 @@ def exercise(fleet: Fleet) -> set[str]:
         fleet.add("zz/due", left=DAY)
         fleet.add("zz/dead", left=DAY)
         fleet.qwen.revoke("zz/dead")
+        fleet.sign_in_host.policy = SessionPolicy(rotation=Rotation.OLD_DIES)
+        fleet.add_session("zz/rotates", left=4 * MINUTE)
+        # As of a run that died.
+        fleet.hold_lease(fleet.add_session("zz/taken-over", left=4 * MINUTE), seconds=-5)
         with fleet.one_page_an_invocation():
             fleet.sweep()
             fleet.wait_for_refresh("zz/due")
         fleet.drain()
+        fleet.hold_lease("fleet:sweep", seconds=120)
+        fleet.sweep()
+        fleet.forget("fleet:sweep")
         fleet.add("zz/later", left=DAY)
         fleet.qwen.answer_with(scenarios.BLOCK_PAGE)
         fleet.sweep()
@@ -82,7 +97,7 @@ def exercise(fleet: Fleet) -> set[str]:
         with fleet.cloud.relay.interfering("secretsmanager:ListSecrets", refusal):
             function = fleet.stack.outputs["DispatchFunctionName"]
             failed = fleet.cloud.functions.invoke(FunctionName=function, Payload=b"{}")
-        assert "FunctionError" in failed, "a sweep that fails tells so itself"
+        assert b'"completed": false' in failed["Payload"].read(), "a sweep that fails tells so"
     return {use.key_id for use in uses}
 
 
@@ -100,6 +115,9 @@ def test_a_secret_without_the_tag_or_with_the_tag_off_is_closed_to_the_fleet(
     role: str, fleet: Fleet
 ) -> None:
     fleet.add("member", value="any", tag="blue")
+    fleet.add("member/session", value="any", tag="session")
+    fleet.add("named/session", value="any", tag="on")
+    fleet.add("tagged", value="any", tag="session")
     fleet.add("paused", value="any", tag="off")
     fleet.cloud.secretsmanager.create_secret(Name="other", SecretString="any")
     fleet.cloud.secretsmanager.create_secret(
@@ -109,12 +127,19 @@ def test_a_secret_without_the_tag_or_with_the_tag_off_is_closed_to_the_fleet(
     client: Any = session.client("secretsmanager", endpoint_url=fleet.cloud.endpoint)
 
     assert client.get_secret_value(SecretId="member")["SecretString"] == "any"
-    for name in ("paused", "other", "similar", "pool/own"):
+    # A session is open to workers, by its name and its tag, and never to dispatch.
+    closed = ["tagged", *(() if role == "WorkerFunctionRole" else ("member/session",))]
+    if role == "WorkerFunctionRole":
+        assert client.get_secret_value(SecretId="member/session")["SecretString"] == "any"
+    else:
+        closed.append("named/session")
+    for name in (*closed, "paused", "other", "similar", "pool/own"):
         with pytest.raises(ClientError, match="AccessDeniedException"):
             client.get_secret_value(SecretId=name)
         with pytest.raises(ClientError, match="AccessDeniedException"):
             client.put_secret_value(SecretId=name, SecretString="theirs")
-    found = client.batch_get_secret_value(SecretIdList=["member", "other"]) if by_list(role) else {}
+    asked = ["member", "member/session", "other"]
+    found = client.batch_get_secret_value(SecretIdList=asked) if by_list(role) else {}
     assert [each["Name"] for each in found.get("SecretValues", ())] == ["member"] * by_list(role)
 
 

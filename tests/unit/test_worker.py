@@ -773,6 +773,7 @@ def test_a_session_that_another_run_spends_is_left_to_that_one(
 
     assert world.sign_in_host.spent == []
     assert (done.again, world.topic.documents) == ([], [])
+    assert world.queue.secret_ids == [arn("alice")], "that one may be dead"
 
 
 @pytest.mark.parametrize(
