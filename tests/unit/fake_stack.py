@@ -38,7 +38,7 @@ class FakeStack:
 
     secrets: FakeSecretsManager = field(default_factory=FakeSecretsManager)
     memory: RunMemory | None = None
-    # What the runs remember of the fleet's members, by their names.
+    # What the runs remember of the fleet's members and of the whole fleet, by their names.
     memories: dict[str, RunMemory] = field(default_factory=dict)
     # What was sent to the fleet's queue.
     queued: list[Answer] = field(default_factory=list)
@@ -146,7 +146,10 @@ class _Client:
             raise denied("BatchGetItem")
         keys = [each["secret_id"] for each in RequestItems[TABLE]["Keys"]]
         assert len(keys) <= 100, "DynamoDB refuses it"
-        known = {arn(name): memory.to_json() for name, memory in self.stack.memories.items()}
+        known = {
+            name if name.startswith("fleet:") else arn(name): memory.to_json()
+            for name, memory in self.stack.memories.items()
+        }
         items = [
             {"secret_id": key, "memory": {"S": known[key["S"]]}}
             for key in keys

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from qwen_token.cli import main
+import shared_trouble
+from qwen_token.cli import fleet_status, main
 from qwen_token.policy import Severity
 from qwen_token.run_memory import Incident, RunMemory
 from tests.fake_secrets_manager import arn
@@ -16,6 +18,7 @@ from tests.unit.fake_stack import TAG, FakeStack
 
 CREDENTIAL = "Cr3dential-of_a.session~1234567890"
 PASSWORD = "correct horse battery staple"
+SWEEPS = "fleet:sweep"
 SIGN_IN = {"email": "zoe@example.com", "password": PASSWORD}
 DAY = timedelta(days=1)
 QUARTER = timedelta(minutes=15)
@@ -221,6 +224,31 @@ def test_the_open_incident_of_a_member_is_shown_and_sorts_it_first(
     assert document["totals"]["incidents"] == 1
     assert document["members"][0]["incident"]["reason"] == "upstream_blocked"
     assert document["members"][1]["incident"] is None
+
+
+def test_trouble_that_all_members_share_is_told_once_and_the_sweeps_own_too(
+    stack: FakeStack, status: Status
+) -> None:
+    assert set(fleet_status.SHARED.values()) == {shared_trouble.KEY, SWEEPS}
+    since = in_time(timedelta(hours=-2))
+    add(stack, "abe")
+    stack.memories["abe"] = RunMemory(incident=Incident("v1", since))
+    blocked = Incident(None, since, Severity.WARNING, "upstream_blocked", "a firewall; 9 members")
+    stack.memories[shared_trouble.KEY] = RunMemory(incident=blocked, affected=9)
+
+    code, shown = status()
+
+    assert code == 3
+    assert "incident since" in shown.splitlines()[1]
+    assert shown.splitlines()[1].endswith("shared, see below")
+    assert "a firewall; 9 members (upstream_blocked, warning)" in shown
+    document = json.loads(status("--json")[1])
+    assert document["incidents"][shared_trouble.KEY]["reason"] == "upstream_blocked"
+    assert document["incidents"][SWEEPS] is None
+    stack.memories[shared_trouble.KEY] = RunMemory(
+        incident=replace(blocked, highest=Severity.NOTICE)
+    )
+    assert status()[0] == 0
 
 
 def test_only_the_logins_of_members_that_are_shown_are_read(

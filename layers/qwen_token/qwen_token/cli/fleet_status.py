@@ -6,7 +6,7 @@ The session secrets are the fleet's alone: only the logins of those members are 
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -16,7 +16,8 @@ import boto3
 from qwen_token.fleet import Fleet, Member
 from qwen_token.incidents import REMIND_EVERY
 from qwen_token.policy import TokenState
-from qwen_token.tokens import in_days
+from qwen_token.run_memory import Incident
+from qwen_token.tokens import date, in_days
 
 from .deployed import Stack, secrets_manager, session_for
 from .fleet_readings import read_memories, read_sessions, read_tokens
@@ -29,6 +30,7 @@ from .standing import (
     described_login,
     described_token,
     incident_text,
+    is_grave,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ _UNREAD: Final = SessionReading(
     problem="not read: --all reads every login", unread=True, exists=True
 )
 _SESSION_ENDING: Final = "session_ending"
+# The items of the state table that are of the whole fleet, by what people read of them.
+SHARED: Final = {"Qwen": "fleet:upstream", "Sweeps": "fleet:sweep"}
 # What is published again every day was published lately, if it still holds.
 _LATELY: Final = 2 * REMIND_EVERY
 
@@ -74,6 +78,8 @@ class _Status:
     now: datetime
     rows: Sequence[_Row]
     shown: int
+    # What is wrong with the whole of it, by where that is.
+    shared: Mapping[str, Incident]
 
     @property
     def runs_problem(self) -> str | None:
@@ -104,7 +110,9 @@ def run(options: argparse.Namespace) -> int:
         with console.status("looking for the fleet's secrets") as progress:
             status = _read(session, stack, show_all=options.all, told=progress.update)
         _print(console, status)
-    if any(row.standing.needs_a_person for row in status.rows):
+    if any(row.standing.needs_a_person for row in status.rows) or any(
+        is_grave(incident) for incident in status.shared.values()
+    ):
         return ATTENTION
     return FAILED if any(_has_gaps(row) for row in status.rows) else OK
 
@@ -124,7 +132,8 @@ def _read(
     for each in read_tokens(Fleet(client, tag), now=now):
         tokens.append(each)
         told(f"read {len(tokens)} secrets")
-    memories = read_memories(aws, stack, [member.secret_id for member, _ in tokens])
+    members = [member.secret_id for member, _ in tokens]
+    memories = read_memories(aws, stack, [*members, *SHARED.values()])
     rows = []
     for member, secret in tokens:
         standing = Standing(
@@ -140,7 +149,12 @@ def _read(
     shown = len(rows) if show_all else min(_ROWS, len(rows))
     told(f"reading the logins of {shown} members")
     rows[:shown] = sorted(_with_logins(rows[:shown], client), key=_Row.order)
-    return _Status(stack, now, rows, shown)
+    shared = {
+        where: incident
+        for where, key in SHARED.items()
+        if (incident := memories[key].memory.incident) is not None
+    }
+    return _Status(stack, now, rows, shown, shared)
 
 
 def _with_logins(rows: Sequence[_Row], client: "SecretsManagerClient") -> list[_Row]:
@@ -178,6 +192,9 @@ def _document(status: _Status) -> dict[str, object]:
         "tag": status.stack.parameter("FleetTag"),
         "totals": {label.replace(" ", "_"): count for label, count in status.totals.items()},
         "runs_problem": status.runs_problem,
+        "incidents": {
+            key: described_incident(status.shared.get(where)) for where, key in SHARED.items()
+        },
         "members": [
             {
                 "name": row.member.name,
@@ -205,7 +222,14 @@ def _print(console: "Console", status: _Status) -> None:
         print_line(console, f"{row.member.name:<{width}}  ", *_cells(row.standing))
         incident = row.standing.runs.memory.incident
         if incident is not None:
-            print_line(console, Markup("  [yellow]incident[/yellow] "), incident_text(incident))
+            # What a member has not published itself is what all members share.
+            is_shared = incident.highest is None and "Qwen" in status.shared
+            text = f"since {date(incident.since)}: shared, see below"
+            print_line(
+                console,
+                Markup("  [yellow]incident[/yellow] "),
+                text if is_shared else incident_text(incident),
+            )
     if hidden := len(status.rows) - len(shown):
         console.print(f"… and {hidden} more (--all shows them, or --json)")
     ends = [row.ends_at for row in status.rows]
@@ -222,6 +246,7 @@ def _print(console: "Console", status: _Status) -> None:
         {
             **{label.capitalize(): count for label, count in status.totals.items()},
             **({} if status.runs_problem is None else {"Incidents": status.runs_problem}),
+            **{where: incident_text(incident) for where, incident in status.shared.items()},
         },
     )
 

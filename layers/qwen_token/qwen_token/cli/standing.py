@@ -115,7 +115,7 @@ class Standing:
                 return True
         if self.login.problem and not self.login.unread:
             return True
-        return incident is not None and incident.highest in {Severity.WARNING, Severity.CRITICAL}
+        return incident is not None and is_grave(incident)
 
     @property
     def has_gaps(self) -> bool:
@@ -131,6 +131,11 @@ class Standing:
         """Whether the login ends so soon that a person is needed now."""
         ends_at = self.login_ends_at
         return ends_at is not None and ends_at - self.now < self.critical_before
+
+
+def is_grave(incident: Incident) -> bool:
+    """Return whether an incident is more than trouble that may pass."""
+    return incident.highest in {Severity.WARNING, Severity.CRITICAL}
 
 
 def incident_text(incident: Incident) -> str:
