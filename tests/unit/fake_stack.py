@@ -4,15 +4,18 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+import pytest
 from botocore.exceptions import ClientError
 
+from qwen_token.cli import main
 from qwen_token.run_memory import RunMemory
 from tests.fake_secrets_manager import FakeSecretsManager, arn
+from tests.minting import pieces
 
 TOKEN_SECRET: Final = "qwen/token"
 SESSION_SECRET: Final = "qwen/session"
@@ -22,6 +25,17 @@ QUEUE: Final = "https://sqs.eu-west-1.amazonaws.com/111122223333/the-queue"
 TAG: Final = "qwen-token"
 
 Answer = Mapping[str, Any]
+
+
+def shown_by(
+    capsys: pytest.CaptureFixture[str], *arguments: str, hiding: Collection[str]
+) -> tuple[int, str]:
+    """Run a command; return its exit code and all that it shows, which is no secret."""
+    code = main(arguments)
+    shown = "".join(capsys.readouterr())
+    assert not any(piece in shown for secret in hiding for piece in pieces(secret))
+    assert "eyJ" not in shown
+    return code, shown
 
 
 def denied(operation: str) -> ClientError:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import shared_trouble
-from qwen_token.cli import fleet_status, main
+from qwen_token.cli import fleet_status
 from qwen_token.policy import Severity
 from qwen_token.run_memory import Incident, RunMemory
 from tests.fake_secrets_manager import arn
-from tests.minting import mint, pieces
-from tests.unit.fake_stack import TAG, FakeStack
+from tests.minting import mint
+from tests.unit.fake_stack import TAG, FakeStack, shown_by
 
 CREDENTIAL = "Cr3dential-of_a.session~1234567890"
 PASSWORD = "correct horse battery staple"
@@ -44,12 +44,7 @@ def _status(capsys: pytest.CaptureFixture[str]) -> Status:
     """Return the exit code and all that was shown, which is no secret."""
 
     def run(*arguments: str) -> tuple[int, str]:
-        code = main(["status", "--fleet", *arguments])
-        shown = "".join(capsys.readouterr())
-        for secret in (CREDENTIAL, PASSWORD):
-            assert not any(piece in shown for piece in pieces(secret))
-        assert "eyJ" not in shown
-        return code, shown
+        return shown_by(capsys, "status", "--fleet", *arguments, hiding=(CREDENTIAL, PASSWORD))
 
     return run
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from qwen_token.cli import main
 from qwen_token.policy import Severity
 from qwen_token.run_memory import Incident, Refusal, RunMemory
 from qwen_token.session import Grant
-from tests.minting import ACCOUNT, mint, pieces, token
-from tests.unit.fake_stack import SESSION_SECRET, TOKEN_SECRET, FailedRun, FakeStack
+from tests.minting import ACCOUNT, mint, token
+from tests.unit.fake_stack import SESSION_SECRET, TOKEN_SECRET, FailedRun, FakeStack, shown_by
 
 CREDENTIAL = "Cr3dential-of_a.session~1234567890"
 PASSWORD = "correct horse battery staple"
@@ -39,12 +38,7 @@ def _status(capsys: pytest.CaptureFixture[str]) -> Status:
     """Return the exit code and all that was shown, which is no secret."""
 
     def run(*arguments: str) -> tuple[int, str]:
-        code = main(["status", *arguments])
-        shown = "".join(capsys.readouterr())
-        for secret in (CREDENTIAL, PASSWORD):
-            assert not any(piece in shown for piece in pieces(secret))
-        assert "eyJ" not in shown
-        return code, shown
+        return shown_by(capsys, "status", *arguments, hiding=(CREDENTIAL, PASSWORD))
 
     return run
 
