@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class Events:
-    """Events and their callbacks: ``leave`` one under a lock, ``tell`` it after the lock."""
+    """Events and their callbacks: ``leave`` queues one under a lock, ``tell`` calls back later."""
 
     def __init__(self, *events: str) -> None:
         self._callbacks: dict[str, tuple[Callable[[Any], object], ...]] = dict.fromkeys(events, ())
@@ -22,7 +22,7 @@ class Events:
         self._untold: deque[tuple[str, object]] = deque()
 
     def subscribe(self, event: str, callback: Callable[[Any], object]) -> Callable[[], None]:
-        """Have ``callback`` called at each ``event``, until the returned function is called.
+        """Call ``callback`` at each ``event``, until the returned function is called.
 
         Raises:
             ConfigError: there is no such event.
@@ -53,7 +53,7 @@ class Events:
             except IndexError:
                 return
             if isinstance(what, Exception):
-                # Who listens may well hand it to a tracker of errors.
+                # A callback may well pass it to an error tracker.
                 forget_locals(what)
             for callback in self._callbacks[event]:
                 try:
@@ -63,7 +63,7 @@ class Events:
 
     def after_fork(self) -> None:
         self._changing = threading.Lock()
-        # The parent process has the threads that call back for these.
+        # The parent process's threads call back for these.
         self._untold.clear()
 
 

@@ -1,4 +1,4 @@
-"""A refresh that failed, and whom else its error answers."""
+"""A failed refresh, and which other calls get its error."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Final
 from qwen_token.errors import QwenTokenError
 from qwen_token.tokens import Token
 
-# A token that the API has just refused is not sent to it again.
+# A token that the API has just refused is not sent again.
 _REFUSED: Final = timedelta(minutes=1)
 
 
@@ -20,8 +20,8 @@ class FailedAttempt:
     at: datetime
 
     def answers(self, rejected: Token | None, *, now: datetime) -> bool:
-        """Return whether another refresh of ``rejected`` would come too soon after this one.
+        """Return whether another refresh of ``rejected`` would be too soon after this one.
 
-        None stands for the first token, where there was none to refresh.
+        None stands for the first token, when there was none to refresh.
         """
         return self.token == rejected and self.at <= now < self.at + _REFUSED

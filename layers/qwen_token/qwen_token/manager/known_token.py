@@ -1,4 +1,4 @@
-"""The token as the store was last seen to hold it, and when it is due."""
+"""The token that was last read from the store, and when it is due."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Final, Self
 from qwen_token.policy import SHORTEST_LIFE, due_before
 from qwen_token.tokens import Token
 
-# Between two looks at a store for a token that another process may have put there.
+# The pause between two reads of the store for another process's token.
 _LOOK: Final = timedelta(seconds=5)
 
 
@@ -19,21 +19,21 @@ class KnownToken:
     read_at: datetime
     # The store is not read again before this time.
     good_until: datetime
-    # The token's whole life at most, or None if the token may be of any age.
+    # The token's whole life at most, or None if its age is unknown.
     lifetime: timedelta | None
-    # When it was first read, if it was issued not long before that: an access token, or one that
-    # took the place of another one. Else None.
+    # When it was first read, if it was issued shortly before: an access token, or one that replaced
+    # another one. Otherwise None.
     got_at: datetime | None = None
 
     @classmethod
     def read(
         cls, token: Token, *, now: datetime, before: Self | None, refresh_before: timedelta
     ) -> Self:
-        """Return what is known after reading ``token``; ``before`` was known until then."""
+        """Return what is known after reading ``token``; ``before`` is what was known until then."""
         lifetime = None if before is None else before.lifetime
         got_at = None if before is None else before.got_at
         if got_at is not None:
-            # Where the clock was set back since.
+            # If the clock was set back since.
             got_at = min(got_at, now)
         if before is not None and before.token != token:
             # The token was issued after the store was last read.
@@ -49,8 +49,7 @@ class KnownToken:
     def is_good(self, *, now: datetime) -> bool:
         """Return whether the token may be used without reading the store again.
 
-        After the clock was set back the store is read: by the new time, nobody knows how long ago
-        that was.
+        If the clock was set back, the store is read, because the last read's age is unknown.
         """
         return self.read_at <= now < self.good_until
 
@@ -72,14 +71,14 @@ class KnownToken:
 
     def _window_of_access_token(self, refresh_before: timedelta) -> timedelta:
         since = max(filter(None, (self.token.issued_at, self.got_at)), default=None)
-        # By our own clock: by one that is wrong, a new token might be due as soon as it is there.
+        # By our own clock: with a wrong one, a new token could be due at once.
         token = replace(self.token, issued_at=since)
         return due_before(token, refresh_before=refresh_before, written_at=None)
 
     def is_new(self, *, now: datetime) -> bool:
-        """Return whether the token was got so lately that no other one may follow it yet."""
+        """Return whether the token is too new to be followed by another one."""
         since = self.got_at
         if self.token.is_access_token and self.token.issued_at is not None:
             since = self.token.issued_at
-        # In the future, it was noted by a clock that was set back since, or differs from ours.
+        # A time in the future comes from a clock that was set back since, or differs from ours.
         return since is not None and abs(now - since) < SHORTEST_LIFE

@@ -1,4 +1,4 @@
-"""The session of a program without AWS: where it is kept, and which of two logins is the newer."""
+"""The session of a program without AWS: where it is stored, and which of two logins is newer."""
 
 import hmac
 import logging
@@ -22,14 +22,14 @@ from .text_place import TextPlace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Given in the place of a login by who wants the one that is stored.
+# Passed instead of a login to use the stored one.
 STORED: Final = Session()
-# What the keeper writes beside the login.
+# The keeper's own keys beside the login.
 _KEY: Final = "keeper_key"
 _GIVEN: Final = "keeper_given"
 _SPENT: Final = "keeper_spent"
 _WROTE: Final = "keeper_wrote"
-# So many logins that were given, and credentials that were replaced, are recognised.
+# The number of earlier logins and replaced credentials that are recognised.
 _MOST_GIVEN: Final = 20
 _MOST_SPENT: Final = 100
 
@@ -38,38 +38,38 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What the place holds: the login, and what the keeper has noted of the logins before it."""
+    """The stored object: the login, and the keeper's record of the logins before it."""
 
     session: Session
     key: bytes
     given: tuple[str, ...]
     spent: tuple[str, ...]
-    # The name of the session that the keeper wrote last; a person's has another one.
+    # The name of the session that the keeper last wrote; a person's has another name.
     wrote: str
 
     def name(self, *parts: str | None) -> str:
-        """Return a name for a login, or for a part of one, that says nothing without the key."""
+        """Return a name for a login, or a part of one, that reveals nothing without the key."""
         text = "\0".join(part or "" for part in parts)
         return hmac.digest(self.key, text.encode(), "sha256").hex()
 
     @property
     def version_id(self) -> str:
-        """The session's name: whatever a person changes in the file makes it another one."""
+        """The session's name: any change by a person changes it."""
         return _version_id(self, self.session)
 
     def has_seen(self, credential: str) -> bool:
-        """Return whether a credential is current, was given before, or was replaced."""
+        """Return whether a credential is current, was passed before, or was replaced."""
         is_current = credential == self.session.refresh_token
         return is_current or self.name(credential) in {*self.given, *self.spent}
 
     def has_seen_sign_in(self, given: Session) -> bool:
-        """Return whether an e-mail with its password is current, or was given before."""
+        """Return whether an e-mail with its password is current, or was passed before."""
         current = (self.session.email, self.session.password)
         name = self.name(given.email, given.password)
         return (given.email, given.password) == current or name in self.given
 
     def with_given(self, given: Session) -> "_Kept":
-        """Return it with the parts of a login that was given noted."""
+        """Return a copy that records the parts of a login that was passed."""
         names = list(self.given)
         if given.refresh_token is not None:
             names.append(self.name(given.refresh_token))
@@ -82,13 +82,13 @@ class _Kept:
 class LocalSessions:
     """The session beside a local token; the keeper's ``Sessions``.
 
-    ``place`` holds a JSON object as the session secret does, or a form that people paste: what a
-    person writes there is the newest login. A login that is ``given`` by the program counts once:
-    it is stored where there is none, or where it was never seen before. One that was given before,
-    or whose credential was replaced since, gives way to the one that grew from it. To know that,
+    ``place`` holds a JSON object like the session secret's, or a pasted form: what a
+    person writes there is the newest login. A login that the program passes (``given``) counts
+    once: it is stored if there is none, or if it was never seen before. One that was passed before,
+    or whose credential was replaced since, gives way to the stored one. To recognise it,
     and so that the state can name a version, the object holds names of the logins, made with a
-    random key. Names and key lie beside the login itself: to whoever cannot read that, a name in
-    the state says nothing.
+    random key. Names and key are stored beside the login, so a name in the state reveals nothing to
+    those who cannot read the login.
 
     A changed credential that cannot be written is used from memory; a later ``read`` writes it.
     """
@@ -101,10 +101,10 @@ class LocalSessions:
 
     @forgets_locals
     def prepare(self) -> bytes:
-        """Store the given login where it is the newest; return the key that names the versions.
+        """Store the given login if it is the newest; return the key that names the versions.
 
         Raises:
-            SessionMalformedError: the place holds something that is not a login.
+        SessionMalformedError: the place holds something that is not a login.
             StoreError: it cannot be read or written.
         """
         while True:
@@ -121,7 +121,7 @@ class LocalSessions:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the place has the login that was given, and the newest credential."""
+        """Whether the place has the given login and the newest credential."""
         return self._is_noted and self._unwritten is None
 
     @forgets_locals
@@ -145,7 +145,7 @@ class LocalSessions:
 
     @forgets_locals
     def read(self) -> StoredSession | None:
-        """Return the session, or None where there is none.
+        """Return the session, or None if there is none.
 
         Raises:
             SessionMalformedError: the place holds something that is not a login.
@@ -160,13 +160,13 @@ class LocalSessions:
 
     @forgets_locals
     def keep(self, session: Session, *, over: StoredSession) -> StoredSession | None:
-        """Write ``session`` at once in the place of ``over``; None where a person's is there."""
+        """Replace ``over`` by ``session`` at once; return None if a person's is there."""
 
         def write() -> StoredSession | None:
             try:
                 written = self._write(session, over)
             except (StoreError, SessionDocumentError) as error:
-                # Nobody else has this credential, and this process goes on with it.
+                # This credential exists nowhere else, so this process keeps using it.
                 _log.warning("the session's new credential is in memory only: %s", error)
                 self._unwritten = write
                 return replace(over, session=session, by_keeper=True)
@@ -176,7 +176,7 @@ class LocalSessions:
         return write()
 
     def left_behind(self, *, over: StoredSession) -> None:
-        """Return None: a session is written in one step, so that a crash leaves none behind."""
+        """Return None: a session is written in one step, so a crash leaves none behind."""
 
     def _write(self, session: Session, over: StoredSession) -> StoredSession | None:
         while True:
@@ -197,7 +197,7 @@ class LocalSessions:
 
 
 def newer_login(given: Session, stored: Session, *, is_new: bool, is_new_sign_in: bool) -> Session:
-    """Return the login to go on with: ``stored``, or ``given`` as far as it is a newer word.
+    """Return the login to use: ``stored``, or the parts of ``given`` that are newer.
 
     ``is_new`` and ``is_new_sign_in`` say which parts of ``given`` were never seen before.
     """
@@ -206,14 +206,14 @@ def newer_login(given: Session, stored: Session, *, is_new: bool, is_new_sign_in
     if not is_new_sign_in:
         return stored
     if given.refresh_token is None and given.email != stored.email:
-        # Another login altogether: nothing of the old one may be mixed with it.
+        # A different login: no part of the old one may be mixed with it.
         return given
     return replace(stored, email=given.email, password=given.password)
 
 
 def _merged(found: _Kept, given: Session) -> _Kept:
     if not found.key:
-        # Written by a person since the keeper wrote last: newer than what the program was given.
+        # A person has written it since the keeper last wrote, so it is newer than the given login.
         return replace(found, key=secrets.token_bytes(32)).with_given(given)
     session = newer_login(
         given,
@@ -246,7 +246,7 @@ def _read(text: str | None) -> _Kept | None:
 
 
 def _rendered(kept: _Kept, *, over: str | None) -> str:
-    """Return the text, with as many names of spent credentials as leave room for the next one."""
+    """Return the text, dropping names of spent credentials if there is no room for the next one."""
     text = _written(kept, over=over)
     while size_of(text) > LONGEST and kept.spent:
         kept = replace(kept, spent=kept.spent[1:])

@@ -1,4 +1,4 @@
-"""Where a program without AWS keeps its token: its memory, a file, or a place of its own."""
+"""Where a program without AWS stores its token: in memory, in a file, or elsewhere."""
 
 import hmac
 import os
@@ -24,9 +24,9 @@ from qwen_token.tokens import Token
 from .owner_file import OwnerFile
 from .text_place import TextPlace, require_text, translated_store
 
-# Names the versions that no other process has to know.
+# The key for names of versions that no other process has to know.
 _PROCESS_KEY: Final = secrets.token_bytes(32)
-# The texts beside the token: the login, and what its processes have to know of each other.
+# The texts beside the token: the login, and the state that its processes share.
 SESSION: Final = "session"
 STATE: Final = "state"
 
@@ -35,10 +35,10 @@ _JWT: Final = re.compile(r"eyJ[\w-]*\.")
 
 
 class TokenStore(ABC):
-    """A place for one token, of which only ``load`` and ``save`` have to be written.
+    """A place for one token. Subclasses implement ``load`` and ``save``.
 
-    What is there is text, as in a secret: the bare token, or a JSON object with it under ``token``,
-    whose other keys stay. One manager uses it, and never in two threads at once; any number of
+    It holds a text, as a secret does: the bare token, or a JSON object with it under ``token``,
+    whose other keys are kept. One manager uses it, and never in two threads at once; any number of
     processes may. A manager with a ``session`` needs ``beside`` as well.
     """
 
@@ -48,7 +48,7 @@ class TokenStore(ABC):
 
     @abstractmethod
     def load(self) -> str | None:
-        """Return the text, or None while there is none.
+        """Return the text, or None if there is none.
 
         Raises:
             StoreError: it cannot be read.
@@ -56,46 +56,46 @@ class TokenStore(ABC):
 
     @abstractmethod
     def save(self, text: str, *, over: str | None) -> bool:
-        """Put ``text`` in the place of the text ``over`` (None: of none), wholly or not at all.
+        """Replace the text ``over`` (None: there was none) by ``text``, atomically.
 
-        Returns False, and changes nothing, where another text is there by now.
+        Returns False, and changes nothing, if another text is there by now.
 
         Raises:
-            StoreError: it cannot be written; what was there is there still.
+        StoreError: it cannot be written; the old text is still there.
         """
 
     def beside(self, name: str) -> TextPlace | None:  # noqa: ARG002 - for a store that has such
-        """Return a place for another text of the same token, or None where there is none.
+        """Return a place for another text beside the token, or None if there is none.
 
         ``name`` is ``session`` (the login, which is as secret as the token) or ``state`` (which
-        holds no secret). Whoever shares the token shares these, by ``load`` and ``save`` as above.
+        holds no secret). Processes that share the token share these, too.
         """
         return None
 
     def name_by(self, key: bytes) -> None:
-        """Have all processes with this key name a version of the token alike, and nobody else."""
+        """Name the token's versions by this key: processes with the same key agree on the names."""
         self._key = key
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy in another process needs: not what is staged, nor the key."""
+        """Return the state for a copy in another process, without the staged token and the key."""
         return {
             name: value for name, value in vars(self).items() if name not in {"_staged", "_key"}
         }
 
     @forgets_locals
     def read(self) -> StoredToken | None:
-        """Return what is current, or None while there is nothing.
+        """Return the current token, or None if there is no text.
 
         Raises:
-            TokenMissingError: the text holds no token.
-            TokenMalformedError: what it holds is none.
+        TokenMissingError: the text holds no token.
+        TokenMalformedError: what it holds is not a token.
         """
         text = self._loaded()
         return None if text is None else self._held(text)
 
     @forgets_locals
     def put(self, token: Token) -> StoredToken:
-        """Make ``token`` current, whatever is there now; the shape and the other keys are kept."""
+        """Make ``token`` current, whatever is there now. The shape and the other keys are kept."""
         while True:
             over = self._loaded()
             held = self._held(rendered(token, over=over or ""))
@@ -104,7 +104,7 @@ class TokenStore(ABC):
 
     @forgets_locals
     def put_first(self, token: Token) -> StoredToken:
-        """Store the first token, unless somebody has stored one by now; return what is current."""
+        """Store the first token, unless there is one by now; return the current one."""
         held = self._held(token.raw)
         while not self._saved(held.text, over=None):
             if (current := self.read()) is not None:
@@ -113,7 +113,7 @@ class TokenStore(ABC):
 
     @forgets_locals
     def stage(self, successor: Token, *, over: StoredToken) -> StoredToken:
-        """Keep ``successor`` at hand, to take the place of ``over``; nobody reads it yet."""
+        """Hold ``successor``, which is to replace ``over``; nobody reads it yet."""
         self._staged = self._held(rendered(successor, over=over.text))
         return self._staged
 
@@ -123,10 +123,10 @@ class TokenStore(ABC):
 
     @forgets_locals
     def promote(self, staged: StoredToken, *, over: StoredToken) -> StoredToken:
-        """Put ``staged`` in the place of ``over``, and return what is current then.
+        """Replace ``over`` by ``staged``, and return what is then current.
 
-        That is ``staged``, unless another writer put in another account's token meanwhile, or one
-        that expires no sooner.
+        That is ``staged``, unless another writer has put in another account's token, or one that
+        expires no sooner.
         """
         while not self._replaced(over, staged.text):
             current = self.read()
@@ -144,18 +144,18 @@ class TokenStore(ABC):
         return staged if staged is not None and staged.version_id == version_id else None
 
     def alternatives(self, *, to: StoredToken) -> list[StoredToken]:
-        """Return the staged token, if there is one of the same account that is not current."""
+        """Return the staged token, if it is of the same account and not current."""
         staged = self._staged
         if staged is None or not same_account(staged.token, to.token):
             return []
         return [] if staged.token.raw == to.token.raw else [staged]
 
     def note_rejected(self, held: StoredToken) -> None:
-        """Have this process's reads of the version say that the API called its token dead."""
+        """Mark this version, in this process: the API called its token dead."""
         self._rejected = held.version_id
 
     def note_accepted(self, held: StoredToken) -> None:
-        """Take back what ``note_rejected`` noted of this version."""
+        """Remove the mark of ``note_rejected``."""
         if self._rejected == held.version_id:
             self._rejected = None
 
@@ -168,7 +168,7 @@ class TokenStore(ABC):
             return self.save(text, over=over)
 
     def _replaced(self, over: StoredToken, text: str) -> bool:
-        # The store compares with the text as it has it, which ``over`` may hold in escapes.
+        # The store compares with its own text, which ``over`` may hold with escapes.
         found = self._loaded()
         if found is None or _encoded(found).decode() != over.text:
             return False
@@ -181,7 +181,7 @@ class TokenStore(ABC):
 
 
 class MemoryStore(TokenStore):
-    """Keeps the token in this process: gone with it."""
+    """Keeps the token in this process's memory."""
 
     def __init__(self, text: str | None = None) -> None:
         self._text = text
@@ -216,7 +216,7 @@ class MemoryStore(TokenStore):
 
 
 def memory_is_of_one_process() -> ConfigError:
-    """Return the error for a token in memory that is to be passed to another process."""
+    """Return the error for passing a token in memory to another process."""
     return ConfigError(
         "a MemoryStore cannot be passed to another process, as it keeps its token in the memory "
         "of this one: use a FileStore, which processes share"
@@ -224,7 +224,7 @@ def memory_is_of_one_process() -> ConfigError:
 
 
 class _OfOneProcess(MemoryStore):
-    """A text that a forked child must not go on with: the parent would know nothing of it."""
+    """A text that a forked child must not use, because the parent would not see its changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -248,25 +248,25 @@ class _OfOneProcess(MemoryStore):
 
 
 class FileStore(TokenStore):
-    """Keeps the token in a file that its owner alone can read, from the first byte on.
+    """Keeps the token in a file that only its owner can read, from the first byte on.
 
-    A new text is written beside the file, brought to the disk and put in its place: whoever reads
-    it at any time, and after any crash, finds the old text or the new one, whole. Writers take
-    turns, also those of other processes; one that has had its turn for ten seconds is given up on.
-    A file that others may write, or may replace in its directory, is not trusted. What root writes
-    stays the property of the file's owner. Every failure is a FileStoreError. For systems with
-    POSIX files and locks.
+    A new text is written beside the file, synced to the disk, and renamed into its place: a reader
+    finds the whole old text or the whole new one at any time, even after a crash. Writers take
+    turns, across processes too; a writer that keeps the lock for ten seconds is given up on.
+    A file that others may write, or may replace in its directory, is not trusted. A file that root
+    writes keeps its owner. Every failure is a FileStoreError. For systems with POSIX files and
+    locks.
 
-    With a ``session``, two more files lie beside it, kept with the same care: ``<name>.session``
-    holds the login, and ``<name>.state``, without any secret, who is spending it and what the API
-    has refused.
+    With a ``session``, there are two more files beside it, treated with the same care:
+    ``<name>.session`` holds the login. ``<name>.state`` holds no secret: it says which process is
+    spending the login, and what the API has refused.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Take the file's path, ``~`` included. It need not be there yet; its directory must.
+        """Take the file's path; ``~`` is expanded. The file need not exist, but its directory must.
 
         Raises:
-            ConfigError: the path is a token, or leads nowhere.
+        ConfigError: the path is a token, or leads nowhere.
         """
         if isinstance(path, str | os.PathLike) and _JWT.search(os.fspath(path)):
             raise ConfigError("path should be a file's, but looks like a token: it was not used")
@@ -293,5 +293,5 @@ class FileStore(TokenStore):
 
 
 def _encoded(text: str) -> bytes:
-    # Half a surrogate pair, which only JSON's escapes can bring, becomes that escape again.
+    # Half a surrogate pair, which only JSON's escapes can express, is written as that escape again.
     return text.encode(errors="backslashreplace")

@@ -20,27 +20,27 @@ from qwen_token.errors import (
 
 # As Secrets Manager's own limit.
 _MOST_BYTES: Final = 64 * 1024
-# What a new text's file ends with, until it is in its place.
+# The ending of a new text's file until it is renamed.
 _BESIDE: Final = ".new"
-# A save takes milliseconds. Whoever has the lock for longer was stopped, or hangs.
+# A save takes milliseconds. A process that keeps the lock for longer was stopped, or hangs.
 _PATIENCE: Final = timedelta(seconds=10)
-# Between two looks whether the lock is free.
+# The pause between two attempts to take the lock.
 _LOOK: Final = timedelta(milliseconds=5)
-# A symbolic link is an error, and a named pipe must not make the call wait.
+# A symbolic link is an error, and a named pipe must not block the call.
 _SAFELY: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class OwnerFile:
-    """A text in a file that its owner alone can read, from the first byte on.
+    """A text in a file that only its owner can read, from the first byte on.
 
-    A new text is written beside the file, brought to the disk and put in its place: whoever reads
-    it at any time, and after any crash, finds the old text or the new one, whole. Writers take
-    turns, also those of other processes, by a lock on a file beside it that nobody else can open;
-    it is there while somebody writes, and is not waited for longer than ``patience``.
+    A new text is written beside the file, synced to the disk, and renamed into its place: a reader
+    finds the whole old text or the whole new one at any time, even after a crash. Writers take
+    turns, across processes too, by a lock on a file beside it that nobody else can open. That file
+    exists while somebody writes, and a writer waits for it for at most ``patience``.
 
-    The file is trusted only if nobody else can have written it: it belongs to this process's user,
-    or to root, and neither others nor their groups may write it, or replace it in its directory.
-    What root writes stays the property of the file's owner.
+    The file is trusted only if nobody else can have written it: it belongs to this process's user
+    or to root, and neither others nor their groups may write it or replace it in its directory.
+    A file that root writes keeps its owner.
 
     Every failure is a FileStoreError. For systems with POSIX files and locks.
     """
@@ -53,19 +53,19 @@ class OwnerFile:
         unusable: Callable[[str], QwenTokenError] = FileStoreError,
         patience: timedelta = _PATIENCE,
     ) -> None:
-        """Take the file's path, ``~`` included. It need not be there yet; its directory must.
+        """Take the file's path; ``~`` is expanded. The file need not exist, but its directory must.
 
         ``beside`` is the file that this one accompanies: it gets the same owner. ``unusable`` is
-        the error for a content that is too long, or is no text.
+        the error for a content that is too long or not a text.
 
         Raises:
             ConfigError: ``~`` or the working directory leads nowhere.
         """
-        # Absolute, so that it stays the same file in whatever directory the process goes on.
+        # Absolute, so that it stays the same file if the process changes its directory.
         try:
             self.path = Path(path).expanduser().absolute()
         except (RuntimeError, OSError, TypeError) as error:
-            # No home directory, or no working directory any more.
+            # The home directory or the working directory does not exist.
             raise ConfigError(
                 f"path should be a file's, from a directory that is there: {type(error).__name__}"
             ) from error
@@ -73,7 +73,7 @@ class OwnerFile:
         name = self.path.name
         self._lock = self.path.with_name(f".{name}.write.lock")
         self._prefix = f".{name}."
-        # As tempfile names them; not those of a file whose name goes on after this one's.
+        # As tempfile names them, but not those of a file with a longer name.
         self._left_behind = re.compile(rf"\.{re.escape(name)}\.[a-z0-9_]+{re.escape(_BESIDE)}")
         self._unusable = unusable
         self._patience = patience.total_seconds()
@@ -93,7 +93,7 @@ class OwnerFile:
             raise self._unusable(f"{self.path} is longer than {_MOST_BYTES} bytes")
         with suppress(UnicodeDecodeError):
             return content.decode()
-        # Raised out here: the decoder's exception holds all that was read.
+        # Raised outside the except block: the decoder's exception holds the content.
         raise self._unusable(f"{self.path} is not a text in UTF-8, and stays as it is")
 
     @forgets_locals
@@ -112,7 +112,7 @@ class OwnerFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only one who writes."""
+        """Hold the lock: no other process writes."""
         import fcntl  # noqa: PLC0415 - not everywhere, where the other stores work
 
         _require_private_directory(self.path.parent)
@@ -124,26 +124,26 @@ class OwnerFile:
                     f"{self._lock}, for {self._patience:g} seconds; it may have been stopped",
                     may_pass=True,
                 )
-            # A lock says nothing when it becomes free, except to a call without an end.
+            # Polled, because the call that waits for the lock has no timeout.
             time.sleep(_LOOK.total_seconds())
         try:
             yield
         finally:
-            # Whoever waits for this very file finds that it is not the one by this name any more.
+            # A process that waits for this file finds that it no longer has this name.
             self._lock.unlink(missing_ok=True)
-            # Not left to the closing: a child that was forked meanwhile has it open as well.
+            # Unlocked explicitly: a child that was forked meanwhile has the file open as well.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def _locked_file(self) -> int | None:
-        """Return the locked file's descriptor, or None while somebody else has the lock."""
+        """Return the locked file's descriptor, or None if another process has the lock."""
         import fcntl  # noqa: PLC0415 - as above
 
         try:
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | _SAFELY, 0o600)
         except PermissionError:
             if os.path.lexists(self._lock):
-                # Root's, which gives it to the file's owner in a moment.
+                # Root has just created it, and is about to give it to the file's owner.
                 return None
             raise
         try:
@@ -154,7 +154,7 @@ class OwnerFile:
             if os.path.samestat(status, self._lock.lstat()):
                 return descriptor
         except (BlockingIOError, FileNotFoundError):
-            # Somebody has it; or had it, and took it away while this one was opened.
+            # Another process has the lock, or had it and removed the file meanwhile.
             pass
         except BaseException:
             os.close(descriptor)
@@ -163,7 +163,7 @@ class OwnerFile:
         return None
 
     def _clear(self) -> None:
-        """Remove what a process left behind that died as it wrote: who has the lock is alone."""
+        """Remove the files of a process that died while writing. The lock must be held."""
         for file in self.path.parent.iterdir():
             if self._left_behind.fullmatch(file.name):
                 with suppress(FileNotFoundError):
@@ -180,7 +180,7 @@ class OwnerFile:
                 os.fsync(descriptor)
             Path(beside).replace(self.path)
         except BaseException:
-            with suppress(OSError):  # the first failure is the one to tell
+            with suppress(OSError):  # the first failure is the one to report
                 Path(beside).unlink()
             raise
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -190,9 +190,9 @@ class OwnerFile:
             os.close(directory)
 
     def _give_to_owner(self, descriptor: int) -> None:
-        """Make a new file its owner's alone: it never was more, but a umask may have made it less.
+        """Set a new file's mode to 0600, which a umask may have narrowed, and its owner.
 
-        Root's new files belong to whom the file belonged before: a service goes on reading it.
+        A file that root writes keeps the old file's owner, so that a service can still read it.
         """
         os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR)
         if os.geteuid() != 0:
@@ -209,7 +209,7 @@ class OwnerFile:
         try:
             yield
         except (ValueError, ImportError) as error:
-            # A path that no file can have, a text that no file can hold, a system without locks.
+            # An impossible path, a text that cannot be encoded, or a system without locks.
             raise FileStoreError(
                 f"the token file could not be {what}: {type(error).__name__}"
             ) from error
@@ -225,7 +225,7 @@ class OwnerFile:
             ) from error
 
     def _whose(self, error: OSError) -> str:
-        """Say to whom the file belongs that may not be read."""
+        """Return whose file it is, for the error of a file that may not be read."""
         if isinstance(error, PermissionError):
             with suppress(OSError):
                 if (owner := self.path.lstat().st_uid) != os.geteuid():
@@ -237,9 +237,9 @@ class OwnerFile:
 
 
 def _require_private_directory(directory: Path) -> None:
-    """Require that nobody else can replace a file in it.
+    """Require that nobody else can replace a file in the directory.
 
-    In one with the sticky bit, as /tmp is, others may add files, and touch only their own.
+    In a directory with the sticky bit, like /tmp, others may add files, but change only their own.
     """
     status = directory.stat()
     if os.geteuid() not in {0, status.st_uid} and status.st_uid != 0:
@@ -255,9 +255,9 @@ def _require_private_directory(directory: Path) -> None:
 
 
 def _require_trusted(path: Path, status: os.stat_result) -> None:
-    """Require that a file is regular, and that nobody else can have written it."""
+    """Require a regular file that nobody else can have written."""
     if not stat.S_ISREG(status.st_mode):
-        raise FileStoreError(f"{path} is no regular file")
+        raise FileStoreError(f"{path} is not a regular file")
     if not _is_ours(status, path.parent):
         raise FileStoreError(
             f"{path} belongs to another user ({status.st_uid}), and is not trusted: remove it, or "
@@ -273,7 +273,7 @@ def _require_trusted(path: Path, status: os.stat_result) -> None:
 def _is_ours(status: os.stat_result, directory: Path) -> bool:
     """Return whether a file belongs to this user, or to root, who may do anything anyway.
 
-    Root itself works on a service's file where the service's directory is, and nowhere else.
+    Root itself accepts a service's file only in that service's own directory.
     """
     if status.st_uid in {0, os.geteuid()}:
         return True
@@ -287,7 +287,7 @@ def _may_be_written_by_others(status: os.stat_result) -> bool:
 
 
 def _is_owner_alone(status: os.stat_result) -> bool:
-    """Return whether the group of a file is its owner's own, as many systems give each user one."""
+    """Return whether a file's group is its owner's private group, which many systems create."""
     import grp  # noqa: PLC0415 - not everywhere, where the other stores work
     import pwd  # noqa: PLC0415 - the same
 

@@ -14,20 +14,20 @@ from qwen_token.policy import pause_after
 
 from .events import place
 
-# A hundred years.
+# A hundred years, in hours.
 _MOST_HOURS: Final = 876_000
-# Between two checks that succeed, however short a token lives.
+# The minimum time between two successful checks, however short a token lives.
 _SHORTEST_PAUSE: Final = timedelta(seconds=10)
-# The wall clock, which tokens expire by, may be set during a pause, and the clock of a wait may
-# stand still while the machine sleeps. So long may it take until either is noticed.
+# The longest wait without a look at the wall clock, by which tokens expire: it may be set during a
+# pause, and the clock of a wait may stop while the machine sleeps.
 _LONGEST_WAIT: Final = timedelta(minutes=1)
-# A thread that never pauses would take a whole processor.
+# The minimum pause, so that the thread never takes a whole processor.
 _SHORTEST_WAIT: Final = timedelta(seconds=0.1)
-# How near to the next turn counts as that turn, in intervals.
+# How near to the next turn counts as that turn, as a part of the interval.
 _ROUNDING: Final = 1e-6
 
-# How long to wait after a check that ended at a time of the wall clock. It is asked again during
-# the pause, with that time as the clock says it by then.
+# Returns how long to wait after a check that ended at a time of the wall clock. It is called again
+# during the pause, with that time corrected for changes of the clock.
 Pause = Callable[[datetime], timedelta]
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def utc_now() -> datetime:
 def elapsed() -> float:
     """Return the seconds of a clock that is never set.
 
-    Where the system has such a clock, it runs while the machine sleeps.
+    If the system has such a clock, it runs while the machine sleeps.
     """
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -63,7 +63,7 @@ def interval_from(check_interval_hours: float) -> timedelta:
         isinstance(check_interval_hours, bool)
         or not isinstance(check_interval_hours, int | float)
         or not (math.isfinite(check_interval_hours) and 0 < check_interval_hours <= _MOST_HOURS)
-        # Greater than 0, and yet none: a timedelta has whole microseconds.
+        # Greater than 0, but rounded to 0: a timedelta has whole microseconds.
         or not timedelta(hours=check_interval_hours)
     ):
         raise ConfigError(
@@ -75,10 +75,10 @@ def interval_from(check_interval_hours: float) -> timedelta:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """How a check ended, and when the token that is current after it needs the next one."""
+    """The result of a check, and when the current token needs the next one."""
 
     error: Exception | None
-    # None where there is no token.
+    # None if there is no token.
     expires_at: datetime | None
     # How long before its expiry the token is due.
     window: timedelta
@@ -102,17 +102,17 @@ class AutoRefresh:
         clock: Callable[[], float],
         wait: Callable[[threading.Event, float], None],
     ) -> None:
-        """Prepare. ``check`` must not raise; times and waiting are given for tests."""
+        """Take the check, which must not raise. Clocks and waiting are replaced by tests."""
         self._check = check
         self._now = now
         self._clock = clock
         self._wait = wait
-        # Only the holder of the lock changes which thread runs.
+        # Only the holder of the lock starts or stops the thread.
         self._lock = threading.Lock()
         self._thread: RefreshThread | None = None
         # The interval of the parent process's thread, until this process has a thread.
         self._interrupted: timedelta | None = None
-        # In a row. Only the thread changes it.
+        # The failures in a row. Only the thread changes it.
         self._failures = 0
 
     def start(self, interval: timedelta) -> None:
@@ -123,11 +123,11 @@ class AutoRefresh:
                 self._start(interval)
 
     def stop(self) -> None:
-        """Stop the thread, and wait for its check under way (or its first) to end."""
+        """Stop the thread, and wait for its current check (or its first) to end."""
         with self._lock:
             running, self._thread = self._thread, None
             self._interrupted = None
-        # Outside the lock: a callback of the check may need it.
+        # Without the lock, which a callback of the check may need.
         if running is not None:
             running.stop()
 
@@ -164,7 +164,7 @@ class AutoRefresh:
         self._thread = running
 
     def _check_once(self, running: "RefreshThread") -> Pause:
-        """Check, and return the pause to the next check."""
+        """Check, and return the pause until the next check."""
         result = self._check()
         if (error := result.error) is None:
             self._failures = 0
@@ -189,12 +189,11 @@ class AutoRefresh:
 
 
 class RefreshThread:
-    """Calls ``check`` in a daemon thread: at once, and again after each pause that it returns.
+    """Calls ``check`` in a daemon thread: at once, and again after each pause.
 
-    The pause passes by ``clock``, which nobody sets. But what makes a check necessary is the wall
-    clock (``now``). So that is looked at once a minute, and where it was set meanwhile, the pause
-    becomes as short as the time that is right now makes it. It never becomes longer: a check that
-    comes too early does nothing.
+    The pause is timed by ``clock``, which nobody sets. But tokens expire by the wall clock
+    (``now``). So the thread looks at that once a minute; if it was set meanwhile, the pause is
+    shortened accordingly. It is never prolonged, because a check that comes too early does no harm.
     """
 
     def __init__(
@@ -206,7 +205,7 @@ class RefreshThread:
         clock: Callable[[], float] = elapsed,
         wait: Callable[[threading.Event, float], None] = wait,
     ) -> None:
-        """Prepare a thread. ``check`` must not raise; times and waiting are given for tests."""
+        """Take the check, which must not raise. Clocks and waiting are replaced by tests."""
         self.interval = interval
         self._check = check
         self._now = now
@@ -225,7 +224,7 @@ class RefreshThread:
         self._woken.set()
 
     def stop(self) -> None:
-        """Begin no other check, and wait for the one under way (or the first) to end."""
+        """Start no other check, and wait for the current one (or the first) to end."""
         self._stopping = True
         self._woken.set()
         if self._thread is not threading.current_thread():

@@ -21,9 +21,9 @@ from .text_place import GuardedPlace, translated_store
 from .text_state import TextState
 from .write_behind import WritableStore, WriteBehind
 
-# A run with a session ends itself by then, so that the lease of a process that died is soon over.
+# The time limit of a run with a session, so that the lease of a process that died expires soon.
 _LONGEST_RUN: Final = timedelta(minutes=3)
-# How often, and how long, a process waits for another one that is refreshing the same token.
+# How often and how long a process waits for another one that is refreshing the same token.
 _LOOK_EVERY: Final = 0.25
 _MOST_LOOKS: Final = 120
 
@@ -36,10 +36,10 @@ class SharedLogin:
     def __init__(
         self, store: WritableStore, session: Session, *, elapsed: Callable[[], float]
     ) -> None:
-        """Take what the store has beside it; ``elapsed`` is the clock that a run is timed by.
+        """Take the store's places beside the token; ``elapsed`` is the clock that times runs.
 
         Raises:
-            ConfigError: it has no place for a session, or the session is empty.
+        ConfigError: the store has no place for a session, or the session is empty.
         """
         if session is not STORED and session.refresh_token is None and session.email is None:
             raise ConfigError("session should have a refresh_token, or an email and a password")
@@ -54,12 +54,12 @@ class SharedLogin:
         self.state = TextState(GuardedPlace(state), elapsed=elapsed)
 
     def prepare(self) -> None:
-        """Store the session where it is a newer word, and name the versions as all processes do."""
+        """Store the session if it is newer, and use the names for versions that all processes share."""
         self._store.name_by(self.sessions.prepare())
 
 
 def no_place_for_session() -> ConfigError:
-    """Return the error for a store that cannot keep a session."""
+    """Return the error for a store that has no place for a session."""
     return ConfigError(
         "session needs a MemoryStore, a FileStore, or a TokenStore of your own with 'beside': a "
         "secret's session belongs to the stack, which keeps it in a secret that readers cannot read"
@@ -70,7 +70,7 @@ def no_place_for_session() -> ConfigError:
 class Runs:
     """Runs the keeper over ``store``; ``login`` is the session beside it, if there is one.
 
-    ``elapsed`` is a clock that nobody sets: how long a run may take is no matter of the wall clock.
+    ``elapsed`` is a clock that nobody sets: setting the wall clock must not change a run's time limit.
     """
 
     store: WriteBehind
@@ -82,7 +82,7 @@ class Runs:
     def refreshed(
         self, held: StoredToken | None, *, refresh_before: timedelta, only_check: bool
     ) -> StoredToken | None:
-        """Have the token replaced, and return what is current then; None where there is none.
+        """Replace the token, and return what is then current; None if there is none.
 
         With ``only_check``, a token that is not due and that the API accepts is not replaced. If
         another process is refreshing the token, its result is waited for.
@@ -91,7 +91,7 @@ class Runs:
             QwenTokenError: the run failed.
         """
         if self.login is None:
-            # Nothing ends this process at a certain time: each call has its own limit.
+            # This process has no time limit; each call has its own.
             return self._run(UnsharedState(), refresh_before, time_left=lambda: timedelta.max).held
         self.login.prepare()
         for _ in range(_MOST_LOOKS):
@@ -142,5 +142,5 @@ class Runs:
             try:
                 ledger.close()
             except StoreError as error:
-                # The lease ends by itself.
+                # The lease expires by itself.
                 _log.warning("what the refresh did could not be noted: %s", error)

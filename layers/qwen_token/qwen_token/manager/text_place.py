@@ -1,4 +1,4 @@
-"""A place for one text: what it promises, and how one of the program's own is called."""
+"""A place for one text: its interface, and how a program's own implementation is called."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,22 +10,22 @@ from .events import place
 
 
 class TextPlace(Protocol):
-    """A place for one text. Each call raises StoreError where the place fails."""
+    """A place for one text. Each call raises StoreError if the place fails."""
 
     def load(self) -> str | None:
-        """Return the text, or None while there is none."""
+        """Return the text, or None if there is none."""
         ...
 
     def save(self, text: str, *, over: str | None) -> bool:
-        """Put ``text`` in the place of the text ``over`` (None: of none), wholly or not at all.
+        """Replace the text ``over`` (None: there was none) by ``text``, atomically.
 
-        Returns False, and changes nothing, where another text is there by now.
+        Returns False, and changes nothing, if another text is there by now.
         """
         ...
 
 
 def require_text(found: object) -> str | None:
-    """Return what a place of the program's own holds, if that is a text or nothing."""
+    """Return the content of a program's own place, if that is a text or None."""
     if found is not None and not isinstance(found, str):
         raise TypeError
     return found
@@ -33,9 +33,9 @@ def require_text(found: object) -> str | None:
 
 @contextmanager
 def translated_store(what: str) -> Iterator[None]:
-    """Raise whatever a store of the program's own raises as a StoreError.
+    """Translate any exception of a program's own store to a StoreError.
 
-    It says where that was raised, and not its text, which may hold a token.
+    Its message says where the exception was raised, but not its text, which may hold a token.
     """
     try:
         yield
@@ -46,7 +46,7 @@ def translated_store(what: str) -> Iterator[None]:
 
 
 class GuardedPlace:
-    """A place of the program's own, each failure of which is a StoreError."""
+    """A program's own place. Each of its failures becomes a StoreError."""
 
     def __init__(self, place: TextPlace) -> None:
         self._place = place

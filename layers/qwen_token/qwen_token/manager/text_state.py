@@ -15,7 +15,7 @@ from qwen_token.run_memory import RunMemory
 
 from .text_place import TextPlace
 
-# Another one after each start of the machine; where it cannot be read, there is none.
+# A new id after each start of the machine; absent on systems without one.
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -23,8 +23,8 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 class _Lease:
     """Who has the lease, and until when, by two clocks.
 
-    All processes of a machine share ``ends``, a clock that nobody sets, since ``boot``. The wall
-    clock (``until``) is for other machines, and after the next start of this one.
+    ``ends`` is of a clock that nobody sets and that all processes of the machine share, since
+    ``boot``. ``until``, of the wall clock, is for other machines, and for this one after a restart.
     """
 
     owner: str
@@ -33,7 +33,7 @@ class _Lease:
     ends: float = 0.0
 
     def holds(self, *, now: datetime, boot: str | None, elapsed: float) -> bool:
-        """Return whether its owner may still be at work."""
+        """Return whether its owner may still be running."""
         left = self.until - now
         if boot is not None and boot == self.boot:
             left = timedelta(seconds=self.ends - elapsed)
@@ -42,7 +42,7 @@ class _Lease:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What is remembered, and the lease."""
+    """The memory and the lease."""
 
     memory: RunMemory
     lease: _Lease | None = None
@@ -51,8 +51,8 @@ class _Entry:
 class TextState:
     """A ledger's ``State`` in a place for one text. Every method raises StoreError on a failure.
 
-    ``elapsed`` is a clock that nobody sets, and that all processes of this machine share. Without
-    it, the wall clock alone says whether a lease is over.
+    ``elapsed`` is a clock that nobody sets and that all processes of this machine share. Without
+    it, only the wall clock decides whether a lease has expired.
     """
 
     def __init__(self, place: TextPlace, *, elapsed: Callable[[], float] | None = None) -> None:
@@ -60,7 +60,7 @@ class TextState:
         self._elapsed = elapsed
 
     def acquire(self, owner: str, *, now: datetime, until: datetime) -> Leased | None:
-        """Take the lease, if no other run has it (None); one whose time is over is taken over."""
+        """Take the lease, or return None if another run has it. An expired one is taken over."""
         leased: Leased | None = None
         boot, elapsed = (None, 0.0) if self._elapsed is None else (_boot_id(), self._elapsed())
         lease = _Lease(owner, until, boot, elapsed + (until - now).total_seconds())
@@ -75,20 +75,20 @@ class TextState:
         return leased if self._change(take) else None
 
     def read(self) -> RunMemory:
-        """Return what is remembered, without the lease."""
+        """Return the memory, without taking the lease."""
         return _entry(self._place.load()).memory
 
     def write(self, owner: str, memory: RunMemory) -> None:
-        """Write the memory, and keep the lease. Raises StoreError also where the lease was lost."""
+        """Write the memory, and keep the lease. Raises StoreError if the lease was lost, too."""
         if not self._change(lambda found: _of_owner(found, owner, memory, found.lease)):
             raise StoreError("another process took the lease over, as this run took too long")
 
     def release(self, owner: str, memory: RunMemory) -> None:
-        """Write the memory, and give the lease back. A lease that was lost changes nothing."""
+        """Write the memory and release the lease. Does nothing if the lease was lost."""
         self._change(lambda found: _of_owner(found, owner, memory, None))
 
     def _change(self, changed: Callable[[_Entry], _Entry | None]) -> bool:
-        """Write what ``changed`` makes of the entry; return False where it makes nothing of it."""
+        """Write the result of ``changed``, called with the entry; return False if that is None."""
         while True:
             text = self._place.load()
             entry = changed(_entry(text))

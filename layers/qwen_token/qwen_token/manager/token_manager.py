@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from qwen_token.secret_store import SecretStore
 
 _NOTHING: Final = timedelta(0)
-# Whatever a token's time left, only what a person can mend is announced.
+# Whatever a token's time left, only failures that a person has to fix are announced.
 _ALERT_POLICY: Final = AlertPolicy(_NOTHING, _NOTHING)
 
 _log = logging.getLogger(__name__)
 
-# A store in Secrets Manager sends and receives tokens before any other module does.
+# With a store in Secrets Manager, this is the first module that sends or receives tokens.
 guard_library_logs()
 
 _Kind = TypeVar("_Kind", bound="TokenManager")
@@ -69,13 +69,12 @@ class TokenManager:
     ``TokenStore`` of your own; ``from_secret`` takes a secret by its name. ``auth_token`` is the
     first token: it is stored if the store has no token, or one that expires sooner.
 
-    ``session`` is a login that gives tokens: a refresh credential, an e-mail and its password, or
+    ``session`` is a login that gets tokens: a refresh credential, an e-mail and its password, or
     both. It is kept beside the token, in memory or in the ``FileStore``'s second file, and used by
-    one process at a time. Then ``auth_token`` is not needed: the first use gets a token, and
-    ``token`` is never an expired one as long as the login lives. A credential that changes is
-    stored at once, so the one that was given need not be updated: it is taken only where no login
-    is stored, or where it was never given before. Several processes share one session by sharing
-    one ``FileStore``.
+    one process at a time. ``auth_token`` is then not needed: the first use gets a token, and
+    ``token`` is never expired while the login is alive. A changed credential is stored at once, so
+    you need not update the one that you pass: it counts only if no login is stored, or if it was
+    never passed before. Several processes share a session by sharing a ``FileStore``.
 
     A refresh works as in the stack. The new token must belong to the same account and expire
     later, and the API must accept it. Only then does it replace the old token in the store. A token
@@ -86,8 +85,8 @@ class TokenManager:
     after a fork has the token, but not the thread: if the parent's was running, the child's first
     use of the manager starts a thread of its own.
 
-    A pickle holds no token and no login: in another process the manager is made anew over the same
-    store, without callbacks and without a thread.
+    A pickle holds no token and no login: another process gets a new manager with the same store,
+    without callbacks and without a thread.
     """
 
     @forgets_locals
@@ -109,9 +108,9 @@ class TokenManager:
     ) -> None:
         """Prepare the manager, without using the store or the API yet.
 
-        ``auth_base_url`` is the host that ``session`` signs in at: by default Qwen's, and empty
-        where ``base_url`` is an Open WebUI server. ``web_version`` and ``user_agent`` are what the
-        hosts are told of who asks.
+        ``auth_base_url`` is the host at which ``session`` signs in: by default Qwen's, and empty
+        if ``base_url`` is an Open WebUI server. ``web_version`` and ``user_agent`` are headers for
+        the hosts.
 
         ``clock`` (the wall clock), ``elapsed`` (the clock that times checks and runs) and ``wait``
         are for tests.
@@ -134,7 +133,7 @@ class TokenManager:
         self._clock = clock
         first = None if auth_token is None else decode_token(auth_token)
         held_in = MemoryStore() if store is None else store
-        # What makes it anew in another process. No token is among it, and no login.
+        # The arguments for a new manager in another process, without token and login.
         self._arguments: dict[str, Any] = {
             "store": held_in,
             "base_url": base_url,
@@ -150,7 +149,7 @@ class TokenManager:
             self._arguments |= {"store": None, "_open_store": _open_store}
         # ``from_secret`` opens its store on first use: boto3 is slow to import.
         self._store = WriteBehind(_open_store or (lambda: held_in), first=first)
-        # A run stands still while the machine sleeps, and so does this clock of it.
+        # The clock of a run, which stops while the machine sleeps, as the run does.
         run_clock = elapsed or time.monotonic
         self._login = None if session is None else SharedLogin(held_in, session, elapsed=run_clock)
         self._runs = Runs(
@@ -159,7 +158,7 @@ class TokenManager:
         self._auto_refresh = AutoRefresh(
             self._check, now=clock, clock=elapsed or refresh_thread.elapsed, wait=wait
         )
-        # Events are noted under the lock. Callbacks are called without it.
+        # Events are queued under the lock. Callbacks are called without it.
         self._events = Events("refresh", "expired", "error")
         # Only the holder of the lock changes the attributes below.
         self._lock = threading.Lock()
@@ -248,10 +247,10 @@ class TokenManager:
             self._events.tell()
 
     def current_nowait(self, *, is_reading: bool = False) -> str | None:
-        """Return a token that has not expired, or None where ``current`` would read or wait.
+        """Return a token that has not expired, or None if ``current`` would read or wait.
 
-        While another thread reads or refreshes (with ``is_reading``, one is about to), the token in
-        memory counts although it is due.
+        While another thread reads or refreshes (with ``is_reading``, one is about to), the token may
+        also be one that is due.
         """
         self._auto_refresh.resume()
         held, now = self._known, self._clock()
@@ -264,7 +263,7 @@ class TokenManager:
     def needs_refresh(self) -> bool:
         """Return whether the token is due: it has ``refresh_before`` left, or less.
 
-        An access token, which may live shorter than that, is due with a third of its life left.
+        An access token, which may live less than that, is due with a third of its life left.
 
         Raises:
             TokenMissingError: there is no token.
@@ -282,15 +281,15 @@ class TokenManager:
         """Store a token that a person brought, in place of any other, without calling the API.
 
         Raises:
-            TokenMalformedError: ``text`` is not a JWT with an account and an expiry, or what else
-                the store holds could not be kept around it; nothing has changed.
+            TokenMalformedError: ``text`` is not a JWT with an account and an expiry, or the rest of
+            the stored value cannot be kept; nothing has changed.
             StoreError: the token could not be stored; nothing has changed.
         """
         token = decode_token(text)
         with self._lock:
             self._store.put(token)
             self._failure = None
-            # The token may be of any age. Its owner knows of it: no event announces it.
+            # The token may be of any age. No event announces it, because its owner put it in.
             self._known = None
             self._announced = token
             self._take(token)
@@ -301,9 +300,9 @@ class TokenManager:
         """Store a login that a person brought, in place of any other, without calling the API.
 
         Raises:
-            ConfigError: the manager was made without a session.
-            SessionMalformedError: what else is stored could not be kept around it; nothing has
-                changed.
+            ConfigError: the manager was created without a session.
+            SessionMalformedError: the rest of the stored value cannot be kept; nothing has
+            changed.
             StoreError: the session could not be stored; nothing has changed.
         """
         if self._login is None:
@@ -320,14 +319,14 @@ class TokenManager:
 
         Threads that call this at the same time share one refresh, and its failure. With a
         ``session``, a token that is younger than ten minutes is only checked with the API, and
-        replaced if it is dead; what the API has refused is not shown to it again for an hour.
+        replaced if it is dead; what the API has refused is not sent again for an hour.
 
         Raises:
             TokenNotExtendedError: the new token expires no later than the old one.
             TokenRejectedError: the API says that the token is dead.
             SessionRejectedError: the sign-in host says that the refresh credential is dead.
             SignInRefusedError: the password was refused, or a challenge came.
-            TokenShortLivedError: the session gave a token of less than ten minutes; it is stored.
+            TokenShortLivedError: the new token lives less than ten minutes; it is stored.
             StoreError: the store failed. If only writing failed, ``token`` is the new token
                 nevertheless, and it is written later.
             QwenTokenError: the refresh failed in another way; the token is unchanged.
@@ -404,7 +403,7 @@ class TokenManager:
         self, event: Literal["error"], callback: Callable[[Exception], object]
     ) -> Callable[[], None]: ...
     def on(self, event: str, callback: Callable[[Any], object]) -> Callable[[], None]:
-        """Have ``callback`` called at each ``event``, until the returned function is called.
+        """Call ``callback`` at each ``event``, until the returned function is called.
 
         - ``refresh``: a new token is stored, from a refresh here or in another process. The
           callback gets its ``TokenInfo``; ``token`` is the token itself.
@@ -449,7 +448,7 @@ class TokenManager:
                 return self._known.token
             return self._read()
         except (StoreError, ConfigError) as error:
-            # A client that cannot be made again, after a fork, is such a failure, too.
+            # A client that cannot be created again after a fork is such a failure, too.
             if bridge is None:
                 raise
             _log.warning("the token in memory is used, because the store fails: %s", error)
@@ -498,9 +497,9 @@ class TokenManager:
         return held.token
 
     def _refreshed(self, held: StoredToken | None, *, known: KnownToken | None) -> StoredToken:
-        """Have the keeper do a run, and return what is current after it.
+        """Have the keeper do a run, and return the token that is current after it.
 
-        ``known`` is what the store held when it was last seen, before ``held``.
+        ``known`` is what was last read from the store, before ``held``.
         """
         is_new = self._known is not None and self._known.is_new(now=self._clock())
         try:
@@ -514,7 +513,7 @@ class TokenManager:
             if current is None:
                 raise
             if self._login is not None and isinstance(error, TokenShortLivedError):
-                # To go on as if all were well would spend the session again and again.
+                # Ignoring this failure would spend the session again and again.
                 self._take(current.token)
                 raise
         if current is None:
@@ -524,7 +523,7 @@ class TokenManager:
     def _work_of_another(
         self, error: QwenTokenError, held: StoredToken | None, known: KnownToken | None
     ) -> StoredToken | None:
-        """Return a token that makes up for the failure: another process may have refreshed it."""
+        """Return another process's token if it makes up for the failure, or None."""
         try:
             current = self._store.read()
         except QwenTokenError:
@@ -541,12 +540,12 @@ class TokenManager:
         return None
 
     def _read(self) -> Token:
-        """Read the store, and get the first token where a session can; the lock is held."""
+        """Read the store, and get the first token if there is a session; the lock is held."""
         held = self._stored()
         return self._brought_back(None) if held is None else held.token
 
     def _stored(self) -> StoredToken | None:
-        """Read the store and note its token; None where a session can get the first one."""
+        """Read the store and note its token; return None if a session can get the first one."""
         held = self._store.read()
         if held is None:
             if self._login is None:
@@ -556,10 +555,9 @@ class TokenManager:
         return held
 
     def _brought_back(self, token: Token | None) -> Token:
-        """Return a living token in place of one that is missing or expired; the lock is held.
+        """Get a token if there is none or it has expired; the lock is held.
 
-        That is for reads, of which there may be any number: after a failure, the next attempt is a
-        minute later.
+        Any number of reads may call this, so after a failure the next attempt is a minute later.
         """
         if token is not None and token.remaining(self._clock()) > _NOTHING:
             return token
@@ -622,8 +620,8 @@ class TokenManager:
         """Announce once that only a person can help; the lock is held."""
         now = self._clock()
         at = self._announced_reasons.get(error.reason)
-        # What was announced later than now was so by a clock that was ahead, and may have been
-        # wrong: a token that seemed to have expired is alive again.
+        # An announcement in the future was made by a clock that was ahead, and may have been wrong:
+        # a token that seemed to have expired may be alive.
         if at is not None and at <= now:
             return
         if severity(error, now=now, since=now, policy=_ALERT_POLICY) is Severity.CRITICAL:
@@ -660,9 +658,9 @@ class TokenManager:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return how another process gets its own, over the same store: without token or login.
+        """Return the arguments for another process's manager, without token and login.
 
-        What the store was not given yet is written first, as the other process has it from there.
+        Unwritten tokens and logins are written first, because the other process reads the store.
         """
         store = self._arguments["store"]
         if isinstance(store, MemoryStore):
@@ -683,7 +681,7 @@ class TokenManager:
 
 
 def _anew(kind: type[_Kind], arguments: dict[str, Any], has_login: bool) -> _Kind:  # noqa: FBT001 - as pickled
-    """Return a manager as it was in another process; its login is the one that is stored."""
+    """Return a manager for another process; its login is the stored one."""
     return kind(session=STORED if has_login else None, **arguments)
 
 

@@ -1,4 +1,4 @@
-"""A store that loses no token: one that could not be written stays in memory until it can be."""
+"""A store that loses no token: one that cannot be written stays in memory until it can."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,16 +15,16 @@ _UNWRITTEN: Final = ""
 
 
 class WritableStore(Store, Protocol):
-    """A keeper's store that a token can be put into: a ``SecretStore`` or a ``TokenStore``."""
+    """A keeper's store into which a token can be put: a ``SecretStore`` or a ``TokenStore``."""
 
     def put(self, token: Token) -> StoredToken: ...
 
 
 class WriteBehind:
-    """The keeper's store, over a store that is opened when it is first needed.
+    """The keeper's store: it wraps a store that is opened when it is first needed.
 
-    ``first`` is put in by the first ``read``, if the store has no token or one that expires sooner.
-    A new token that the store does not take is current here all the same, until a later ``read``
+    The first ``read`` puts in ``first``, if the store has no token or one that expires sooner.
+    A new token that the store does not accept is current here nevertheless, until a later ``read``
     can write it; ``failure`` is the store's error meanwhile.
     """
 
@@ -44,11 +44,11 @@ class WriteBehind:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the store has every token that was meant for it."""
+        """Whether every token was written to the store."""
         return self._first is None and self._unwritten is None
 
     def read(self) -> StoredToken | None:
-        """Return the current token, after writing one that is still to be written.
+        """Return the current token, after writing one that is not written yet.
 
         Raises:
             WrongAccountError: the store holds another account's token than ``first``.
@@ -152,6 +152,6 @@ class WriteBehind:
 
 
 def _takes_over(token: Token, current: Token) -> bool:
-    """Return whether an unwritten token is to replace what the store holds."""
+    """Return whether an unwritten token replaces what the store holds."""
     is_newer_word = token.is_access_token and not current.is_access_token
     return expires_later(token, than=current) or (is_newer_word and same_account(token, current))
