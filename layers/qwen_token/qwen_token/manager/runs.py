@@ -54,7 +54,7 @@ class SharedLogin:
         self.state = TextState(GuardedPlace(state), elapsed=elapsed)
 
     def prepare(self) -> None:
-        """Store the session if it is newer, and use the names for versions that all processes share."""
+        """Store the session if it is newer, and name versions as the other processes do."""
         self._store.name_by(self.sessions.prepare())
 
 
@@ -70,7 +70,7 @@ def no_place_for_session() -> ConfigError:
 class Runs:
     """Runs the keeper over ``store``; ``login`` is the session beside it, if there is one.
 
-    ``elapsed`` is a clock that nobody sets: setting the wall clock must not change a run's time limit.
+    ``elapsed`` is a clock that nobody sets: the wall clock must not change a run's time limit.
     """
 
     store: WriteBehind

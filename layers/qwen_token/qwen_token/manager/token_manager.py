@@ -249,8 +249,8 @@ class TokenManager:
     def current_nowait(self, *, is_reading: bool = False) -> str | None:
         """Return a token that has not expired, or None if ``current`` would read or wait.
 
-        While another thread reads or refreshes (with ``is_reading``, one is about to), the token may
-        also be one that is due.
+        While another thread reads or refreshes (with ``is_reading``, one is about to), a token that
+        is due is returned, too.
         """
         self._auto_refresh.resume()
         held, now = self._known, self._clock()
