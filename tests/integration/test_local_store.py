@@ -1,9 +1,14 @@
 """Where a program without AWS keeps its token: real files, real processes, real crashes."""
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import stat
+import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +18,7 @@ from typing import Any, Final
 
 import pytest
 
+from localcloud.aws import ROOT
 from qwen_token import (
     FileStore,
     FileStoreError,
@@ -20,6 +26,7 @@ from qwen_token import (
     TokenMalformedError,
     TokenMissingError,
 )
+from qwen_token.errors import TokenDocumentError
 from qwen_token.manager.owner_file import OwnerFile
 from qwen_token.stored_token import StoredToken
 from tests.minting import all_said, pieces, token
@@ -594,6 +601,137 @@ def test_root_trusts_nobody_elses_file_where_anybody_may_put_one(path: Path) -> 
     path.unlink()
     assert FileStore(path).save(NEW.raw, over=None)
     assert left.exists()
+
+
+# ── Of what a file system may add ─────────────────────────────────────────────────────────────────
+
+ACCESS: Final = "system.posix_acl_access"
+FOR_NEW_FILES: Final = "system.posix_acl_default"
+
+
+def let_the_service(path: Path, attribute: str, *, may: int) -> None:
+    """Give another user rights of their own to a file, or to all that a directory will hold."""
+    nobody = 0xFFFFFFFF
+    owner, user, group, mask, others = 0x01, 0x02, 0x04, 0x10, 0x20
+    entries = [
+        (owner, 0o7, nobody),
+        (user, may, SERVICE),
+        (group, 0, nobody),
+        (mask, may, nobody),
+        (others, 0, nobody),
+    ]
+    packed = b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(path, attribute, struct.pack("<I", 2) + packed)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        pytest.skip("this file system has no access control lists")
+
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="as Linux keeps these lists")
+
+
+@linux_only
+@pytest.mark.parametrize("what", ["the file", "the directory"])
+def test_another_user_who_may_write_by_an_access_list_is_somebody_else(
+    path: Path, what: str
+) -> None:
+    """The mode shows what the list gives as the group's, and the group is the owner's own."""
+    path.write_text(OLD.raw)
+    path.chmod(0o600)
+    let_the_service(path if what == "the file" else path.parent, ACCESS, may=0o6)
+
+    with pytest.raises(FileStoreError, match="others may write"):
+        FileStore(path).load()
+    with pytest.raises(FileStoreError, match="others may write"):
+        FileStore(path).save(NEW.raw, over=OLD.raw)
+    assert path.read_text() == OLD.raw
+
+
+@linux_only
+def test_who_may_only_read_by_an_access_list_may_not_read_what_is_written(path: Path) -> None:
+    path.write_text(OLD.raw)
+    let_the_service(path, ACCESS, may=0o4)
+    let_the_service(path.parent, FOR_NEW_FILES, may=0o6)
+    path.chmod(0o640)
+
+    assert FileStore(path).save(NEW.raw, over=OLD.raw)
+
+    # The group's part of the mode is the most that the list gives to anybody.
+    assert mode(path) == 0o600
+
+
+@as_root
+def test_on_a_file_system_that_is_only_read_a_token_is_read_and_a_save_says_so(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "token"
+    path.write_text(OLD.raw)
+    path.chmod(0o600)
+    program = f"""
+from qwen_token import FileStore, FileStoreError
+store = FileStore({str(path)!r})
+assert store.load() == {OLD.raw!r}
+try:
+    store.save({NEW.raw!r}, over={OLD.raw!r})
+except FileStoreError as error:
+    print(error)
+"""
+    mounted = (
+        'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 77; exec "$2" -c "$3"'
+    )
+    done = subprocess.run(  # noqa: S603 - our own words
+        # A mount of this process alone.
+        ["unshare", "--mount", "sh", "-c", mounted, "sh", tmp_path, sys.executable, program],  # noqa: S607
+        env={**os.environ, "PYTHONPATH": str(ROOT / "layers/qwen_token")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("this process may mount nothing")
+    assert done.stdout.strip() == f"{path} could not be written: Read-only file system"
+    assert (done.returncode, path.read_text()) == (0, OLD.raw)
+
+
+@as_root
+@pytest.mark.parametrize("flag", ["i", "a"], ids=["immutable", "append-only"])
+def test_a_file_whose_flags_keep_it_as_it_is_stays_and_the_save_says_so(
+    path: Path, flag: str
+) -> None:
+    path.write_text(OLD.raw)
+    path.chmod(0o600)
+    chattr = shutil.which("chattr")
+    if chattr is None or subprocess.run([chattr, f"+{flag}", path], check=False).returncode:  # noqa: S603
+        pytest.skip("this file system has no flags")
+    try:
+        with pytest.raises(FileStoreError) as caught:
+            FileStore(path).save(NEW.raw, over=OLD.raw)
+    finally:
+        subprocess.run([chattr, f"-{flag}", path], check=True)  # noqa: S603
+
+    assert str(caught.value) == f"{path} could not be written: Operation not permitted"
+    assert FileStore(path).load() == OLD.raw
+    assert [each.name for each in path.parent.iterdir()] == ["token"]
+
+
+@pytest.mark.parametrize("extension", ["\n", "\r\n", "\n\n# of the browser, on Monday\n"])
+def test_lines_after_a_token_are_kept_or_keep_the_token_from_being_replaced(
+    path: Path, extension: str
+) -> None:
+    path.write_text(before := OLD.raw + extension)
+    path.chmod(0o600)
+    store = FileStore(path)
+    if not extension.isspace():
+        with pytest.raises((TokenMalformedError, TokenDocumentError)):
+            store.put(NEW)
+        assert path.read_bytes().decode() == before
+        return
+
+    store.put(NEW)
+
+    assert read(store).token == NEW
 
 
 def test_the_home_directory_and_the_working_directory_are_those_of_the_beginning(

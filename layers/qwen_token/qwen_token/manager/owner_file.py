@@ -1,5 +1,6 @@
 """A file that its owner alone can use, replaced as a whole by writers that take turns."""
 
+import errno
 import os
 import re
 import stat
@@ -247,7 +248,7 @@ def _require_private_directory(directory: Path) -> None:
             f"{directory} belongs to another user ({status.st_uid}), who could replace the file: "
             "use a directory of your own"
         )
-    if not status.st_mode & stat.S_ISVTX and _may_be_written_by_others(status):
+    if not status.st_mode & stat.S_ISVTX and _may_be_written_by_others(directory, status):
         raise FileStoreError(
             f"others may write in {directory}, and could replace the file: use a directory in "
             "which its owner alone may write (chmod go-w)"
@@ -263,7 +264,7 @@ def _require_trusted(path: Path, status: os.stat_result) -> None:
             f"{path} belongs to another user ({status.st_uid}), and is not trusted: remove it, or "
             "make it your own (chown)"
         )
-    if _may_be_written_by_others(status):
+    if _may_be_written_by_others(path, status):
         raise FileStoreError(
             f"others may write {path}, so it is not trusted: see that it holds what it should, and "
             "make it its owner's alone (chmod 600)"
@@ -280,10 +281,26 @@ def _is_ours(status: os.stat_result, directory: Path) -> bool:
     return os.geteuid() == 0 and status.st_uid == directory.stat().st_uid
 
 
-def _may_be_written_by_others(status: os.stat_result) -> bool:
+def _may_be_written_by_others(path: Path, status: os.stat_result) -> bool:
     if status.st_mode & stat.S_IWOTH:
         return True
-    return bool(status.st_mode & stat.S_IWGRP) and not _is_owner_alone(status)
+    if not status.st_mode & stat.S_IWGRP:
+        return False
+    # Where there is an access control list, the group's bits are the most that it gives to anybody.
+    return not _is_owner_alone(status) or _has_access_list(path)
+
+
+def _has_access_list(path: Path) -> bool:
+    """Return whether somebody has rights to a file that its mode does not name, as on Linux."""
+    get_attribute = getattr(os, "getxattr", None)
+    if get_attribute is None:
+        return False
+    try:
+        return bool(get_attribute(path, "system.posix_acl_access"))
+    except OSError as error:
+        if error.errno not in {errno.ENODATA, errno.ENOTSUP}:
+            raise
+        return False
 
 
 def _is_owner_alone(status: os.stat_result) -> bool:
