@@ -164,6 +164,8 @@ def test_a_proxy_that_requests_was_given_is_complained_of_at_once(
                 proxies=proxies if place == "call" else None,
                 timeout=5,
             )
+    assert len(proxy.requests) == 1
+    assert server.requests == []
 
 
 @libraries
