@@ -92,7 +92,8 @@ def exercise(fleet: Fleet) -> set[str]:
         fleet.add("zz/later", left=DAY)
         fleet.qwen.answer_with(scenarios.BLOCK_PAGE)
         fleet.sweep()
-        fleet.wait_for_postponed(2)
+        # With the two sessions, which wait until they fall due.
+        fleet.wait_for_postponed(3)
         refusal = Refusal("InternalFailure")
         with fleet.cloud.relay.interfering("secretsmanager:ListSecrets", refusal):
             function = fleet.stack.outputs["DispatchFunctionName"]
