@@ -80,7 +80,7 @@ integration: setup .tools/checkov/ready .tools/audit/ready .tools/lambda/ready #
 e2e: setup .tools/awscli/ready .tools/aws-sdk/ready .tools/lambda/ready ## tests of the deployed stack and the examples on the embedded AWS, and the proofs of trust
 	$(PYTEST) tests/e2e tests/wheel tests/proofs/crash_points tests/proofs/test_races.py tests/proofs/test_readers.py -m 'not nightly' -n 2 --dist loadgroup $(ARGS)
 
-nightly: setup .tools/fuzz/ready ## what takes too long for each change: every byte and wait, a long simulation, a search for inputs
+nightly: setup .tools/fuzz/ready .tools/cdk/ready .tools/node/ready .tools/awscli/ready ## what takes too long for each change: every byte and wait, a long simulation, a search for inputs
 	$(PYTEST) tests -m nightly -n 2 --dist loadgroup $(ARGS)
 	$(MAKE) simulate ARGS='--years 2000'
 	$(MAKE) coverage ARGS=--hypothesis-profile=nightly

@@ -5,7 +5,8 @@ RELEASE = build/release
 
 ##@ Releases
 
-release: build setup .tools/audit/ready ## make what a release consists of, in build/release: archive, wheel, SBOM, checksums
+release: build setup .tools/audit/ready ## make what a release consists of, in build/release: archive, wheel, SBOM, checksums (TAG=v…)
+	@test -z '$(TAG)' -o '$(TAG)' = 'v$(VERSION)' || { echo 'The version is $(VERSION), and its tag would be v$(VERSION).' >&2; exit 1; }
 	rm -rf $(RELEASE) && mkdir -p $(RELEASE)
 	$(PYTHON) make/release.py .aws-sam/build $(RELEASE)/qwen-token-refresh-$(VERSION).zip
 	$(WHEEL) --out-dir $(RELEASE) layers/qwen_token

@@ -128,9 +128,9 @@ Run request-1, 2026-11-24 12:00 UTC.
 
 PUT_SESSION = (
     'read -rs LOGIN; printf %s "$LOGIN" | aws secretsmanager put-secret-value --region eu-west-1 '
-    f"--secret-id {SESSION} --secret-string file:///dev/stdin && aws lambda invoke --region "
-    "eu-west-1 --function-name keeper --cli-binary-format raw-in-base64-out --payload "
-    "'{\"check\":true}' /dev/stdout"
+    f"--secret-id {SESSION} --secret-string file:///dev/stdin && printf '{{\"check\":true}}' | aws "
+    "lambda invoke --region eu-west-1 --function-name keeper --payload fileb:///dev/stdin "
+    "/dev/stdout"
 )
 PUT_TOKEN = PUT_SESSION.replace(SESSION, SECRET)
 
@@ -231,9 +231,7 @@ def test_the_command_for_the_aws_cli_alone_puts_in_what_is_pasted_and_shows_it_n
     """Run as it is, in the shell of AWS CloudShell, with a stand-in of the AWS CLI."""
     aws = tmp_path / "aws"
     aws.write_text(
-        "#!/bin/sh\n"
-        f'echo "$@" >> {tmp_path}/arguments\n'
-        f'case "$1" in secretsmanager) cat /dev/stdin > {tmp_path}/stored ;; esac\n'
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/arguments\ncat /dev/stdin > {tmp_path}/"$1"\n'
     )
     aws.chmod(0o755)
     login = r"""{"email": "a@example.com", "password": "b\\c $d `e` 'f' %s"}"""
@@ -249,10 +247,11 @@ def test_the_command_for_the_aws_cli_alone_puts_in_what_is_pasted_and_shows_it_n
         env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
     )
 
-    assert (tmp_path / "stored").read_text() == login
+    assert (tmp_path / "secretsmanager").read_text() == login
+    assert (tmp_path / "lambda").read_text() == '{"check":true}'
     put, invoked = (tmp_path / "arguments").read_text().splitlines()
     assert "a@example.com" not in f"{put}{invoked}{done.stdout}{done.stderr}"
-    assert invoked.endswith('--payload {"check":true} /dev/stdout')
+    assert invoked.endswith("--payload fileb:///dev/stdin /dev/stdout")
 
 
 @pytest.mark.parametrize(

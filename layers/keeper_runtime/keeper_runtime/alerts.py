@@ -382,8 +382,9 @@ def _put(
     if not location.of_fleet:
         # A token that is dead, but has not expired, is not due: the next run would not look.
         with_aws += (
-            f" && aws lambda invoke --region {location.region} --function-name {location.function} "
-            "--cli-binary-format raw-in-base64-out --payload '{\"check\":true}' /dev/stdout"
+            # Given as a file, the event is taken as it is, by version 1 of the AWS CLI and by 2.
+            f" && printf '{{\"check\":true}}' | aws lambda invoke --region {location.region} "
+            f"--function-name {location.function} --payload fileb:///dev/stdin /dev/stdout"
         )
     to_paste = (
         "the value of the cookie 'refresh_token' (or, on one line, an object with the keys 'email' "
