@@ -76,11 +76,11 @@ OF_A_KEY = {"kms:Decrypt", "kms:GenerateDataKey"}
 
 
 @cache
-def handlers() -> dict[str, dict[str, Any]]:
-    """Return what CloudFormation takes for each kind of resource, by what it does."""
+def schemas() -> dict[str, dict[str, Any]]:
+    """Return what CloudFormation says of each kind of resource."""
     texts = (file.read_text() for file in SCHEMAS.glob("*.json"))
-    schemas = (json.loads(text) for text in texts if OURS.search(text))
-    return {schema["typeName"]: schema.get("handlers", {}) for schema in schemas}
+    found = (json.loads(text) for text in texts if OURS.search(text))
+    return {schema["typeName"]: schema for schema in found}
 
 
 @pytest.fixture(scope="module", name="everything")
@@ -105,13 +105,35 @@ def _asked_for(everything: Any) -> set[str]:
         action
         for kind in kinds
         for does in ("create", "read", "update", "delete")
-        for action in handlers()[kind].get(does, {}).get("permissions", ())
+        for action in schemas()[kind]["handlers"].get(does, {}).get("permissions", ())
     }
 
 
 def is_left_out(action: str) -> bool:
     service, _, name = action.partition(":")
     return name in NOT_SET.get(f"{service}:", "").split() or action.startswith(OTHER_SERVICES)
+
+
+def test_the_page_names_what_gets_no_tags(everything: Any) -> None:
+    """CloudFormation gives a stack's tags to each resource that it can tag."""
+    untagged = {
+        each["Type"]
+        for each in everything["Resources"].values()
+        if not schemas()[each["Type"]].get("tagging", {}).get("taggable")
+    }
+    page = (ROOT / "docs/deploy.md").read_text()
+    words = {
+        "AWS::IAM::ManagedPolicy": "managed policies",
+        "AWS::IAM::Policy": "roles",  # a part of one
+        "AWS::Lambda::EventInvokeConfig": "Lambda's settings for asynchronous runs",
+        "AWS::Lambda::LayerVersion": "layer versions",
+        "AWS::SNS::Subscription": "subscriptions",
+        "AWS::SNS::TopicPolicy": "topic policies",
+        "AWS::Scheduler::Schedule": "schedules (only for groups of them)",
+    }
+
+    assert untagged == words.keys()
+    assert [word for word in words.values() if word not in page] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,7 +171,7 @@ def test_the_bucket_is_made_with_what_its_kind_asks_for() -> None:
     by_schema = {
         action
         for kind in OF_THE_BUCKET
-        for does in handlers()[kind].values()
+        for does in schemas()[kind]["handlers"].values()
         for action in does["permissions"]
     }
     makes = next(
