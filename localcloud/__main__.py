@@ -3,8 +3,8 @@
 Starts an AWS emulator and stand-ins of Qwen's two hosts on free loopback ports, runs the real
 `sam build` and `sam deploy`, puts in a token with two days left and a session whose token is nearly
 over, waits for the deployed schedule to run the deployed functions, and shows what changed; then
-turns the hosts against them, and shows the notice, the alert, the alarm and the recovery. Takes
-about two minutes. Leaves nothing behind, also when interrupted.
+has the hosts fail, and shows the notice, the alert, the alarm and the recovery. Takes
+about two minutes. Leaves nothing behind, even when interrupted.
 """
 
 import argparse
@@ -28,7 +28,7 @@ environment:
   QWEN_TOKEN_FILE=FILE     as --token-file
   NO_COLOR=1               no colours (there are none either where the output is no terminal)
 
-exit codes: 0 everything shown really happened; 1 it did not; 2 the command line is off, or
+exit codes: 0 everything shown really happened; 1 it did not; 2 the command line is invalid, or
 something is not installed; 130 interrupted
 """
 
@@ -39,9 +39,9 @@ def main() -> int:
     options = parser.parse_args()
     token_file: Path | None = options.token_file
     if token_file is not None and not os.access(token_file, os.R_OK | os.W_OK):
-        # Not the name: somebody may have given the login itself.
+        # Without the name, which may be the login itself.
         parser.error("the file of --token-file (QWEN_TOKEN_FILE) cannot be read and written")
-    # Closing the terminal, or asking the process to end, is an interruption as well.
+    # Closing the terminal, or terminating the process, is an interruption, too.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
 
@@ -103,7 +103,7 @@ def _show(
     hosts: tuple[str, str],
     keep: Callable[[bool], None] | None,
 ) -> int:
-    # Slow to import, and somebody may press Ctrl-C meanwhile.
+    # Slow imports, during which somebody may press Ctrl-C.
     from rich.console import Console  # noqa: PLC0415
 
     from .aws import CommandFailedError, missing_tools  # noqa: PLC0415
@@ -114,7 +114,7 @@ def _show(
         parser.error(f"{missing[0]} is missing: run this through `make run`, which installs it")
     real_token = None if token_file is None else RealToken(token_file, *hosts)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Logs and alerts may hold any character, and a terminal of old not know it.
+        # Logs and alerts may hold any character, and an old terminal may not support it.
         sys.stdout.reconfigure(errors="replace")
     screen = Screen(Console(highlight=False))
     try:
@@ -128,9 +128,9 @@ def _show(
 
 
 def _run_and_keep(run: Callable[[Callable[[bool], None]], int]) -> int:
-    """Run in a child, which goes on living when this process ends.
+    """Run in a child, which goes on when this process ends.
 
-    The child tells how the show ended by a byte in a pipe, or by its own exit code.
+    The child reports the show's result by a byte in a pipe, or by its own exit code.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -141,12 +141,12 @@ def _run_and_keep(run: Callable[[Callable[[bool], None]], int]) -> int:
             _live_in_background()
             os.write(writing, bytes([OK if well else FAILED]))
             os.close(writing)
-            # Until it is killed: _interrupt ends the wait.
+            # Waits until it is killed: _interrupt raises.
             threading.Event().wait()
 
         return run(keep)
     os.close(writing)
-    # Ctrl-C reaches the child as well, which stops everything and says so.
+    # Ctrl-C reaches the child, too, which stops everything and says so.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with os.fdopen(reading, "rb") as pipe:
         verdict = pipe.read(1)
@@ -157,7 +157,7 @@ def _run_and_keep(run: Callable[[Callable[[bool], None]], int]) -> int:
 
 
 def _live_in_background() -> None:
-    """Leave the terminal, so that neither its Ctrl-C nor its end matters any more."""
+    """Leave the terminal, so that neither Ctrl-C nor closing it ends this process."""
     os.setsid()
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdin, sys.stdout, sys.stderr):

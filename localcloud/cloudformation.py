@@ -1,4 +1,4 @@
-"""Reads a template, and does the part of CloudFormation that the emulator leaves undone."""
+"""Reads templates, and does the part of CloudFormation that the emulator does not."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import yaml
 
 
 class _Loader(yaml.CSafeLoader):
-    """Reads CloudFormation's short forms (``!Ref x``) as their long ones (``{"Ref": "x"}``)."""
+    """Reads CloudFormation's short forms (``!Ref x``) as long ones (``{"Ref": "x"}``)."""
 
 
 def _intrinsic(loader: _Loader, tag: str, node: yaml.Node) -> dict[str, Any]:
@@ -28,13 +28,13 @@ _Loader.add_multi_constructor("!", _intrinsic)
 
 
 def read_template(text: str) -> dict[str, Any]:
-    """Return a template as it would be in JSON."""
+    """Return a template in its JSON form."""
     template: dict[str, Any] = _Loader(text).get_single_data()
     return template
 
 
 def resolved(node: Any, values: Mapping[str, str], conditions: Mapping[str, Any]) -> Any:
-    """Return ``node`` with Ref, Sub and If replaced; ``values`` are parameters and the like."""
+    """Return ``node`` with Ref, Sub and If resolved; ``values`` has the parameters and the like."""
     match node:
         case {"Ref": name}:
             return values[name]

@@ -1,4 +1,4 @@
-"""What a deployed stack's roles may do: as the emulator's IAM has it, names and ARNs resolved."""
+"""What a deployed stack's roles may do, read from the emulator's IAM."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def permissions(statements: list[Any]) -> set[Permission]:
-    """Return the actions that statements allow, each with its resource."""
+    """Return the actions that the statements allow, each with its resource."""
     return {
         (action, resource)
         for statement in statements
@@ -39,11 +39,11 @@ class Iam:
         return self._client.get_role(RoleName=self._stack.resources()[logical_id])["Role"]
 
     def trust(self, logical_id: str) -> list[Any]:
-        """Return who may take a role."""
+        """Return a role's trust policy."""
         return list(_document(self.role(logical_id)["AssumeRolePolicyDocument"])["Statement"])
 
     def statements(self, logical_id: str, *, without: str | None = None) -> list[Any]:
-        """Return all that a role allows, from wherever it has it but one policy."""
+        """Return all that a role allows, from all its policies except one."""
         name = self.role(logical_id)["RoleName"]
         attached = self._client.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
         assert attached == [], "the template writes down itself what its roles may do"
@@ -64,7 +64,7 @@ class Iam:
         return list(_document(found["PolicyVersion"]["Document"])["Statement"])
 
     def allowed(self, logical_id: str, actions: list[str], resource: str) -> set[Permission]:
-        """Return what IAM says that a role may do to ``resource``, of all ``actions``."""
+        """Return those of ``actions`` that IAM allows a role on ``resource``."""
         results = self._client.simulate_principal_policy(
             PolicySourceArn=self.role(logical_id)["Arn"],
             ActionNames=actions,

@@ -1,4 +1,4 @@
-"""Say whether AWS would allow requests, by the rules of the emulator's IAM. Runs in its Python.
+"""Decide whether AWS would allow requests, by the rules of the emulator's IAM. Runs in its Python.
 
     .tools/cloud/bin/python localcloud/iam_verdicts.py < requests.json > verdicts.json
 

@@ -1,9 +1,9 @@
 """A stand-in of Qwen's API: a real HTTP server on loopback that mints, checks and refuses tokens.
 
-By default it behaves as a server that mints. What else a server, or something in front of one, may
-do is a named ``Scenario`` of this module; ``SCENARIOS`` lists them all. It signs people in as Open
-WebUI does, and knows the access tokens that the stand-in of the sign-in host (``sign_in_host``) has
-it issue.
+By default it behaves like a server that mints. Any other behaviour of a server, or of something in
+front of one, is a named ``Scenario`` of this module; ``SCENARIOS`` lists them all. It signs people
+in as Open WebUI does, and accepts the access tokens that the stand-in of the sign-in host
+(``sign_in_host``) has it issue.
 
     with QwenStandIn() as qwen:
         token = qwen.mint(lifetime=timedelta(days=2))
@@ -58,9 +58,9 @@ Claims = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that came in. It names the token by what is in it, never by itself.
+    """A received request. It has the token's claims, never the token.
 
-    ``account`` and ``expires_at`` are None where no token came, or none that this server signed.
+    ``account`` and ``expires_at`` are None if it had no token that this server signed.
     """
 
     method: str
@@ -78,9 +78,9 @@ class QwenStandIn(StandIn):
     def __init__(
         self, *, lifetime: timedelta = timedelta(days=7), answers_token: bool = True
     ) -> None:
-        """Make a server whose tokens live so long.
+        """Create a server whose tokens have this lifetime.
 
-        ``answers_token`` says whether the answer to an access token has a ``token``, the same one.
+        ``answers_token``: the answer to an access token has a ``token``, the same one.
         """
         super().__init__()
         self.lifetime = lifetime
@@ -88,20 +88,20 @@ class QwenStandIn(StandIn):
         self.requests: list[Request] = []
         # The titles of each account's chats, newest first.
         self.chats: dict[str, list[str]] = {}
-        # What the session's document says about an account that is not as usual.
+        # Per account, unusual members of the session's document.
         self.profiles: dict[str, dict[str, object]] = {
             GUEST_ACCOUNT: {"role": "guest", "email": "0@guest.com"}
         }
-        # So many sign-ins of one e-mail address are answered, right or wrong; then comes 429.
+        # The number of sign-ins, right or wrong, per e-mail address before a 429.
         self.sign_ins_allowed = 15
         self._sign_ins: Counter[str] = Counter()
         # Per e-mail address, the password and the account.
         self._passwords: dict[str, tuple[str, str]] = {}
         self._key = secrets.token_bytes(32)
-        # Per account, the second of its last change of password. A token carries the one it was
-        # issued under, and is dead as soon as the two differ.
+        # Per account, the time of its last change of password. A token carries the time at its
+        # issue, and is dead as soon as the two differ.
         self._password_changes: dict[str, int] = {}
-        # Per access token, its account, and the change of password that it was issued under. (It
+        # Per access token, its account, and the last change of password at its issue. (The token
         # may name neither.)
         self._access_tokens: dict[str, tuple[str, int]] = {}
         self._dead: set[str] = set()
@@ -115,10 +115,10 @@ class QwenStandIn(StandIn):
         lifetime: timedelta | None = None,
         **claims: object,
     ) -> str:
-        """Log ``account`` in, and return a token that lives so long (as the server's, by default).
+        """Log in ``account``, and return a token with this lifetime (default: the server's).
 
-        A negative lifetime has passed already; ``exp=None`` makes a token without an expiry, and
-        any other claim is added as it is.
+        With a negative lifetime, the token has expired. ``exp=None``: it has no expiry. Other claims
+        are added as they are.
         """
         self.password_change(account)
         return self._issue(account, self.lifetime if lifetime is None else lifetime, **claims)
@@ -131,9 +131,9 @@ class QwenStandIn(StandIn):
         names_account: bool = True,
         has_iat: bool = True,
     ) -> str:
-        """Return an access token, as the sign-in host issues it, for the account.
+        """Return an access token for the account, as the sign-in host issues it.
 
-        It need not say whose it is, nor since when: this server knows.
+        It need not name its account or its time of issue, because this server knows them.
         """
         now = self.clock()
         claims = {
@@ -141,7 +141,7 @@ class QwenStandIn(StandIn):
             "id": account if names_account else None,
             "iat": int(now.timestamp()) if has_iat else None,
             "exp": int((now + lifetime).timestamp()),
-            # Two tokens of one second differ, though they name no account.
+            # Two tokens of the same second differ, even if they name no account.
             "jti": secrets.token_hex(16),
         }
         raw = self._sign(claims)
@@ -153,26 +153,26 @@ class QwenStandIn(StandIn):
         self._passwords[email.lower()] = (password, account)
 
     def password_change(self, account: str) -> int:
-        """Return the second of the account's last change of password; an unknown one is made."""
+        """Return the time of the account's last change of password; create an unknown account."""
         return self._password_changes.setdefault(account, int(self.clock().timestamp()))
 
     def accepts(self, raw: str) -> bool:
-        """Say whether ``raw`` is a live token of a known account."""
+        """Return whether ``raw`` is a live token of a known account."""
         return not isinstance(self._authenticate(raw), Reply)
 
     def revoke(self, account: str = ACCOUNT) -> None:
         """Change the account's password: every token that was issued for it is dead.
 
-        What signs in afterwards is still what ``set_password`` said last.
+        The password for signing in is still that of the last ``set_password``.
         """
         self._password_changes[account] = self._password_changes.get(account, 0) + 1
 
     def retire(self, raw: str) -> None:
-        """End one session: this token is dead, whatever its expiry says."""
+        """End one session: this token is dead, whatever its expiry is."""
         self._dead.add(raw)
 
     def forget(self, account: str = ACCOUNT) -> None:
-        """Delete the account: its tokens are signed well, but belong to nobody."""
+        """Delete the account: its tokens have a valid signature, but belong to nobody."""
         del self._password_changes[account]
 
     def answer_with(self, *script: Scenario) -> None:
@@ -185,11 +185,11 @@ class QwenStandIn(StandIn):
 
     @property
     def sign_outs(self) -> int:
-        """How often somebody signed out, which ends the session for good."""
+        """The number of sign-outs, each of which ends the session for good."""
         return sum(request.path == _SIGN_OUT_PATH for request in self.requests)
 
     def respond(self, received: Received) -> Reply | None:
-        """Answer a session request by the script, any unknown path with the web app's page."""
+        """Answer a session request by the script, and an unknown path with the web app's page."""
         request = self._understand(received)
         self.requests.append(request)
         path = request.path.partition("?")[0]
@@ -225,13 +225,13 @@ class QwenStandIn(StandIn):
         )
 
     def read(self, raw: str) -> Claims:
-        """Return the claims of a token that this server signed, expired or not; else none."""
+        """Return the claims of a token that this server signed, expired or not; otherwise none."""
         try:
             claims: Claims = jwt.decode(
                 raw,
                 self._key,
                 algorithms=[_ALGORITHM],
-                # What is over, and what has not begun, is for the stand-in's own clock to say.
+                # The stand-in's own clock decides what has expired and what is not valid yet.
                 options={"verify_exp": False, "verify_iat": False},
             )
         except jwt.PyJWTError:
@@ -252,7 +252,7 @@ class QwenStandIn(StandIn):
         return jwt.encode(given, self._key, algorithm=_ALGORITHM)
 
     def _authenticate(self, raw: str) -> Claims | Reply:
-        """Return the claims of a live token and its account, or what the API says to any other."""
+        """Return the claims and the account of a live token, or the API's answer to any other."""
         claims = self.read(raw)
         if not claims or claims.get("exp", math.inf) <= self.clock().timestamp():
             return failure(401, "401 Unauthorized")
@@ -268,7 +268,7 @@ class QwenStandIn(StandIn):
         return {**claims, "id": account}
 
     def recognise(self, request: Request, **answer: object) -> Reply:
-        """Answer as the API does to a live token; ``answer`` replaces some of what it says."""
+        """Answer as the API answers a live token; ``answer`` replaces some members."""
         if request.raw is None:
             return failure(403, "Not authenticated")
         claims = self._authenticate(request.raw)
@@ -294,7 +294,7 @@ class QwenStandIn(StandIn):
         return json_reply(200, document, {"set-cookie": cookie})
 
     def list_chats(self, request: Request) -> Reply:
-        """Answer with the page of the account's chats that the query names."""
+        """Answer with the page of the account's chats that the query asks for."""
         if request.raw is None or isinstance(claims := self._authenticate(request.raw), Reply):
             return envelope(401, "unauthorized", "Please sign in again.")
         [page] = parse_qs(urlsplit(request.path).query).get("page", ["1"])
@@ -312,14 +312,14 @@ class QwenStandIn(StandIn):
         return success(chats[begin : begin + _PAGE_OF_CHATS])
 
     def renew(self, request: Request, lifetime: timedelta, **claims: object) -> Reply:
-        """Answer with a new token, if a live one asks for it; an access token is not renewed."""
+        """Answer a live token with a new one; an access token is not renewed."""
         if request.account not in self._password_changes or request.raw in self._access_tokens:
             return self.recognise(request)
         raw = self._issue(request.account, lifetime, **claims)
         return self.recognise(request, token=raw, expires_at=self.read(raw).get("exp"))
 
     def sign_in(self, request: Request) -> Reply:
-        """Answer a sign-in as Open WebUI does: with the document of a new session."""
+        """Answer a sign-in as Open WebUI does, with the document of a new session."""
         email = str(request.form.get("email", "")).lower()
         self._sign_ins[email] += 1
         if self._sign_ins[email] > self.sign_ins_allowed:
@@ -382,7 +382,7 @@ def _hang(stand_in: StandIn, _request: object) -> None:
 
 
 def sees_a_guest(*, email: str = "0@guest.com", role: str = "guest") -> Scenario:
-    """Return the scenario of a server that does not see the token's owner, but this visitor."""
+    """Return the scenario of a server that sees this visitor instead of the token's owner."""
     return Scenario(
         "sees a guest",
         "does not see the token's owner, and answers as to a visitor",
@@ -514,7 +514,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     value.name: value for value in list(globals().values()) if isinstance(value, Scenario)
 }
 
-# The ways to answer a sign-in, beside those in which any request may end.
+# The answers to a sign-in, beside those to any request.
 SIGNS_IN = Scenario(
     "signs in",
     "answers the right password with the document of a new session",

@@ -1,7 +1,7 @@
-"""What stands between a deployed function and AWS: it passes every call on, and remembers it.
+"""A proxy between a deployed function and AWS: it passes every call on, and records it.
 
-It knows what the emulator does not tell: which calls a run made, and the text of the e-mails that
-SNS was asked to send. And it can do what the emulator cannot: fail.
+It records what the emulator does not show: the calls of a run, and the texts of the e-mails that
+SNS has to send. And it can do what the emulator cannot: fail.
 """
 
 import http.client
@@ -22,7 +22,7 @@ from .serving import Server
 _SIGNED_FOR: Final = re.compile(
     r"Credential=(?P<key_id>[^/]+)/\d{8}/[^/]+/(?P<service>[^/]+)/aws4_request"
 )
-# What the calls of each service name their resource with.
+# The parameters with which each service's calls name their resource.
 _RESOURCE_FIELDS: Final = ("SecretId", "TopicArn", "EventBusName", "TableName")
 _INVOKED: Final = re.compile(r"/2015-03-31/functions/(?P<function>[^/]+)/invocations")
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
@@ -31,7 +31,7 @@ _TIMEOUT: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """AWS's way to say no: an error code and a status."""
+    """A refusal by AWS: an error code and a status."""
 
     code: str
     status: int = 400
@@ -45,7 +45,7 @@ class Loss(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Email:
-    """What a topic's e-mail subscribers get from one publish."""
+    """The e-mail that a topic's subscribers get for one publish."""
 
     topic_arn: str
     subject: str
@@ -54,9 +54,9 @@ class Email:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A permission that was used: whose key signed the call, what it did, and to what.
+    """A permission that was used: by the owner of the signing key, for an action on a resource.
 
-    ``resource`` is as the call has it: an ARN, or of a queue, a function and a table the name.
+    ``resource`` is written as in the call: an ARN, or the name of a queue, a function or a table.
     """
 
     key_id: str
@@ -90,8 +90,8 @@ CarryOut = Callable[[], Answer | None]
 class RecordingProxy:
     """A relay to one cloud. ``calls`` are named as in an IAM policy: ``sns:Publish``.
 
-    ``uses`` are the permissions that these calls took, each once. Every call comes to the ``gate``,
-    with the means to have it carried out; what the gate returns is the answer, and without one the
+    ``uses`` are the permissions that these calls needed, each once. Every call is given to the
+    ``gate``, with a function that carries it out. The gate returns the answer; for None, the
     connection is broken off.
     """
 
@@ -123,7 +123,7 @@ class RecordingProxy:
 
     @contextmanager
     def watching(self) -> Iterator[set[Use]]:
-        """Collect the permissions that calls take meanwhile."""
+        """Collect the permissions that calls need during the block."""
         earlier, meanwhile = self.uses, set[Use]()
         self.uses = meanwhile
         try:
@@ -133,7 +133,7 @@ class RecordingProxy:
 
     @contextmanager
     def interfering(self, operation: str, how: Refusal | Loss) -> Iterator[None]:
-        """Let every call of ``operation`` fail meanwhile."""
+        """Let every call of ``operation`` fail during the block."""
         self._interference[operation] = how
         try:
             yield
@@ -141,13 +141,13 @@ class RecordingProxy:
             del self._interference[operation]
 
     def answer(self, call: Call) -> Answer | None:
-        """Remember the call and return its answer; None breaks the connection off."""
+        """Record the call and return its answer; None breaks the connection off."""
         self.calls.append(call.operation)
         self.uses |= set(_uses(call))
         return self.gate(call, lambda: self._carry_out(call))
 
     def _carry_out(self, call: Call) -> Answer | None:
-        """Pass the call on, or do to it what was asked for."""
+        """Pass the call on, or interfere with it as set."""
         how = self._interference.get(call.operation)
         if isinstance(how, Refusal):
             return refuse(call, how)
@@ -159,7 +159,7 @@ class RecordingProxy:
     def _pass_on(self, call: Call) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_TIMEOUT)
         try:
-            # The headers go unchanged, the host's name among them: they are signed.
+            # The headers, Host included, stay unchanged, because they are signed.
             connection.request(call.method, call.path, call.body, dict(call.headers))
             response = connection.getresponse()
             return Answer(response.status, dict(response.getheaders()), response.read())
@@ -179,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
     relay: RecordingProxy
     protocol_version = "HTTP/1.1"
     timeout = _TIMEOUT
-    # Head and body go out in two pieces: the second would wait for the first one's receipt.
+    # Head and body are sent in two pieces; with Nagle, the second would wait for the first's ACK.
     disable_nagle_algorithm = True
 
     def _serve(self) -> None:
@@ -206,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer.body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Stay silent: calls are remembered, not printed."""
+        """Print nothing: calls are recorded."""
 
 
 def _operation(headers: Mapping[str, str], body: bytes, path: str) -> str:
@@ -220,7 +220,7 @@ def _operation(headers: Mapping[str, str], body: bytes, path: str) -> str:
 
 
 def _uses(call: Call) -> Iterator[Use]:
-    """Yield the permissions that AWS asks for a call."""
+    """Yield the permissions that AWS requires for a call."""
     signed_for = _SIGNED_FOR.search(call.headers.get("Authorization", ""))
     key_id = signed_for["key_id"] if signed_for else "unsigned"
     if invoked := _INVOKED.fullmatch(call.path):
@@ -233,11 +233,11 @@ def _uses(call: Call) -> Iterator[Use]:
         form = parse_qs(call.body.decode(errors="replace"))
         fields = {name: values[0] for name, values in form.items()}
     if "QueueUrl" in fields:
-        # A batch of messages takes the permission to send one.
+        # Sending a batch requires the permission to send a message.
         action = call.operation.removesuffix("Batch")
         yield Use(key_id, action, fields["QueueUrl"].rpartition("/")[2])
         return
-    # A batch of values takes the permission to read each one.
+    # Reading a batch of values requires the permission to read each one.
     for secret_id in fields.get("SecretIdList", ()):
         yield Use(key_id, "secretsmanager:GetSecretValue", secret_id)
     # Events name their bus one by one.
@@ -247,7 +247,7 @@ def _uses(call: Call) -> Iterator[Use]:
 
 
 def refuse(call: Call, refusal: Refusal) -> Answer:
-    """Say no to ``call``, in its service's own way."""
+    """Refuse ``call``, in the form of its service."""
     message = "refused by the test"
     if "X-Amz-Target" in call.headers:
         body = json.dumps({"__type": refusal.code, "message": message})

@@ -1,4 +1,4 @@
-"""What ``make run`` puts on the terminal: steps with their times, tables, and lifetimes as bars."""
+"""The terminal output of ``make run``: steps with their times, tables, and lifetimes as bars."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ _LABEL_WIDTH: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One token's life on the picture: a label, its first second and its last."""
+    """A token's life in the picture: a label, its first second and its last."""
 
     label: str
     begins_at: datetime
@@ -43,26 +43,26 @@ _ASCII: Final = _Signs(done="ok", failed="FAILED", fresh="#", due="=", used=".",
 
 
 class Step:
-    """A step under way."""
+    """A running step."""
 
     def __init__(self, title: str, progress: Progress) -> None:
-        """Show ``title`` until there is more to say."""
+        """Show ``title`` until there is a result."""
         self.result = ""
         self._title = title
         self._progress = progress
         self._task = progress.add_task(title)
 
     def doing(self, what: str) -> None:
-        """Show what is being done or waited for, where the terminal can."""
+        """Show what is being done or waited for, if the terminal can."""
         self._progress.update(self._task, description=f"{self._title}: {escape(what)}")
 
     def done(self, result: str) -> None:
-        """Say what came of it; shown when the step ends."""
+        """Set the result, which is shown when the step ends."""
         self.result = result
 
 
 class Screen:
-    """A console, in colour and with a spinner where it is a terminal, in plain lines elsewhere."""
+    """A console: with colours and a spinner on a terminal, in plain lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
         """Write to ``console``."""
@@ -71,7 +71,7 @@ class Screen:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """Show the block as a step, and its time when it ends."""
+        """Show the block as a step, with its time when it ends."""
         started = time.monotonic()
         progress = Progress(
             SpinnerColumn("dots" if self._signs is _UNICODE else "line"),
@@ -132,7 +132,7 @@ class Screen:
         refresh_before: timedelta,
         date: str = "%b %d",
     ) -> None:
-        """Draw lives on one time line: used up, fresh, and due for a refresh.
+        """Draw lives on a common time line: used up, fresh, and due for a refresh.
 
         ``date`` is how instants are written, as ``strftime`` has it.
         """
@@ -163,7 +163,7 @@ class Screen:
 
 
 def in_words(duration: timedelta) -> str:
-    """Return a duration for people, in days or, a short one, in minutes."""
+    """Return a duration for people, in days, or in minutes if it is short."""
     if abs(duration) < timedelta(hours=2):
         return f"{duration / timedelta(minutes=1):.1f} minutes"
     return f"{duration / timedelta(days=1):.1f} days"

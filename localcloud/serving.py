@@ -1,4 +1,4 @@
-"""HTTP servers on loopback: what the stand-ins of Qwen's two hosts and the proxy have in common."""
+"""HTTP servers on loopback: what the stand-ins of Qwen's two hosts and the proxy share."""
 
 import json
 import secrets
@@ -14,23 +14,23 @@ from typing import Any, Self
 
 
 class Server(ThreadingHTTPServer):
-    """Serves each connection in a thread; that a client breaks off is no error of the server's."""
+    """Serves each connection in a thread. A client that breaks off is not an error."""
 
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print what went wrong, unless it is that the client is gone."""
+        """Print the error, unless the client has closed the connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request as it came in. Only its method and path are printed: the rest may be secret."""
+    """A received request. Its repr shows only method and path, because the rest may be secret."""
 
     method: str
     path: str
-    # By their names in lower case.
+    # By lower-case name.
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False, default=b"")
 
@@ -45,12 +45,12 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What to send; no reply at all breaks the connection off."""
+    """A reply to send. None instead of a reply breaks the connection off."""
 
     status: int
     body: bytes = field(repr=False, default=b"")
     headers: Mapping[str, str] = field(repr=False, default_factory=dict)
-    # Each is sent as a Set-Cookie header of its own.
+    # Each is sent in its own Set-Cookie header.
     cookies: Sequence[str] = field(repr=False, default=())
 
 
@@ -58,12 +58,12 @@ class Reply:
 class Scenario:
     """One way to answer a request.
 
-    ``answer`` gets the stand-in that was asked, and its own kind of request.
+    ``answer`` gets the stand-in and its own kind of request.
     """
 
     name: str
     description: str
-    # Any: a firewall's page answers for either host, and looks at nothing.
+    # Any: a firewall's page may answer for either host, and ignores the request.
     answer: Callable[[Any, Any], Reply | None] = field(repr=False, compare=False)
 
 
@@ -71,11 +71,11 @@ class StandIn(ABC):
     """A server of scenarios. Inside a ``with`` block it listens on a free port of 127.0.0.1."""
 
     def __init__(self) -> None:
-        """Make a server that does not listen yet."""
+        """Create a server that does not listen yet."""
         self.base_url = ""
-        # Returns the aware time: a test may let it pass faster.
+        # Returns the aware time. A test may speed it up.
         self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-        # Frees the requests that are left hanging.
+        # Ends the requests that are left hanging.
         self.stopped = threading.Event()
         self._script_lock = threading.Lock()
 
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Answer as the stand-in says, and close the connection."""
+        """Send the stand-in's answer, and close the connection."""
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         headers = {name.lower(): value for name, value in self.headers.items()}
         reply = self.stand_in.respond(Received(self.command, self.path, headers, body))
@@ -125,10 +125,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._send(reply)
         except ConnectionError:
-            return  # The client had enough, which is its right.
+            return  # The client closed the connection, which is its right.
 
     def do_POST(self) -> None:
-        """Answer in the same way."""
+        """Answer as to a GET."""
         self.do_GET()
 
     def _send(self, reply: Reply) -> None:
@@ -143,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(reply.body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """Stay silent: requests are remembered, not printed."""
+        """Print nothing: requests are recorded."""
 
 
 def json_reply(
@@ -165,7 +165,7 @@ def failure(status: int, detail: str) -> Reply:
 def envelope(
     actual_status: int, code: str, details: str, *, status: int = 200, **data: object
 ) -> Reply:
-    """Fail as the newer API does: with status 200, and what is meant in body and header."""
+    """Fail as the newer API does: with status 200, and the true status in body and header."""
     document = {
         "success": False,
         "request_id": secrets.token_hex(8),

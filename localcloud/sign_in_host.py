@@ -1,8 +1,8 @@
 """A stand-in of Qwen's sign-in host: it issues access tokens for refresh credentials and passwords.
 
-What is not known of the real host is a switch of ``SessionPolicy``. What else it, or something in
-front of it, may do is a named ``Scenario``; ``SCENARIOS`` lists them all, those of ``qwen`` that
-fit either host among them.
+Everything unknown about the real host is a switch of ``SessionPolicy``. Any other behaviour of the
+host, or of something in front of it, is a named ``Scenario``; ``SCENARIOS`` lists them all,
+including those of ``qwen`` that fit either host.
 
     with QwenStandIn() as qwen, SignInHost(qwen, SessionPolicy(rotation=OLD_DIES)) as host:
         credential = host.log_in()
@@ -70,7 +70,7 @@ _SHORT_LIFE: Final = timedelta(minutes=5)
 _FLOOD: Final = 300
 _HUGE: Final = 60_000
 
-# What the headers have to look like, beside the version.
+# The form of the required headers, except the version.
 _DEMANDED: Final[Mapping[str, str]] = {
     "accept": r"application/json.*",
     "content-type": r"application/json.*",
@@ -79,27 +79,27 @@ _DEMANDED: Final[Mapping[str, str]] = {
     "referer": r"https?://.+/",
     "x-request-origin": r"https?://[^/]+",
     "x-request-id": r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}",
-    # As JavaScript's Date prints it; a browser may add the zone's name in brackets.
+    # As JavaScript's Date prints it; a browser may add the zone's name in parentheses.
     "timezone": r"[A-Z][a-z]{2} [A-Z][a-z]{2} \d{2} \d{4} \d{2}:\d{2}:\d{2} GMT[+-]\d{4}( .*)?",
 }
 
 
 class Rotation(Enum):
-    """What the use of a refresh credential does to it."""
+    """What happens to a refresh credential when it is used."""
 
-    NEVER = auto()  # Nothing: it is good until it expires.
-    OLD_STAYS = auto()  # A new one is issued, and both are good.
+    NEVER = auto()  # Nothing: it is valid until it expires.
+    OLD_STAYS = auto()  # A new one is issued, and both are valid.
     OLD_DIES = auto()  # A new one is issued, and the old one is refused from then on.
-    REUSE_ENDS_LOGIN = auto()  # As before, and whoever uses the old one ends the login for good.
+    REUSE_ENDS_LOGIN = auto()  # The same, and using the old one ends the login for good.
 
 
 class Delivery(Enum):
-    """How the credential comes back at a refresh. After a sign-in, it is in a cookie as well."""
+    """Where a refresh returns the credential. After a sign-in, it is in a cookie as well."""
 
     BODY = auto()
     COOKIE = auto()
     BOTH = auto()
-    NONE = auto()  # Not at all. Such a host cannot rotate, and does not.
+    NONE = auto()  # Nowhere. Such a host cannot rotate credentials.
 
 
 class CredentialForm(Enum):
@@ -110,7 +110,7 @@ class CredentialForm(Enum):
 
 
 class ExpiresAt(Enum):
-    """How the body gives the access token's expiry."""
+    """The form of the access token's expiry in the body."""
 
     SECONDS = auto()
     MILLISECONDS = auto()
@@ -118,7 +118,7 @@ class ExpiresAt(Enum):
 
 
 class CookieExpiry(Enum):
-    """How the cookie gives the credential's expiry."""
+    """The form of the credential's expiry in the cookie."""
 
     MAX_AGE = auto()
     EXPIRES = auto()
@@ -127,7 +127,7 @@ class CookieExpiry(Enum):
 
 
 class FailureStyle(Enum):
-    """With which status the host refuses."""
+    """The status with which the host refuses."""
 
     OWN_STATUS = auto()  # 401; a wrong password is 400.
     FORBIDDEN = auto()  # 403
@@ -136,38 +136,38 @@ class FailureStyle(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPolicy:
-    """How the host treats sessions: each field is something that is not known of the real one."""
+    """How the host treats sessions. Each field is unknown about the real host."""
 
     access_lifetime: timedelta = timedelta(seconds=900)
     credential_lifetime: timedelta = timedelta(days=30)
     rotation: Rotation = Rotation.NEVER
-    # So long after its use, an old credential still gets the answer that its use got.
+    # For this long after its use, an old credential still gets the same answer.
     grace: timedelta = timedelta(0)
     delivery: Delivery = Delivery.BOTH
     credential_form: CredentialForm = CredentialForm.JWT
     expires_at: ExpiresAt = ExpiresAt.SECONDS
     cookie_expiry: CookieExpiry = CookieExpiry.BOTH
     failure_style: FailureStyle = FailureStyle.OWN_STATUS
-    # What the access token says of itself.
+    # The claims of the access token.
     names_account: bool = True
     has_iat: bool = True
     demands_headers: bool = True
     web_version: str = "0.3.12"
-    # One sign-in more, and a challenge answers instead of the host.
+    # After this many sign-ins, a challenge answers instead of the host.
     sign_ins_before_challenge: int = 12
 
 
 @dataclass(frozen=True, slots=True)
 class SignInRequest:
-    """A request that came in. It numbers the credential, as ``serial_of`` does, and hides it."""
+    """A received request. It has the credential's number (``serial_of``), never the credential."""
 
     method: str
     path: str
     grant: Literal["refresh_token", "password"] | None
     serial: int | None
-    # In lower case.
+    # By lower-case name.
     header_names: frozenset[str]
-    # Those that the host demands, and that are missing or wrong.
+    # The required headers that are missing or wrong.
     invalid_headers: frozenset[str]
     headers: Mapping[str, str] = field(repr=False)
     credential: str | None = field(repr=False)
@@ -195,7 +195,7 @@ class SignInHost(StandIn):
     """The host. Inside a ``with`` block it listens on a free port of 127.0.0.1."""
 
     def __init__(self, qwen: QwenStandIn, policy: SessionPolicy | None = None) -> None:
-        """Make a host whose access tokens ``qwen`` knows. ``policy`` may be changed at any time."""
+        """Create a host whose access tokens ``qwen`` accepts. ``policy`` may change at any time."""
         super().__init__()
         self.qwen = qwen
         self.policy = policy or SessionPolicy()
@@ -209,13 +209,13 @@ class SignInHost(StandIn):
         self._key = secrets.token_bytes(32)
         self._script: list[Scenario] = [ANSWERS]
         self._sign_in_script: list[Scenario] | None = None
-        # One decision at a time: of two uses of a credential, one is the first.
+        # One decision at a time: one of two uses of a credential is the first.
         self._lock = threading.Lock()
 
     def log_in(self, account: str = ACCOUNT, lifetime: timedelta | None = None) -> str:
         """Log in as a browser does, and return the refresh credential.
 
-        A negative lifetime has passed already.
+        With a negative lifetime, it has expired.
         """
         with self._lock:
             return self._log_in(account, lifetime).raw
@@ -226,14 +226,14 @@ class SignInHost(StandIn):
         self._passwords[email.lower()] = (digest, account)
 
     def end_login(self, credential: str) -> None:
-        """End the login of this credential; its access tokens live until they expire."""
+        """End the login of this credential; its access tokens stay valid until they expire."""
         with self._lock:
             self._credentials[credential].login.ended = True
 
     def revoke(self, account: str = ACCOUNT) -> None:
         """Change the account's password: all its logins and tokens are dead.
 
-        What signs in afterwards is still what ``set_password`` said last.
+        The password for signing in is still that of the last ``set_password``.
         """
         self.qwen.password_change(account)
         self.qwen.revoke(account)
@@ -242,7 +242,7 @@ class SignInHost(StandIn):
         """Return the credential of the account's newest login that a refresh would accept now.
 
         Raises:
-            LookupError: There is none.
+            LookupError: there is none.
         """
         with self._lock:
             for login in reversed(self._logins):
@@ -263,12 +263,12 @@ class SignInHost(StandIn):
 
     @property
     def sign_in_attempts(self) -> int:
-        """How often somebody tried to sign in, whatever was answered."""
+        """The number of attempts to sign in, whatever the answer was."""
         return sum(request.grant == "password" for request in self.requests)
 
     @property
     def sign_outs(self) -> int:
-        """How often somebody signed out, which ends the login for good."""
+        """The number of sign-outs, each of which ends the login for good."""
         return sum(request.path == _SIGN_OUT_PATH for request in self.requests)
 
     def answer_with(self, *script: Scenario) -> None:
@@ -276,11 +276,11 @@ class SignInHost(StandIn):
         self._script = list(script)
 
     def answer_sign_ins_with(self, *script: Scenario) -> None:
-        """Give sign-ins a script of their own; until then they share that of the refreshes."""
+        """Give sign-ins their own script; by default, they share that of the refreshes."""
         self._sign_in_script = list(script)
 
     def respond(self, received: Received) -> Reply | None:
-        """Answer refreshes and sign-ins by their script."""
+        """Answer refreshes and sign-ins by their scripts."""
         request = self._understand(received)
         self.requests.append(request)
         if not request.path.startswith("/api/"):
@@ -309,7 +309,7 @@ class SignInHost(StandIn):
     ) -> Reply:
         """Answer as the policy says.
 
-        If it is a good answer, the access token may be another account's, or live otherwise.
+        In a good answer, the access token may be another account's, or have another lifetime.
         """
         policy = self.policy
         if policy.demands_headers and request.invalid_headers:
@@ -337,7 +337,7 @@ class SignInHost(StandIn):
         return success(data, [self._cookie(got)] if in_cookie else [])
 
     def refuse(self) -> Reply:
-        """Call the credential dead, as the policy says."""
+        """Call the credential dead, in the policy's form."""
         details = "Your session has expired. Please sign in again."
         match self.policy.failure_style:
             case FailureStyle.OWN_STATUS:
@@ -421,7 +421,7 @@ class SignInHost(StandIn):
         return success(data=True, cookies=[_DELETION])
 
     def _is_alive(self, credential: _Credential) -> bool:
-        """Whether it has not expired, and its login goes on."""
+        """Whether it has not expired and its login has not ended."""
         login = credential.login
         return (
             not login.ended
@@ -430,7 +430,7 @@ class SignInHost(StandIn):
         )
 
     def _is_good(self, credential: _Credential) -> bool:
-        """Whether it is alive, and not replaced by another one."""
+        """Whether it is alive and was not replaced."""
         stays = self.policy.rotation in (Rotation.NEVER, Rotation.OLD_STAYS)
         return self._is_alive(credential) and (credential.superseded_at is None or stays)
 
@@ -487,7 +487,7 @@ def _cookie_in(header: str) -> str | None:
 
 
 def _changed(reply: Reply, **data: object) -> Reply:
-    """Replace what a good answer says; None takes a key away. A failure stays as it is."""
+    """Replace members of a good answer; None removes one. A failure stays as it is."""
     document = json.loads(reply.body)
     if not document["success"]:
         return reply
@@ -606,7 +606,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         WITHOUT_TOKEN,
         STRANGE_TOKEN,
         BLOCK_SLIDER,
-        # Either host's.
+        # Those of either host.
         BLOCK_PAGE,
         BLOCK_REDIRECT,
         BLOCK_JSON,

@@ -27,7 +27,7 @@ PENDING: Final = "QWEN_PENDING"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What an invocation of the function came to: a result, or an error's message."""
+    """The result of an invocation of the function, or its error's message."""
 
     result: Mapping[str, Any] | None
     error: str | None
@@ -45,7 +45,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What arrives in a queue that is subscribed to the alert topic."""
+    """A message in a queue that is subscribed to the alert topic."""
 
     subject: str
     document: Mapping[str, Any]
@@ -53,7 +53,7 @@ class Notification:
 
     @property
     def is_alarm(self) -> bool:
-        """Say whether CloudWatch sent it, and not the function."""
+        """Return whether CloudWatch sent it, and not the function."""
         return "AlarmName" in self.document
 
 
@@ -67,12 +67,12 @@ class Stack:
     parameters: Mapping[str, str]
     _queue_url: str
     _counted: set[tuple[str, int, str]] = field(default_factory=set, repr=False)
-    # What came with a notification that was waited for, after it.
+    # Notifications that came together with the one that was waited for.
     _left: list[Notification] = field(default_factory=list, repr=False)
 
     @classmethod
     def find(cls, cloud: "Cloud", name: str) -> "Stack":
-        """Look the stack up, and subscribe a queue to its alert topic."""
+        """Find the stack, and subscribe a queue to its alert topic."""
         described = cloud.cloudformation.describe_stacks(StackName=name)["Stacks"][0]
         outputs = {item["OutputKey"]: item["OutputValue"] for item in described["Outputs"]}
         parameters = {
@@ -114,13 +114,13 @@ class Stack:
         )["VersionId"]
 
     def stage_session(self, text: str) -> None:
-        """Write what the keeper does before it makes a credential current."""
+        """Write a version as the keeper does before it makes a credential current."""
         self.cloud.secretsmanager.put_secret_value(
             SecretId=self.session_secret_arn, SecretString=text, VersionStages=[PENDING]
         )
 
     def unstage(self) -> None:
-        """Take the keeper's label off every version: the emulator leaves it where AWS moves it."""
+        """Remove the keeper's label from every version: the emulator does not move it as AWS does."""
         client = self.cloud.secretsmanager
         for name in ("SecretArn", "SessionSecretArn"):
             if name not in self.outputs:
@@ -138,11 +138,11 @@ class Stack:
         return versions_of(self.session_secret_arn, self.cloud.secretsmanager)
 
     def current_session(self) -> Version:
-        """Return the version of the session secret that the keeper gets."""
+        """Return the current version of the session secret."""
         return next(version for version in self.session_versions() if CURRENT in version.labels)
 
     def current(self) -> Version:
-        """Return the version that readers get."""
+        """Return the current version."""
         return next(version for version in self.versions() if CURRENT in version.labels)
 
     def versions(self) -> list[Version]:
@@ -161,25 +161,25 @@ class Stack:
     # --- what the runs share ----------------------------------------------------------------------
 
     def state(self) -> Mapping[str, Any]:
-        """Return the state table's item of the token secret, an empty one where there is none."""
+        """Return the state table's item of the token secret, or an empty one."""
         return self.cloud.dynamodb.get_item(**self._state_item, ConsistentRead=True).get("Item", {})
 
     def memory(self) -> RunMemory:
-        """Return what the runs remember of the token secret."""
+        """Return the runs' memory of the token secret."""
         item = self.state()
         return RunMemory.from_json(item["memory"]["S"]) if "memory" in item else RunMemory()
 
     def remember(self, memory: RunMemory) -> None:
-        """Let the next run remember this."""
+        """Replace the runs' memory."""
         self._update_state("SET memory = :memory", {":memory": {"S": memory.to_json()}})
 
     def forget(self) -> None:
-        """Let the next run be the first of the token secret."""
+        """Clear the runs' memory."""
         self.cloud.dynamodb.delete_item(**self._state_item)
 
     @contextmanager
     def leased(self) -> Iterator[None]:
-        """Be another run that holds the lease, for the length of the block."""
+        """Hold the lease, as another run would, during the block."""
         self._lease(timedelta(minutes=2))
         try:
             yield
@@ -187,7 +187,7 @@ class Stack:
             self._update_state("REMOVE lease_owner, lease_until")
 
     def abandon_lease(self) -> None:
-        """Leave the lease of a run that was killed, and could not give it back in its time."""
+        """Leave an expired lease, as a killed run does."""
         self._lease(timedelta(seconds=-1))
 
     def _lease(self, how_long: timedelta) -> None:
@@ -211,7 +211,7 @@ class Stack:
     # --- the function -----------------------------------------------------------------------------
 
     def invoke(self, event: object = None) -> Run:
-        """Run the function and wait for its end; without an event, with that of the schedule."""
+        """Run the function and wait for its end; the default event is the schedule's."""
         response = self.cloud.functions.invoke(
             FunctionName=self.outputs["RefreshFunctionName"],
             Payload=json.dumps({} if event is None else event),
@@ -230,7 +230,7 @@ class Stack:
         return _json_objects(self.log(function))
 
     def runs(self) -> list[Mapping[str, Any]]:
-        """Return what the function logged of its runs, the oldest first: one document each."""
+        """Return the function's log documents of its runs, the oldest first."""
         documents = self.log_documents()
         return [document for document in documents if "outcome" in document or "reason" in document]
 
@@ -252,7 +252,7 @@ class Stack:
     # --- what the owner is told -------------------------------------------------------------------
 
     def notifications(self) -> list[Notification]:
-        """Take everything that arrived in the subscribed queue."""
+        """Take all messages from the subscribed queue."""
         left = [*self._left, *iter(self._next_notification, None)]
         self._left.clear()
         return left
@@ -263,7 +263,7 @@ class Stack:
         """Take notifications until the wanted one comes, and return that; later ones stay.
 
         Raises:
-            TimeoutError: it did not come; the message says what did.
+        TimeoutError: it did not come; the message names those that did.
         """
         others: list[Notification] = []
 
@@ -283,8 +283,8 @@ class Stack:
     def alarms(self) -> dict[str, str]:
         """Return the alarms' states, by the alarms' names without the stack's.
 
-        First, CloudWatch's part is done where MiniStack does not: the metrics in the function's
-        log are put, which also makes it evaluate its alarms.
+        First, it does what MiniStack's CloudWatch does not: it puts the metrics in the function's
+        log, which also makes MiniStack evaluate its alarms.
         """
         self._put_logged_metrics()
         pages = self.cloud.cloudwatch.get_paginator("describe_alarms")
@@ -303,7 +303,7 @@ class Stack:
             for namespace, data in _embedded_metrics(document):
                 self.cloud.cloudwatch.put_metric_data(Namespace=namespace, MetricData=data)
         self._counted.update(new)
-        # Alarms on what MiniStack itself measures are only looked at when something is put.
+        # MiniStack evaluates alarms on its own metrics only when some metric is put.
         self.cloud.cloudwatch.put_metric_data(
             Namespace="LocalCloud", MetricData=[{"MetricName": "Looked", "Value": 1}]
         )
@@ -384,7 +384,7 @@ def versions_of(secret_id: str, client: "SecretsManagerClient") -> list[Version]
 def subscribe(
     cloud: "Cloud", topic_arn: str, *, queue: str = "inbox", filter_policy: str | None = None
 ) -> str:
-    """Subscribe a queue, unless it is already, and return the queue's address."""
+    """Subscribe a queue, unless it is subscribed already, and return the queue's address."""
     name = f"{topic_arn.rpartition(':')[2]}-{queue}"
     url = cloud.sqs.create_queue(QueueName=name)["QueueUrl"]
     attributes = cloud.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
@@ -414,7 +414,7 @@ def _json_objects(lines: "Iterator[str] | list[str]") -> list[dict[str, Any]]:
 def _embedded_metrics(
     document: Mapping[str, Any],
 ) -> "Iterator[tuple[str, list[MetricDatumTypeDef]]]":
-    """Yield what CloudWatch takes from one line in the embedded metric format, by namespace."""
+    """Yield the metrics in a line of the embedded metric format, by namespace."""
     metadata = document.get("_aws", {})
     for directive in metadata.get("CloudWatchMetrics", ()):
         data: list[MetricDatumTypeDef] = []

@@ -1,8 +1,8 @@
-"""Commands that never outlive whoever started them, and leave neither a child nor a file behind.
+"""Commands that never outlive their starter, and leave neither a child nor a file behind.
 
-Between the starter and its command stands one more process: this file, run as a script. It holds
-the reading end of a pipe. When the other end is closed, on purpose or because the starter died,
-however suddenly, it kills the command's whole process group and removes its temporary directory.
+Between the starter and its command there is one more process: this file, run as a script. It
+holds the reading end of a pipe. When the other end is closed, on purpose or because the starter
+died, it kills the command's whole process group and removes its temporary directory.
 """
 
 import os
@@ -24,19 +24,19 @@ _INTERVAL: Final = 0.02
 
 
 class Supervisor:
-    """A directory, and a command that may be started in it. Both go when the supervisor does.
+    """A directory, and a command that may be started in it. Both end with the supervisor.
 
-    The directory is the command's TMPDIR, and what the command writes is kept in a file there.
+    The directory is the command's TMPDIR, and the command's output goes to a file there.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Hold ``directory``, which is this supervisor's alone."""
+        """Use ``directory``, which belongs to this supervisor alone."""
         self.directory = directory
         self.log = directory / "output.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, command: Sequence[str | Path], *, environ: Mapping[str, str]) -> None:
-        """Start ``command`` in the directory; a supervisor holds one."""
+        """Start ``command`` in the directory; a supervisor has one command."""
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - the harness's own commands
                 [sys.executable, "-I", __file__, self.directory, *command],
@@ -45,12 +45,12 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 env={**environ, "TMPDIR": str(self.directory)},
                 cwd=self.directory,
-                # Ctrl-C at the terminal is for the starter, which lets go in its own time.
+                # Ctrl-C at the terminal is for the starter, which then calls ``let_go``.
                 start_new_session=True,
             )
 
     def exit_code(self) -> int | None:
-        """Return the command's exit code, None while it runs."""
+        """Return the command's exit code, or None while it runs."""
         return None if self._process is None else self._process.poll()
 
     def wait(self) -> int | None:
@@ -58,11 +58,11 @@ class Supervisor:
         return None if self._process is None else self._process.wait()
 
     def output(self) -> str:
-        """Return what the command wrote so far, standard error included."""
+        """Return the command's output so far, including standard error."""
         return self.log.read_text(errors="replace")
 
     def let_go(self) -> None:
-        """End the command, if it has not ended by itself, and wait until it has."""
+        """End the command, if it is still running, and wait for its end."""
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._process.wait()
@@ -70,7 +70,7 @@ class Supervisor:
 
 @contextmanager
 def supervised() -> Iterator[Supervisor]:
-    """Hold a new temporary directory, and whatever is started in it, during the block."""
+    """Keep a new temporary directory, and the command started in it, during the block."""
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
     try:
         held = Supervisor(directory)
@@ -84,7 +84,7 @@ def supervised() -> Iterator[Supervisor]:
 
 def _remove(directory: Path) -> None:
     def unless_gone(_function: Callable[..., Any], _path: str, error: BaseException) -> None:
-        # The starter and the process in between may both be at it.
+        # The starter may be removing it at the same time.
         if not isinstance(error, FileNotFoundError):
             raise error
 
@@ -103,7 +103,7 @@ def _main(directory: Path, command: Sequence[str]) -> int:
 
     signal.signal(signal.SIGTERM, lambda *_: _kill_group(process.pid))
     threading.Thread(target=watch, daemon=True).start()
-    # Its children are killed before it is reaped: until then, nobody else can get its number.
+    # Its children are killed before it is reaped: until then, its process id is not reused.
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     _kill_group(process.pid)
     code = process.wait()
@@ -114,11 +114,11 @@ def _main(directory: Path, command: Sequence[str]) -> int:
 
 
 def _kill_group(group: int) -> None:
-    # Without a chance to say good-bye: whatever these commands hold is thrown away with them.
+    # SIGKILL, because nothing that these commands hold has to be saved.
     try:
         os.killpg(group, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        return  # Nobody is left; macOS says "not permitted" where only a zombie is.
+        return  # No process is left; macOS says "not permitted" if there is only a zombie.
 
 
 def _wait_for_group(group: int) -> None:

@@ -15,7 +15,7 @@ def wait_until(
 ) -> _Seen:
     """Call ``probe`` until its result is true, and return that.
 
-    ``expected`` names the condition; ``seen`` is asked for what was there instead.
+    ``expected`` names the condition; ``seen`` describes what was there instead.
 
     Raises:
         TimeoutError: the deadline passed.
