@@ -120,7 +120,7 @@ class Stack:
         )
 
     def unstage(self) -> None:
-        """Remove the keeper's label from every version: the emulator does not move it as AWS does."""
+        """Remove the keeper's label from every version; unlike AWS, the emulator keeps it."""
         client = self.cloud.secretsmanager
         for name in ("SecretArn", "SessionSecretArn"):
             if name not in self.outputs:
