@@ -188,7 +188,7 @@ def test_status_for_scripts_has_the_same_and_a_code_of_its_own_for_trouble(
         ("secretsmanager:GetSecretValue", "Problem"),
     ],
 )
-def test_status_shows_the_rest_where_a_part_may_not_be_read(
+def test_status_shows_the_rest_if_a_part_may_not_be_read(
     deployed: Deployed, action: str, part: str
 ) -> None:
     deployed.hold(5 * DAY)
@@ -259,7 +259,7 @@ def test_smoke_reads_the_secret_has_it_refreshed_and_uses_the_new_token(
     assert deployed.qwen.requests[-1].raw == current.text
 
 
-def test_smoke_refreshes_where_the_api_retires_the_old_token(deployed: Deployed) -> None:
+def test_smoke_refreshes_even_if_the_api_retires_the_old_token(deployed: Deployed) -> None:
     deployed.hold(2 * DAY)
     deployed.qwen.answer_with(scenarios.RETIRES_OLD, scenarios.ECHOES)
 

@@ -349,9 +349,7 @@ def test_the_script_finds_the_token_in_an_object(
     assert run_script().returncode == 0
 
 
-def test_the_script_tells_by_its_exit_code_what_is_wrong(
-    run_script: Script, deployed: Deployed
-) -> None:
+def test_the_scripts_exit_code_says_what_is_wrong(run_script: Script, deployed: Deployed) -> None:
     raw = deployed.stack.current().text
     failures = [
         (1, run_script(SecretArn="no/such/secret")),

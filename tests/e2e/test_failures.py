@@ -90,7 +90,7 @@ def refusing(deployed: Deployed, operation: str | None) -> Any:
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
-def test_a_failure_is_told_and_leaves_the_secret_alone(deployed: Deployed, case: Case) -> None:
+def test_a_failure_is_reported_and_leaves_the_secret_alone(deployed: Deployed, case: Case) -> None:
     raw = deployed.hold(case.left)
     if case.value is not None:
         deployed.stack.put(case.value)
@@ -210,7 +210,7 @@ def session_case_id(case: SessionCase) -> str:
 
 
 @pytest.mark.parametrize("case", SESSION_CASES, ids=session_case_id)
-def test_a_failure_of_a_session_is_told_and_leaves_both_secrets_alone(
+def test_a_failure_of_a_session_is_reported_and_leaves_both_secrets_alone(
     newer: Deployed, case: SessionCase
 ) -> None:
     newer.hold_session(left=case.left)
@@ -236,7 +236,7 @@ def test_a_failure_of_a_session_is_told_and_leaves_both_secrets_alone(
     assert newer.stack.notifications() == [], "one alert a run"
 
 
-def test_a_short_lived_token_is_stored_and_told(newer: Deployed) -> None:
+def test_a_short_lived_token_is_stored_and_reported(newer: Deployed) -> None:
     newer.hold_session()
     newer.sign_in_host.answer_with(sign_in_host.SHORT_LIVED)
 
@@ -261,7 +261,7 @@ def test_every_reason_of_the_contract_is_provoked() -> None:
     [(2 * DAY, "warning"), (DAY / 2, "critical")],
     ids=["in less than RefreshBeforeDays", "in less than CriticalDays"],
 )
-def test_an_end_that_only_a_person_can_put_off_is_told_once_while_the_token_is_refreshed(
+def test_a_sessions_coming_end_is_reported_once(
     newer: Deployed, lives: timedelta, severity: str
 ) -> None:
     newer.hold_session(login=lives)
@@ -414,7 +414,7 @@ def test_a_wrong_password_is_tried_once(newer: Deployed) -> None:
     assert [severity_of(each) for each in alerts_to(newer)] == ["critical"]
 
 
-def test_a_new_login_after_an_alert_is_a_recovery_told_once(deployed: Deployed) -> None:
+def test_a_new_login_after_an_alert_is_reported_as_one_recovery(deployed: Deployed) -> None:
     deployed.hold(2 * DAY)
     deployed.qwen.answer_with(scenarios.TOKEN_DEAD)
     deployed.stack.invoke()
@@ -457,7 +457,7 @@ def test_trouble_that_passed_is_a_recovery_with_the_highest_severity(deployed: D
     assert recovery.attributes == {"severity": "warning", "reason": "upstream_blocked"}
 
 
-def test_a_failing_publish_hides_nothing_and_is_made_up_for_by_the_next_run(
+def test_a_failing_publish_hides_nothing_and_the_next_run_repeats_it(
     deployed: Deployed,
 ) -> None:
     deployed.hold(2 * DAY)
@@ -480,7 +480,7 @@ def test_a_failing_publish_hides_nothing_and_is_made_up_for_by_the_next_run(
         pytest.param(lambda qwen: qwen.forget(), id="the account is gone"),
     ],
 )
-def test_a_dead_account_is_told_from_a_dead_network(
+def test_a_dead_account_is_not_mistaken_for_a_dead_network(
     deployed: Deployed, spoil: Callable[[Any], None]
 ) -> None:
     deployed.hold(2 * DAY)

@@ -83,7 +83,7 @@ def _used(newer: Deployed) -> set[Permission]:
     }
 
 
-def test_the_function_uses_what_it_is_granted_and_is_granted_what_it_uses(
+def test_the_function_has_the_permissions_that_it_uses_and_no_others(
     newer: Deployed, used: set[Permission]
 ) -> None:
     granted = permissions(Iam(newer.stack).statements("RefreshFunctionRole"))
@@ -162,7 +162,7 @@ def all_actions(*services: str) -> Iterator[str]:
             yield f"{service}:{'InvokeFunction' if operation == 'Invoke' else operation}"
 
 
-def test_a_reader_uses_what_it_is_granted_and_is_granted_what_it_uses(deployed: Deployed) -> None:
+def test_a_reader_has_the_permissions_that_it_uses_and_no_others(deployed: Deployed) -> None:
     stack, relay = deployed.stack, deployed.stack.cloud.relay
     session = stack.cloud.session_of_role_with(stack.outputs["ReaderPolicyArn"])
     reader: Any = session.client("secretsmanager", endpoint_url=relay.url)

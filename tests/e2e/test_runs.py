@@ -137,7 +137,7 @@ def test_a_person_who_logs_in_during_a_run_is_not_overwritten(deployed: Deployed
     assert deployed.stack.notifications() == []
 
 
-def test_a_promote_whose_answer_was_lost_is_no_failure(deployed: Deployed) -> None:
+def test_a_promote_whose_answer_was_lost_is_not_a_failure(deployed: Deployed) -> None:
     deployed.hold(2 * DAY)
 
     with deployed.stack.cloud.relay.interfering(PROMOTE, Loss.OF_THE_ANSWER):
@@ -228,7 +228,7 @@ def test_a_fresh_access_token_takes_one_call_to_aws_and_none_to_qwen(newer: Depl
     assert calls.run.result["outcome"] == "fresh"
 
 
-def test_a_session_whose_credential_stays_the_same_takes_seven_calls_to_aws_and_two_to_qwen(
+def test_an_unchanged_session_takes_seven_calls_to_aws_and_two_to_qwen(
     newer: Deployed,
 ) -> None:
     credential = newer.hold_session()
@@ -253,7 +253,7 @@ def test_a_session_whose_credential_stays_the_same_takes_seven_calls_to_aws_and_
 
 
 @pytest.mark.parametrize("rotation", [Rotation.OLD_STAYS, Rotation.OLD_DIES])
-def test_a_credential_that_changed_takes_two_calls_more_and_is_written_first(
+def test_a_changed_credential_costs_two_more_calls_and_is_written_first(
     newer: Deployed, rotation: Rotation
 ) -> None:
     old = newer.hold_session()
@@ -334,7 +334,7 @@ def test_a_check_replaces_a_token_that_was_revoked_on_its_first_day(newer: Deplo
     assert newer.qwen.accepts(newer.stack.current().text)
 
 
-def test_a_token_that_a_check_found_dead_is_replaced_by_the_first_run_that_can(
+def test_a_dead_token_that_is_not_due_is_replaced_as_soon_as_possible(
     newer: Deployed,
 ) -> None:
     newer.hold_session()
@@ -355,7 +355,7 @@ def test_a_token_that_a_check_found_dead_is_replaced_by_the_first_run_that_can(
     assert newer.qwen.accepts(newer.stack.current().text)
 
 
-def test_a_credential_that_could_not_be_made_current_is_not_lost_and_the_old_one_not_spent_again(
+def test_a_staged_credential_is_not_lost_and_the_old_one_not_spent_again(
     newer: Deployed,
 ) -> None:
     credential = newer.hold_session()
@@ -377,7 +377,7 @@ def test_a_credential_that_could_not_be_made_current_is_not_lost_and_the_old_one
     assert recovery.document["event"] == "refresh_recovered"
 
 
-def test_a_run_takes_the_lease_over_from_one_that_died_and_finds_what_that_staged(
+def test_a_run_takes_over_a_dead_runs_lease_and_finds_its_staged_version(
     newer: Deployed,
 ) -> None:
     credential = newer.hold_session()
@@ -401,7 +401,7 @@ def test_a_run_takes_the_lease_over_from_one_that_died_and_finds_what_that_stage
     assert newer.stack.notifications() == []
 
 
-def test_a_sign_in_takes_over_where_the_credential_is_dead(newer: Deployed) -> None:
+def test_a_sign_in_replaces_a_dead_credential(newer: Deployed) -> None:
     email, password = "owner@example.com", "correct horse battery staple"
     credential = newer.hold_session()
     newer.sign_in_host.set_password(email, password)
@@ -442,7 +442,7 @@ def test_a_session_put_in_during_a_run_is_not_overwritten(newer: Deployed) -> No
     assert newer.qwen.accepts(newer.stack.current().text)
 
 
-def test_a_run_whose_lease_another_run_has_spends_nothing_and_is_no_error(newer: Deployed) -> None:
+def test_a_run_that_finds_the_lease_taken_spends_nothing_without_an_error(newer: Deployed) -> None:
     newer.hold_session()
     before = newer.stack.versions()
 

@@ -156,7 +156,7 @@ def test_only_a_stacks_own_alarms_may_publish_to_its_topic(pair: Pair, cloud: Cl
         ]
 
 
-def test_a_customer_key_is_granted_for_these_secrets_by_way_of_secrets_manager(
+def test_a_customer_key_is_granted_for_these_secrets_via_secrets_manager(
     pair: Pair, cloud: Cloud
 ) -> None:
     stack, iam = pair.two.stack, Iam(pair.two.stack)

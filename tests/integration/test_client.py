@@ -58,7 +58,7 @@ def test_a_token_that_has_expired_has_less_than_no_days_left(qwen: QwenStandIn) 
     assert info.days_remaining == pytest.approx(-1, abs=0.01)
 
 
-def test_the_api_is_asked_whose_the_token_is_and_its_new_token_is_not_shown(
+def test_the_api_is_asked_for_the_account_and_its_new_token_is_not_shown(
     qwen: QwenStandIn,
 ) -> None:
     qwen.answer_with(scenarios.ECHOES)
@@ -97,7 +97,7 @@ def test_a_refresh_returns_a_token_that_was_verified_and_is_used_from_then_on(
     ],
     ids=lambda value: value.name if isinstance(value, Scenario) else value.__name__,
 )
-def test_after_a_refresh_that_failed_the_client_goes_on_with_the_token_that_it_had(
+def test_after_a_failed_refresh_the_client_keeps_its_token(
     qwen: QwenStandIn, scenario: Scenario, kind: type[QwenTokenError]
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
@@ -246,7 +246,7 @@ def credential_of(ours: QwenClient) -> str:
 
 
 @pytest.mark.parametrize("rotation", Rotation)
-def test_a_session_gives_a_token_and_what_became_of_it_is_there_to_keep(
+def test_a_session_gets_a_token_and_its_new_state_can_be_stored(
     host: SignInHost, rotation: Rotation
 ) -> None:
     host.policy = SessionPolicy(rotation=rotation)
@@ -289,7 +289,7 @@ def test_with_a_session_alone_the_first_use_gets_one_token_for_all_threads(
     assert len(host.requests) == 1
 
 
-def test_after_a_failure_the_changed_credential_is_there_all_the_same(host: SignInHost) -> None:
+def test_after_a_failure_the_changed_credential_is_there_nevertheless(host: SignInHost) -> None:
     raw = host.qwen.mint()
     ours = with_session(host, raw=raw)
     before = credential_of(ours)

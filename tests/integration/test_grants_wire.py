@@ -188,7 +188,9 @@ def test_a_sign_in_is_this_request_and_nothing_else() -> None:
     assert PASSWORD.encode() not in request, "it never leaves in plain"
 
 
-def test_an_exchange_has_the_token_as_bearer_and_nothing_of_the_session(qwen: QwenStandIn) -> None:
+def test_an_exchange_sends_the_token_as_bearer_and_no_part_of_the_session(
+    qwen: QwenStandIn,
+) -> None:
     held = decode_token(qwen.mint(lifetime=2 * DAY))
     with wire(reply("200 OK", b"{}")) as server, pytest.raises(UpstreamUnexpectedError):
         Hosts(api_base_url=server.base_url).source(Grant.EXCHANGE).obtain(
@@ -596,7 +598,7 @@ def test_the_credential_that_a_browser_would_send_next_is_granted(
         ("example.org", False),
     ],
 )
-def test_a_cookie_for_another_domain_is_none(domain: str, *, is_ours: bool) -> None:
+def test_a_cookie_for_another_domain_is_ignored(domain: str, *, is_ours: bool) -> None:
     """No server here has that name, so the answer is handed to the part that reads it."""
     reader = sign_in_host.SignInHost(
         "https://auth.qwen.ai", site="https://chat.qwen.ai", web_version="1", user_agent="x"
@@ -622,7 +624,7 @@ def test_the_access_tokens_own_expiry_wins_over_the_bodys(expires_at: object) ->
     [None, "", 7, "none-of-your-business", "a.b.c", mint({"type": "access_token"})],
     ids=["null", "empty", "a number", "a text", "no JWT", "a JWT without an expiry"],
 )
-def test_a_credential_beside_no_token_is_granted_and_what_is_missing_is_said(
+def test_a_credential_without_a_token_is_granted_with_the_fault(
     access_token: object, grant: Grant
 ) -> None:
     """The one before it may be spent: losing this one, too, would end the login."""
@@ -721,7 +723,7 @@ def test_whatever_the_host_grants_its_credential_is_not_lost(
 
 @BOTH_SESSION_GRANTS
 @pytest.mark.parametrize("scenario", FAILS, ids=lambda scenario: scenario.name)
-def test_what_fails_has_its_class_is_sent_once_and_shows_no_secret(
+def test_a_failed_grant_has_its_class_is_sent_once_and_shows_no_secret(
     host: SignInHost,
     grant: Grant,
     scenario: Scenario,
@@ -756,7 +758,7 @@ def test_what_fails_has_its_class_is_sent_once_and_shows_no_secret(
         pytest.param(lambda host, credential: host.end_login(credential), id="it was logged out"),
     ],
 )
-def test_a_dead_credential_is_rejected_in_whatever_style(
+def test_a_dead_credential_is_rejected_in_every_style(
     host: SignInHost, style: FailureStyle, spoil: Callable[[SignInHost, str], None]
 ) -> None:
     host.policy = SessionPolicy(failure_style=style)
@@ -771,9 +773,7 @@ def test_a_dead_credential_is_rejected_in_whatever_style(
 
 
 @pytest.mark.parametrize("style", FailureStyle)
-def test_a_wrong_password_is_refused_in_whatever_style(
-    host: SignInHost, style: FailureStyle
-) -> None:
+def test_a_wrong_password_is_refused_in_every_style(host: SignInHost, style: FailureStyle) -> None:
     host.policy = SessionPolicy(failure_style=style)
     host.set_password(EMAIL, "another password by now")
     with pytest.raises(SignInRefusedError) as caught:
@@ -967,7 +967,7 @@ def test_each_failure_that_is_known_has_its_class_and_is_not_tried_again(
 
 
 @pytest.mark.parametrize("size", [16_384, 16_385, 60_000])
-def test_a_credential_too_long_for_a_header_is_none(size: int) -> None:
+def test_a_credential_too_long_for_a_header_is_ignored(size: int) -> None:
     got, _ = on_wire(Grant.REFRESH_TOKEN, answer({}, cookie("x" * size, A_WEEK)))
     assert isinstance(got, Granted)
     assert got.refresh_token == ("x" * size if size == 16_384 else None)

@@ -54,7 +54,7 @@ def read(sessions: LocalSessions) -> StoredSession:
         ),
     ],
 )
-def test_of_two_logins_the_newer_word_counts(
+def test_of_two_logins_the_newer_one_counts(
     given: Session, stored: Session, new: str, after: Session
 ) -> None:
     found = newer_login(given, stored, is_new=new == "credential", is_new_sign_in=new == "sign-in")
@@ -67,7 +67,7 @@ def test_a_login_is_newer_than_the_stored_one_until_it_was_given_once() -> None:
         assert read(LocalSessions(place, given)).session == after
 
 
-def test_a_credential_that_was_replaced_gives_way_to_the_one_that_grew_from_it() -> None:
+def test_a_replaced_credential_gives_way_to_its_successor() -> None:
     place = MemoryStore()
     ours = LocalSessions(place, A)
     for session in (B, C):
@@ -96,7 +96,7 @@ def test_a_version_is_the_keepers_until_a_person_changes_it() -> None:
     assert read(ours).session == both(B, NEW)
 
 
-def test_all_who_share_a_place_name_a_version_alike_and_another_place_another_way() -> None:
+def test_processes_that_share_a_place_agree_on_names_of_versions() -> None:
     place = MemoryStore()
     ours, theirs = LocalSessions(place, A), LocalSessions(place, A)
     assert ours.prepare() == theirs.prepare()
@@ -114,7 +114,7 @@ def test_other_keys_stay_and_a_pasted_form_becomes_an_object() -> None:
     assert json.loads(pasted.load() or "")["refresh_token"] == B.refresh_token
 
 
-def test_a_person_puts_another_login_in_whatever_is_there() -> None:
+def test_a_person_can_put_in_a_login_whatever_is_stored() -> None:
     place = MemoryStore("garbage")
     ours = LocalSessions(place, A)
     with pytest.raises(SessionMalformedError):
@@ -125,7 +125,7 @@ def test_a_person_puts_another_login_in_whatever_is_there() -> None:
     assert read(LocalSessions(place, B)).session == A
 
 
-def test_a_file_that_is_too_long_is_no_login(tmp_path: Path) -> None:
+def test_a_file_that_is_too_long_is_not_a_login(tmp_path: Path) -> None:
     place = FileStore(tmp_path / "token").beside("session")
     (tmp_path / "token.session").write_text("a" * 70_000)
     with pytest.raises(SessionMalformedError, match="longer than"):
@@ -166,7 +166,7 @@ def test_the_lease_is_one_runs_until_it_gives_it_back(state: State) -> None:
     assert (theirs.memory, theirs.taken_over) == (RunMemory(account="a"), False)
 
 
-def test_a_lease_whose_time_is_over_is_taken_over_and_its_owner_changes_nothing(
+def test_an_expired_lease_is_taken_over_and_its_owner_changes_nothing(
     state: State,
 ) -> None:
     assert state.acquire("ours", now=NOW, until=NOW + MINUTE)
@@ -197,7 +197,7 @@ def test_a_clock_that_was_set_back_does_not_keep_the_lease_for_a_day() -> None:
 @pytest.mark.parametrize(
     "set_by", [timedelta(hours=-5), -MINUTE, MINUTE, timedelta(hours=5)], ids=str
 )
-def test_a_clock_that_is_set_does_not_end_the_lease_of_a_run_that_goes_on(
+def test_setting_the_clock_does_not_end_the_lease_of_a_live_run(
     set_by: timedelta,
 ) -> None:
     place, gone = MemoryStore(), [100.0]

@@ -72,21 +72,21 @@ def test_a_file_that_is_not_there_holds_no_token_yet(path: Path) -> None:
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o777], ids=oct)
-def test_whatever_the_umask_its_owner_alone_can_read_the_file(path: Path, mask: int) -> None:
+def test_with_any_umask_only_the_owner_can_read_the_file(path: Path, mask: int) -> None:
     store = FileStore(path)
     with umask(mask):
         store.put(OLD)
     assert (mode(path), path.read_text()) == (0o600, OLD.raw)
 
 
-def test_a_file_that_others_could_read_is_the_owners_alone_once_it_is_written(path: Path) -> None:
+def test_a_file_that_others_could_read_becomes_private_when_written(path: Path) -> None:
     path.write_text(OLD.raw)
     path.chmod(0o644)
     FileStore(path).put(NEW)
     assert mode(path) == 0o600
 
 
-def test_the_text_never_lies_in_a_file_of_another_mode(path: Path) -> None:
+def test_the_text_is_never_in_a_file_of_another_mode(path: Path) -> None:
     shown = run(
         """
 def look(event, arguments):
@@ -138,7 +138,7 @@ def test_the_shape_and_the_other_keys_are_kept(path: Path, before: str, after: s
     ],
     ids=["empty", "no token", "no JWT", "half an object", "no text", "too long"],
 )
-def test_a_file_that_holds_no_token_is_told_apart(
+def test_a_file_without_a_token_has_an_error_of_its_own(
     path: Path, content: bytes, kind: type[Exception]
 ) -> None:
     path.write_bytes(content)
@@ -207,7 +207,7 @@ def test_the_staged_token_is_an_alternative_for_its_own_account(path: Path) -> N
     assert store.alternatives(to=over) == []
 
 
-def test_half_a_character_in_the_text_does_not_keep_a_token_from_being_promoted() -> None:
+def test_half_a_surrogate_pair_in_the_text_does_not_block_a_promote() -> None:
     store = MemoryStore(f'{{"token": "{OLD.raw}", "note": "\ud800"}}')
     over = store.read()
     assert over is not None
@@ -270,7 +270,7 @@ path, old, new = sys.stdin.read().split()
     return run_program(head + program, typed="\n".join((str(path), *texts)))
 
 
-def test_a_directory_that_may_not_be_written_to_is_named_and_the_token_stays() -> None:
+def test_an_unwritable_directory_is_named_and_the_token_stays() -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "token"
         path.write_text(OLD.raw)
@@ -391,7 +391,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 # Other processes, and other users
 
 
-def test_a_lock_on_the_directory_which_anybody_can_take_keeps_nobody_from_writing(
+def test_a_lock_on_the_directory_stops_no_writer(
     path: Path,
 ) -> None:
     directory = os.open(path.parent, os.O_RDONLY)
@@ -404,7 +404,7 @@ def impatient(path: Path) -> OwnerFile:
     return OwnerFile(path, patience=timedelta(milliseconds=200))
 
 
-def test_a_process_that_was_stopped_while_it_wrote_is_not_waited_for_without_end(
+def test_a_suspended_writer_is_not_waited_for_forever(
     path: Path,
 ) -> None:
     path.write_text(OLD.raw)
@@ -441,7 +441,7 @@ def test_a_file_that_others_may_write_is_not_trusted(path: Path, name: str, mode
     assert file.read_text() == OLD.raw
 
 
-def test_neither_is_one_in_a_directory_that_others_may_write(path: Path) -> None:
+def test_a_file_in_a_directory_that_others_may_write_is_not_trusted(path: Path) -> None:
     path.write_text(OLD.raw)
     path.parent.chmod(0o777)
     for use in (FileStore(path).load, lambda: FileStore(path).put(NEW)):

@@ -152,7 +152,7 @@ def test_a_token_is_due_with_refresh_before_left(
         assert manager.needs_refresh() is (left < timedelta(0))
 
 
-def test_an_expired_token_is_told_of_and_not_given(qwen: QwenStandIn) -> None:
+def test_an_expired_token_is_reported_and_not_returned(qwen: QwenStandIn) -> None:
     manager = TokenManager(qwen.mint(lifetime=-DAY), base_url=qwen.base_url)
     told: list[QwenTokenError] = []
     manager.on("expired", told.append)
@@ -248,7 +248,7 @@ def test_after_a_refresh_that_failed_the_token_is_the_old_one(
     assert told == ([caught.value] if helpless else [])
 
 
-def test_a_new_token_that_could_not_be_verified_is_used_when_the_old_one_is_dead(
+def test_an_unverified_new_token_is_used_if_the_old_one_has_expired(
     qwen: QwenStandIn,
 ) -> None:
     qwen.answer_with(scenarios.RETIRES_OLD, scenarios.BLOCK_PAGE, scenarios.RETIRES_OLD)
@@ -321,7 +321,7 @@ class Watched:
         self._lock.release()
 
 
-def test_readers_do_not_wait_for_a_refresh_while_the_token_lives(
+def test_readers_do_not_wait_for_a_refresh_while_the_token_is_alive(
     qwen: QwenStandIn, time: Time
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
@@ -344,7 +344,7 @@ def test_readers_do_not_wait_for_a_refresh_while_the_token_lives(
         assert refreshing.result() == manager.token != raw
 
 
-def test_a_refresh_that_another_process_was_faster_with_keeps_what_expires_later(
+def test_a_refresh_keeps_a_faster_processs_token_that_expires_later(
     qwen: QwenStandIn,
 ) -> None:
     store = Picky(qwen.mint(lifetime=2 * DAY))
@@ -361,7 +361,7 @@ def test_a_refresh_that_another_process_was_faster_with_keeps_what_expires_later
         assert manager.token == store.text
 
 
-def test_a_refresh_that_fails_is_none_where_another_process_had_success(qwen: QwenStandIn) -> None:
+def test_a_failed_refresh_succeeds_if_another_process_has_refreshed(qwen: QwenStandIn) -> None:
     raw, theirs = qwen.mint(lifetime=2 * DAY), qwen.mint(lifetime=7 * DAY)
     store = Picky(raw)
 
@@ -441,7 +441,7 @@ def test_what_could_not_be_stored_gives_way_to_what_somebody_else_stored(
         assert manager.renew(rejected=manager.token) == manager.token == store.text
 
 
-def test_a_store_that_was_emptied_gets_what_could_not_be_stored(qwen: QwenStandIn) -> None:
+def test_an_emptied_store_gets_the_token_that_could_not_be_stored(qwen: QwenStandIn) -> None:
     store = Picky(qwen.mint(lifetime=2 * DAY))
     store.refuses = StoreError("the disk is full")
     manager = TokenManager(store=store, base_url=qwen.base_url)
@@ -488,7 +488,7 @@ def test_a_token_that_another_process_stored_is_found_once_the_own_one_is_due(
 # A source for requests
 
 
-def test_an_auth_takes_its_tokens_from_the_manager_and_has_a_refused_one_refreshed(
+def test_an_auth_uses_the_managers_token_and_refreshes_a_refused_one(
     qwen: QwenStandIn,
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
@@ -512,7 +512,7 @@ def test_an_auth_takes_its_tokens_from_the_manager_and_has_a_refused_one_refresh
     assert manager.token == successor
 
 
-def test_a_token_that_was_refused_is_not_offered_to_the_api_again_and_again(
+def test_a_refused_token_is_not_sent_to_the_api_again_and_again(
     qwen: QwenStandIn, time: Time
 ) -> None:
     raw = qwen.mint()
@@ -573,9 +573,7 @@ class Slow(MemoryStore):
         return super().load()
 
 
-def test_a_token_is_refreshed_when_it_is_due_and_for_as_long_as_it_is_kept(
-    qwen: QwenStandIn, time: Time
-) -> None:
+def test_a_token_is_refreshed_each_time_it_is_due(qwen: QwenStandIn, time: Time) -> None:
     qwen.answer_with(minting(time))
     began = time.clock()
     heard: list[float] = []
@@ -677,7 +675,7 @@ def test_a_clock_that_is_set_back_makes_the_store_be_read_again(
         assert manager.token == store.text
 
 
-def test_a_token_that_lives_shorter_than_the_interval_is_refreshed_at_half_of_its_life(
+def test_a_token_shorter_than_the_interval_is_refreshed_at_half_its_life(
     qwen: QwenStandIn, time: Time
 ) -> None:
     life = timedelta(seconds=900)
@@ -752,7 +750,7 @@ def test_a_check_that_succeeds_makes_the_pauses_short_again(qwen: QwenStandIn, t
     assert failed == [0, 1, 3, 60, 61, 63]
 
 
-def test_near_the_end_a_failed_check_is_tried_again_sooner_and_expiry_is_told_once(
+def test_near_expiry_checks_are_repeated_sooner_and_expiry_announced_once(
     qwen: QwenStandIn, time: Time
 ) -> None:
     qwen.answer_with(scenarios.BLOCK_PAGE)
@@ -786,7 +784,7 @@ def test_who_asks_for_fewer_calls_gets_them_even_where_the_interval_is_short(
     assert failed == [0, 180, 360]
 
 
-def test_a_dead_token_is_told_once_and_a_new_one_is_taken_at_once(
+def test_a_dead_token_is_reported_once_and_a_new_one_used_at_once(
     qwen: QwenStandIn, time: Time
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
@@ -809,7 +807,7 @@ def test_a_dead_token_is_told_once_and_a_new_one_is_taken_at_once(
     assert told == ["token_rejected"] * 2
 
 
-def test_a_revoked_token_is_told_once_however_many_checks_find_it_not_due(
+def test_a_revoked_token_is_reported_once_for_any_number_of_checks(
     qwen: QwenStandIn, time: Time
 ) -> None:
     raw = qwen.mint(lifetime=30 * DAY)
@@ -829,7 +827,7 @@ def test_a_revoked_token_is_told_once_however_many_checks_find_it_not_due(
     assert told == ["token_rejected"] * 2
 
 
-def test_the_thread_outlives_whatever_a_store_raises(
+def test_the_thread_survives_any_exception_of_a_store(
     qwen: QwenStandIn, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw = qwen.mint(lifetime=2 * DAY)
@@ -852,7 +850,7 @@ def test_the_thread_outlives_whatever_a_store_raises(
 @pytest.mark.parametrize(
     "hours", [0, -1, 1e-12, float("nan"), float("inf"), 1e9, True, "24", None], ids=repr
 )
-def test_an_interval_that_is_none_is_refused(hours: Any) -> None:
+def test_an_invalid_interval_is_refused(hours: Any) -> None:
     with pytest.raises(ConfigError, match="check_interval_hours"):
         TokenManager().start_auto_refresh(hours)
 
@@ -925,7 +923,7 @@ def test_a_subscription_ends_by_itself(qwen: QwenStandIn) -> None:
     assert len(heard) == 1
 
 
-def test_an_event_that_there_is_not_is_refused() -> None:
+def test_an_unknown_event_is_refused() -> None:
     on: Any = TokenManager().on
     with pytest.raises(ConfigError, match="refresh, expired, error"):
         on("refreshed", print)
@@ -1027,7 +1025,7 @@ def tell(running: Popen[str], line: str) -> None:
     running.stdin.flush()
 
 
-def test_processes_that_refresh_one_file_at_once_all_end_with_what_it_holds(
+def test_processes_that_refresh_a_file_at_once_all_end_with_its_token(
     qwen: QwenStandIn, tmp_path: Path
 ) -> None:
     path = tmp_path / "token"
@@ -1047,7 +1045,7 @@ def test_processes_that_refresh_one_file_at_once_all_end_with_what_it_holds(
     assert [file.name for file in tmp_path.iterdir()] == ["token"]
 
 
-def test_a_token_that_another_process_had_issued_in_this_very_second_is_no_failure(
+def test_a_token_issued_to_another_process_in_the_same_second_is_no_failure(
     qwen: QwenStandIn,
 ) -> None:
     store = Picky(raw := qwen.mint(lifetime=2 * DAY))

@@ -89,7 +89,7 @@ def test_a_token_that_the_api_refuses_never_becomes_current(
     assert not qwen.accepts(secret.value("QWEN_PENDING"))
 
 
-def test_a_dead_token_gives_way_to_the_previous_one_if_that_lives(
+def test_a_dead_token_gives_way_to_a_live_previous_one(
     cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn
 ) -> None:
     secret = ManagedSecret(cloud, secrets, lives := qwen.mint(lifetime=5 * DAY))
@@ -103,7 +103,7 @@ def test_a_dead_token_gives_way_to_the_previous_one_if_that_lives(
 
 
 @pytest.mark.parametrize("operation", ["PutSecretValue", "UpdateSecretVersionStage"])
-def test_a_new_token_that_the_secret_does_not_take_is_kept_and_put_there_later(
+def test_a_new_token_that_cannot_be_stored_is_kept_and_stored_later(
     cloud: Cloud, secrets: "SecretsManagerClient", qwen: QwenStandIn, operation: str
 ) -> None:
     secret = ManagedSecret(cloud, secrets, raw := qwen.mint(lifetime=2 * DAY))

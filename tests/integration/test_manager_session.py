@@ -245,9 +245,7 @@ def test_an_expired_token_is_replaced_when_it_is_asked_for(host: SignInHost, tim
     assert list(host.spent.values()) == [1, 1]
 
 
-def test_a_token_that_is_asked_for_while_the_host_is_down_asks_it_once_a_minute(
-    host: SignInHost, time: Time
-) -> None:
+def test_reads_while_the_host_is_down_call_it_once_a_minute(host: SignInHost, time: Time) -> None:
     host.answer_with(SERVER_ERROR)
     with managing(host, time) as manager:
         for _ in range(5):
@@ -274,7 +272,7 @@ def test_by_a_clock_that_is_wrong_the_session_is_not_spent_again_and_again(
 
 
 @pytest.mark.parametrize("wrong_by", [-5 * HOUR, -12 * MINUTE, 12 * MINUTE, 5 * HOUR], ids=str)
-def test_a_clock_that_is_put_right_is_noticed_before_the_session_s_token_expires(
+def test_a_corrected_clock_is_noticed_before_the_access_token_expires(
     host: SignInHost, time: Time, wrong_by: timedelta
 ) -> None:
     # The host's clock is right all the time, and ours was wrong until now.
@@ -298,7 +296,7 @@ def test_a_clock_that_is_put_right_is_noticed_before_the_session_s_token_expires
     assert set(host.spent.values()) == {1}
 
 
-def test_a_short_lived_token_is_told_and_given_while_it_lives(host: SignInHost) -> None:
+def test_a_short_lived_token_is_reported_and_returned_until_it_expires(host: SignInHost) -> None:
     host.answer_with(scenarios.SHORT_LIVED)
     manager = managed(host)
     told: list[str] = []
@@ -385,7 +383,7 @@ def test_a_day_passes_between_two_sign_ins_also_of_two_processes(
 # Whose word is newer
 
 
-def test_a_login_that_was_never_given_before_takes_the_place_of_the_stored_one(
+def test_a_login_that_is_passed_for_the_first_time_replaces_the_stored_one(
     host: SignInHost, path: Path
 ) -> None:
     old, new = host.log_in(), host.log_in()
@@ -439,7 +437,7 @@ def test_a_file_that_holds_no_login_is_named_and_stays(host: SignInHost, path: P
     assert host.requests == []
 
 
-def test_a_session_of_another_account_than_the_tokens_is_told(host: SignInHost) -> None:
+def test_a_session_of_another_account_than_the_tokens_is_reported(host: SignInHost) -> None:
     raw = host.qwen.mint(account=ANOTHER_ACCOUNT, lifetime=DAY)
     manager = managed(host, store=MemoryStore(raw))
     with pytest.raises(WrongAccountError):

@@ -175,7 +175,7 @@ def require_plain(error: BaseException) -> None:
 
 
 @aws_faults
-def test_whatever_keeps_boto3_from_asking_is_a_failure_of_the_tree(
+def test_anything_that_stops_boto3_is_an_error_of_the_tree(
     variables: Callable[[Path], dict[str, str | None]], environ: Environ, tmp_path: Path
 ) -> None:
     environ(**variables(tmp_path))
@@ -185,7 +185,7 @@ def test_whatever_keeps_boto3_from_asking_is_a_failure_of_the_tree(
 
 
 @aws_faults
-def test_the_deployed_function_publishes_an_alert_all_the_same(
+def test_the_deployed_function_publishes_an_alert_nevertheless(
     variables: Callable[[Path], dict[str, str | None]],
     environ: Environ,
     tmp_path: Path,
@@ -278,7 +278,7 @@ def _aws(answer: Any, environ: Environ) -> Iterator[Wire]:
 @pytest.mark.parametrize(
     "step", ["read", "read_version", "put", "put_first", "promote", "alternatives", "sessions"]
 )
-def test_an_answer_that_is_not_awss_is_a_failure_of_the_store(aws: Wire, step: str) -> None:
+def test_an_answer_that_is_not_from_aws_is_a_store_error(aws: Wire, step: str) -> None:
     store = SecretStore.open(ARN)
     held = StoredToken(HELD, VERSION, HELD.raw)
     steps: dict[str, Callable[[], object]] = {
@@ -327,7 +327,7 @@ ANY: Final = [FileNotFoundError(2, TEXT), Stops(TEXT), MemoryError(TEXT), Recurs
 
 
 @pytest.mark.parametrize("error", ANY, ids=lambda error: type(error).__name__)
-def test_a_copy_that_lives_bridges_whatever_goes_wrong(error: Exception) -> None:
+def test_a_live_copy_bridges_any_failure(error: Exception) -> None:
     now = [HELD.expires_at.timestamp() - 86_400]
     client: Any = Wrapped(error)
     shared = SharedToken(ARN, client=client, clock=lambda: now[0])
@@ -353,7 +353,7 @@ def test_a_client_that_cannot_be_made_again_after_a_fork_is_bridged(
 
 
 @pytest.mark.parametrize("error", ANY, ids=lambda error: type(error).__name__)
-def test_a_managers_token_bridges_whatever_goes_wrong(error: Exception) -> None:
+def test_a_managers_live_token_bridges_any_failure(error: Exception) -> None:
     now = [HELD.expires_at - timedelta(days=1)]
     client: Any = Wrapped(error)
     manager = TokenManager(store=SecretStore(client, ARN), clock=lambda: now[0])
@@ -433,7 +433,7 @@ def test_a_way_to_the_api_that_cannot_be_gone_is_configuration(
     ],
     ids=["nothing listens", "exemptions that are none", "a proxy that does not listen"],
 )
-def test_a_way_to_the_api_that_may_open_again_is_no_answer(
+def test_a_network_failure_that_may_pass_is_not_an_answer(
     variables: dict[str, str], environ: Environ
 ) -> None:
     environ(**variables)
@@ -449,7 +449,9 @@ def test_plain_http_on_this_machine_needs_no_bundle_and_no_proxy(
         assert send(Request(server.base_url), within=BRIEF).status == 200
 
 
-def test_a_process_that_can_start_no_thread_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_start_a_thread_gets_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(threading.Thread, "start", _no_thread)
     with pytest.raises(UpstreamUnavailableError, match="no thread"):
         send(Request("https://127.0.0.1:9/"), within=BRIEF)
@@ -523,7 +525,7 @@ def test_a_new_token_that_a_store_cannot_take_is_used_from_memory(qwen: QwenStan
     assert manager.info.days_remaining > 6
 
 
-def test_a_place_for_the_session_that_fails_in_its_own_way_is_a_failure_of_the_store() -> None:
+def test_any_error_of_a_place_for_the_session_is_a_store_error() -> None:
     store = Own(None)
     manager = TokenManager(session=Session(refresh_token="r" * 40), store=store)
     store.load_fails = Stops(TEXT)

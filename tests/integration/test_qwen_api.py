@@ -108,7 +108,7 @@ def test_a_failing_answer_has_its_class(
         pytest.param(lambda qwen, held: qwen.retire(held.raw), id="the session was ended"),
     ],
 )
-def test_a_dead_token_is_rejected_whatever_its_expiry_says(
+def test_a_dead_token_is_rejected_whatever_its_expiry(
     qwen: QwenStandIn, held: Token, spoil: object
 ) -> None:
     assert callable(spoil)

@@ -111,7 +111,7 @@ NO_JWT = "the value is not a JWT: .*"
         pytest.param("[" * 20_000, TokenMalformedError, NO_JWT, id="deep nesting"),
     ],
 )
-def test_a_value_that_holds_no_token_is_told_apart(
+def test_a_value_without_a_token_has_an_error_of_its_own(
     new_secret: Any, value: str, kind: type[Exception], said: str
 ) -> None:
     with pytest.raises(kind) as caught:
@@ -329,7 +329,7 @@ def test_garbage_that_won_the_race_stays_and_is_named(new_secret: Any) -> None:
     assert secret.value() == "hunter2"
 
 
-def test_a_promote_that_was_carried_out_already_is_no_failure(new_secret: Any) -> None:
+def test_a_promote_that_was_carried_out_already_is_not_a_failure(new_secret: Any) -> None:
     secret = new_secret(OLD.raw)
     held = secret.read()
     staged = secret.store.stage(NEW, over=held)
@@ -365,7 +365,7 @@ def test_the_alternatives_are_the_staged_and_the_previous_token_of_the_same_acco
     assert [held.token for held in found] == [NEWER, OLD]
 
 
-def test_neither_what_is_current_nor_what_has_a_label_of_somebodys_own_is_an_alternative(
+def test_the_current_version_and_foreign_labels_are_not_alternatives(
     new_secret: Any,
 ) -> None:
     secret = new_secret(OLD.raw)
@@ -379,7 +379,7 @@ def test_neither_what_is_current_nor_what_has_a_label_of_somebodys_own_is_an_alt
     assert secret.store.alternatives(to=current) == [first]
 
 
-def test_an_alternative_with_the_value_that_staging_would_write_is_adopted_as_it_is(
+def test_an_alternative_with_the_same_value_is_adopted_as_it_is(
     new_secret: Any,
 ) -> None:
     secret = new_secret(json.dumps({"note": 1, "token": OLD.raw}))
@@ -399,7 +399,7 @@ def test_an_alternative_with_the_value_that_staging_would_write_is_adopted_as_it
         pytest.param({"note": "as it was"}, None, id="the other shape"),
     ],
 )
-def test_an_alternative_with_an_older_document_is_staged_anew_in_the_current_one(
+def test_an_alternative_with_older_keys_is_staged_anew(
     new_secret: Any, earlier: dict[str, str] | None, now: dict[str, str] | None
 ) -> None:
     def value(raw: str, document: dict[str, str] | None) -> str:
@@ -501,7 +501,7 @@ def test_a_secret_that_is_being_deleted_is_a_failure_of_the_store(
         SecretStore(secrets, arn).read()
 
 
-def test_an_aws_that_is_not_there_is_a_failure_of_the_store() -> None:
+def test_an_unreachable_aws_is_a_store_error() -> None:
     client = boto3.client(
         "secretsmanager",
         endpoint_url="http://127.0.0.1:1",

@@ -68,7 +68,7 @@ def store(endpoint: str) -> SecretStore:
     return SecretStore(client, ARN)
 
 
-def test_a_new_secret_has_no_version_at_all_and_reads_as_none() -> None:
+def test_a_new_secret_has_no_version_and_reads_as_none() -> None:
     with wire(NO_VALUE, described()) as aws:
         assert store(aws.base_url).read() is None
 
@@ -85,7 +85,7 @@ def test_a_secret_whose_value_went_away_is_missing_not_awaited() -> None:
     assert str(caught.value) == "the secret has no current value"
 
 
-def test_a_binary_value_is_malformed_and_a_person_may_insist_on_a_token_over_it() -> None:
+def test_a_binary_value_is_malformed_and_a_person_may_replace_it() -> None:
     binary = done(VersionId=V1, SecretBinary=base64.b64encode(FIRST.raw.encode()).decode())
     with wire(binary) as aws, pytest.raises(TokenMalformedError) as caught:
         store(aws.base_url).read()
@@ -97,7 +97,7 @@ def test_a_binary_value_is_malformed_and_a_person_may_insist_on_a_token_over_it(
         assert store(aws.base_url).put(FIRST, replace=True) == StoredToken(FIRST, V2, FIRST.raw)
 
 
-def test_a_binary_version_is_no_alternative_and_neither_is_a_version_that_is_not_listed() -> None:
+def test_a_binary_or_unlisted_version_is_not_an_alternative() -> None:
     binary = done(VersionId=V1, SecretBinary=base64.b64encode(FIRST.raw.encode()).decode())
     with wire(described(V0, V1), binary) as aws:
         assert store(aws.base_url).alternatives(to=HELD) == []
@@ -106,7 +106,7 @@ def test_a_binary_version_is_no_alternative_and_neither_is_a_version_that_is_not
         assert store(aws.base_url).alternatives(to=HELD) == []
 
 
-def test_a_version_with_no_value_at_all_holds_no_token() -> None:
+def test_a_version_without_a_value_holds_no_token() -> None:
     with (
         wire(done(VersionId=V1), described(V0, V1)) as aws,
         pytest.raises(TokenMissingError, match="the stored value is empty"),
@@ -140,7 +140,7 @@ def test_a_person_who_came_before_the_first_token_became_current_wins() -> None:
         assert store(aws.base_url).put_first(FIRST).version_id == V2
 
 
-def test_a_first_token_that_is_refused_while_there_is_none_is_a_failure() -> None:
+def test_a_refused_first_token_is_a_failure() -> None:
     staged = done(VersionId=V1, VersionStages=["QWEN_PENDING"])
     pending = done(VersionIdsToStages={V1: ["QWEN_PENDING"]})
     with (

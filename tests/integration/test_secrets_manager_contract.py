@@ -66,7 +66,7 @@ def refusal(call: Callable[[], object]) -> str:
     return str(caught.value.response["Error"]["Code"])
 
 
-def test_a_put_is_current_and_what_was_before_is_previous(secret: ContractedSecret) -> None:
+def test_a_put_is_current_and_the_version_before_is_previous(secret: ContractedSecret) -> None:
     first = secret.put("one")
     second = secret.put("two")
     assert secret.labels()["AWSCURRENT"] == second
@@ -120,7 +120,7 @@ def test_a_move_from_the_version_that_has_the_label_succeeds(secret: ContractedS
     assert secret.labels()["AWSPREVIOUS"] == old
 
 
-def test_a_move_from_a_version_that_has_not_is_refused_and_changes_nothing(
+def test_a_move_from_a_version_without_the_label_is_refused(
     secret: ContractedSecret,
 ) -> None:
     old = secret.put("one")
@@ -140,7 +140,7 @@ def test_a_move_that_is_sent_again_is_refused(secret: ContractedSecret) -> None:
     assert secret.labels()["AWSCURRENT"] == new
 
 
-def test_a_version_that_is_not_there_is_not_found(secret: ContractedSecret) -> None:
+def test_an_absent_version_is_not_found(secret: ContractedSecret) -> None:
     secret.put("one")
     unknown = str(uuid.uuid4())
     assert refusal(lambda: secret.text(VersionId=unknown)) == "ResourceNotFoundException"
@@ -188,7 +188,7 @@ def test_the_first_version_is_current_whatever_its_label(secret: ContractedSecre
     assert secret.labels() == {"QWEN_PENDING": first, "AWSCURRENT": first}
 
 
-def test_a_move_to_a_version_that_is_not_there_is_not_found(secret: ContractedSecret) -> None:
+def test_a_move_to_an_absent_version_is_not_found(secret: ContractedSecret) -> None:
     old = secret.put("one")
     unknown = str(uuid.uuid4())
     code = refusal(
@@ -198,7 +198,7 @@ def test_a_move_to_a_version_that_is_not_there_is_not_found(secret: ContractedSe
     assert secret.text() == "one"
 
 
-def test_a_move_that_does_not_say_from_where_is_refused(secret: ContractedSecret) -> None:
+def test_a_move_that_does_not_name_the_old_version_is_refused(secret: ContractedSecret) -> None:
     old = secret.put("one")
     new = secret.put("two", VersionStages=["QWEN_PENDING"])
     code = refusal(lambda: secret.move("AWSCURRENT", MoveToVersionId=new))
@@ -333,7 +333,7 @@ def test_a_secret_that_is_being_deleted_is_listed_only_for_who_asks_for_it(
     assert "DeletedDate" in listed
 
 
-def test_a_secret_that_is_not_there_is_not_found(secret: ContractedSecret) -> None:
+def test_an_absent_secret_is_not_found(secret: ContractedSecret) -> None:
     secret.client.delete_secret(SecretId=secret.arn, ForceDeleteWithoutRecovery=True)
     for call in (secret.text, secret.describe, lambda: secret.put("one")):
         assert refusal(call) == "ResourceNotFoundException"

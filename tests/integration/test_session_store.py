@@ -124,7 +124,7 @@ def test_a_secret_that_is_being_deleted_is_a_failure_of_the_store(new_secret: An
         secret.store.read()
 
 
-def test_an_aws_that_is_not_there_is_a_failure_of_the_store() -> None:
+def test_an_unreachable_aws_is_a_store_error() -> None:
     client = boto3.client(
         "secretsmanager",
         endpoint_url="http://127.0.0.1:1",
@@ -140,7 +140,7 @@ def test_an_aws_that_is_not_there_is_a_failure_of_the_store() -> None:
 # --- keep -----------------------------------------------------------------------------------------
 
 
-def test_a_credential_that_is_kept_is_current_and_the_one_before_it_previous(
+def test_a_stored_credential_is_current_and_the_old_one_previous(
     new_secret: Any,
 ) -> None:
     secret = new_secret(document(FIRST, note="as it was"))
@@ -277,7 +277,7 @@ def test_of_two_that_were_staged_the_later_one_is_found(new_secret: Any) -> None
     assert secret.store.left_behind(over=secret.read()).version_id == later
 
 
-def test_a_session_that_a_person_put_in_after_that_is_the_newer_word(new_secret: Any) -> None:
+def test_a_session_that_a_person_put_in_later_counts(new_secret: Any) -> None:
     secret = new_secret(document(FIRST))
     secret.stage(NEXT)
     secret.later()

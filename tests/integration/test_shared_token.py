@@ -68,7 +68,7 @@ def test_sixteen_thousand_reads_by_eight_threads_from_cold_are_one_call(
     assert cloud.relay.calls[before:] == ["secretsmanager:GetSecretValue"]
 
 
-def test_a_token_that_was_stored_meanwhile_is_found_when_the_old_one_is_refused(
+def test_a_newly_stored_token_is_found_when_the_old_one_is_refused(
     secrets: "SecretsManagerClient",
 ) -> None:
     arn = secret_with(secrets, OLD.raw)
@@ -175,7 +175,7 @@ def role(cloud: Cloud, action: str) -> str:
     return arn
 
 
-def test_a_role_without_permission_is_told_so(
+def test_a_role_without_permission_gets_an_error_that_says_so(
     cloud: Cloud, secrets: "SecretsManagerClient"
 ) -> None:
     arn = secret_with(secrets, OLD.raw)
@@ -215,7 +215,7 @@ def test_a_deleted_secret_is_an_error_also_for_one_who_read_it_before(
     [(None, TokenMissingError), (" ", TokenMissingError), ("hunter2", TokenMalformedError)],
     ids=["none", "blank", "no token"],
 )
-def test_a_secret_without_a_token_is_told_apart(
+def test_a_secret_without_a_token_has_an_error_of_its_own(
     secrets: "SecretsManagerClient", value: str | None, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind):

@@ -209,7 +209,7 @@ def test_a_credential_is_a_jwt_or_opaque(host: SignInHost, form: CredentialForm)
 
 @pytest.mark.parametrize("names_account", [True, False])
 @pytest.mark.parametrize("has_iat", [True, False])
-def test_an_access_token_need_not_say_whose_it_is_nor_since_when(
+def test_an_access_token_need_not_name_its_account_or_time_of_issue(
     host: SignInHost, *, names_account: bool, has_iat: bool
 ) -> None:
     host.policy = SessionPolicy(names_account=names_account, has_iat=has_iat)
@@ -462,7 +462,7 @@ def test_too_many_sign_ins_bring_a_challenge_even_to_the_right_password(host: Si
     assert data(refresh(host, host.current()))
 
 
-def test_requests_are_remembered_without_what_is_secret(host: SignInHost) -> None:
+def test_requests_are_recorded_without_secrets(host: SignInHost) -> None:
     host.set_password(EMAIL, PASSWORD)
     credential = host.log_in()
 

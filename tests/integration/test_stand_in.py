@@ -61,7 +61,7 @@ def test_an_expired_token_is_refused(qwen: QwenStandIn) -> None:
     assert not qwen.accepts(raw)
 
 
-def test_a_changed_password_kills_the_tokens_so_far(qwen: QwenStandIn) -> None:
+def test_a_changed_password_ends_all_earlier_tokens(qwen: QwenStandIn) -> None:
     old = qwen.mint()
 
     qwen.revoke()
@@ -240,7 +240,7 @@ def test_an_account_may_be_a_guests(qwen: QwenStandIn) -> None:
 
 
 @pytest.mark.parametrize("scenario", [scenarios.MINTS, scenarios.ECHOES], ids=lambda one: one.name)
-def test_the_right_password_gets_a_new_token_even_where_tokens_are_echoed(
+def test_the_right_password_gets_a_new_token_even_if_tokens_are_echoed(
     qwen: QwenStandIn, scenario: Scenario
 ) -> None:
     qwen.answer_with(scenario)

@@ -129,7 +129,7 @@ def test_a_lease_until_a_time_that_no_run_asks_for_holds_nobody_off(new_state: N
     assert state.acquire("three", now=NOW, until=UNTIL) is None
 
 
-def test_a_lease_whose_time_is_over_is_taken_over_with_the_memory_before_it(
+def test_an_expired_lease_is_taken_over_with_its_memory(
     new_state: NewState,
 ) -> None:
     state = new_state()
@@ -144,7 +144,7 @@ def test_a_lease_whose_time_is_over_is_taken_over_with_the_memory_before_it(
     assert state.acquire("three", now=UNTIL, until=UNTIL + DAY) is None
 
 
-def test_a_run_that_lost_its_lease_changes_nothing_as_it_gives_it_back(new_state: NewState) -> None:
+def test_a_run_that_lost_its_lease_changes_nothing_when_releasing_it(new_state: NewState) -> None:
     state = new_state()
     state.acquire("slow", now=NOW, until=UNTIL)
     state.acquire("next", now=UNTIL, until=UNTIL + MINUTE)
@@ -155,7 +155,7 @@ def test_a_run_that_lost_its_lease_changes_nothing_as_it_gives_it_back(new_state
     assert state.acquire("third", now=UNTIL, until=UNTIL + DAY) is None, "the next one has it"
 
 
-def test_giving_back_what_nobody_holds_changes_nothing(new_state: NewState) -> None:
+def test_releasing_a_lease_that_nobody_holds_changes_nothing(new_state: NewState) -> None:
     state = new_state()
     state.release("nobody", MEMORY)
     assert state.read() == RunMemory()
@@ -263,7 +263,7 @@ def test_a_release_whose_answer_was_lost_is_done(
 # --- what fails -----------------------------------------------------------------------------------
 
 
-def test_a_table_that_is_not_there_is_a_failure_of_the_store(dynamodb: "DynamoDBClient") -> None:
+def test_an_absent_table_is_a_store_error(dynamodb: "DynamoDBClient") -> None:
     state = StateTable(dynamodb, "no-such-table", "arn:one", clock=lambda: NOW)
     with pytest.raises(StoreError, match="DynamoDB could not take the lease: ResourceNotFound"):
         state.acquire("one", now=NOW, until=UNTIL)

@@ -81,9 +81,7 @@ def test_a_reply_has_its_status_its_body_and_each_of_its_headers() -> None:
         ("Sat, 01 Jan 99999999 12:00:00 GMT", None),
     ],
 )
-def test_a_reply_is_dated_by_the_servers_clock_where_that_says(
-    date: str, at: datetime | None
-) -> None:
+def test_a_reply_is_dated_by_the_servers_clock_if_known(date: str, at: datetime | None) -> None:
     with wire(reply("200 OK", b"", f"Date: {date}")) as server:
         got = send(Request(server.base_url), within=BRIEF)
     assert abs(got.received_at - (at or datetime.now(UTC))) < timedelta(seconds=10)
@@ -136,7 +134,7 @@ SPENDS = pytest.mark.parametrize(
 
 @SPENDS
 @pytest.mark.parametrize("status", ["429 Wait", "500 Oh", "502 Bad", "503 Busy", "504 Late"])
-def test_what_a_server_may_have_acted_on_is_not_sent_again(
+def test_a_request_that_a_server_may_have_acted_on_is_not_repeated(
     status: str, spends: Mapping[str, Any]
 ) -> None:
     """A sign-in that is repeated is a second one, and a credential may be good for one use."""
@@ -149,7 +147,7 @@ def test_what_a_server_may_have_acted_on_is_not_sent_again(
 
 @SPENDS
 @pytest.mark.parametrize("answer", [b"", b"no HTTP at all\r\n\r\n"])
-def test_what_broke_off_after_it_was_sent_is_not_sent_again(
+def test_a_request_that_broke_off_after_it_was_sent_is_not_repeated(
     answer: bytes, spends: Mapping[str, Any]
 ) -> None:
     with wire(raw(answer), reply("200 OK")) as server, pytest.raises(UpstreamUnavailableError):
@@ -170,7 +168,7 @@ def test_a_body_of_the_longest_length_is_read() -> None:
         assert send(Request(server.base_url), within=timedelta(seconds=10)).body == longest
 
 
-def test_neither_a_request_nor_a_reply_shows_what_is_secret() -> None:
+def test_the_repr_of_a_request_or_a_reply_shows_no_secret() -> None:
     request = Request(
         "https://chat.qwen.ai/",
         method="POST",

@@ -251,7 +251,7 @@ def wait_until_nobody_sends() -> None:
 
 
 @pytest.mark.parametrize("script", scenarios(NEVER_ENDS))
-def test_a_reply_that_never_ends_is_cut_off_and_nothing_goes_on_reading_it(script: Script) -> None:
+def test_a_reply_that_never_ends_is_cut_off_and_no_thread_reads_on(script: Script) -> None:
     with wire(script) as server:
         ends_in(UpstreamUnavailableError, server.base_url)
         # Asked while the server still sends: nobody is there to read it.
@@ -331,7 +331,7 @@ def test_what_a_session_has_besides_may_be_anything(field: str, value: str) -> N
 @pytest.mark.parametrize(
     "field", ["id", "token", "email", "role", "name", "expires_at", "success", "detail", "ret"]
 )
-def test_a_number_of_more_digits_than_python_reads_makes_the_whole_unexpected(field: str) -> None:
+def test_a_number_with_too_many_digits_makes_the_answer_unexpected(field: str) -> None:
     with wire(document(field, "1" + "0" * 5000)) as server:
         ends_in(UpstreamUnexpectedError, server.base_url)
 

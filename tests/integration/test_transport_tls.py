@@ -75,15 +75,15 @@ def test_a_server_with_a_certificate_of_its_own_gets_the_token(authority: trustm
 
 
 @pytest.mark.usefixtures("authority")
-def test_a_server_that_nobody_vouches_for_gets_no_token() -> None:
+def test_a_server_without_a_trusted_certificate_gets_no_token() -> None:
     refuse_to_talk_to(trustme.CA().issue_cert("localhost"))
 
 
-def test_a_server_with_anothers_certificate_gets_no_token(authority: trustme.CA) -> None:
+def test_a_server_with_another_hosts_certificate_gets_no_token(authority: trustme.CA) -> None:
     refuse_to_talk_to(authority.issue_cert("elsewhere.example"))
 
 
-def test_a_server_whose_certificate_is_over_gets_no_token(authority: trustme.CA) -> None:
+def test_a_server_with_an_expired_certificate_gets_no_token(authority: trustme.CA) -> None:
     now = datetime.now(UTC)
     refuse_to_talk_to(
         authority.issue_cert("localhost", not_before=now - 2 * DAY, not_after=now - DAY)
@@ -146,7 +146,7 @@ def test_a_proxy_carries_the_token_and_does_not_see_it(
     ],
 )
 @pytest.mark.usefixtures("authority")
-def test_a_proxy_that_misbehaves_is_no_answer_and_gets_no_token(
+def test_a_misbehaving_proxy_is_not_an_answer_and_gets_no_token(
     script: Script, via: Callable[[str], None]
 ) -> None:
     with wire(script) as proxy:

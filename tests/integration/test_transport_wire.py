@@ -115,7 +115,7 @@ def test_the_endless_body_of_a_redirect_is_not_read_either() -> None:
     assert "longer than" in str(error)
 
 
-def test_the_endless_body_of_a_reply_that_is_tried_again_is_not_read_either() -> None:
+def test_the_endless_body_of_a_retried_reply_is_not_read_either() -> None:
     with wire(endless_after(b"HTTP/1.1 503 Busy\r\n\r\n"), GOOD) as server:
         assert refresh(server.base_url) == SUCCESSOR
 
@@ -185,7 +185,7 @@ def full_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{address[1]}"
 
 
-def test_a_server_that_does_not_take_the_connection_is_not_waited_for_all_the_time() -> None:
+def test_a_server_that_does_not_accept_is_not_waited_for_all_the_time() -> None:
     started = time.monotonic()
     with full_server() as base_url, pytest.raises(UpstreamUnavailableError) as caught:
         refresh(base_url, within=timedelta(seconds=4.4))
@@ -194,7 +194,7 @@ def test_a_server_that_does_not_take_the_connection_is_not_waited_for_all_the_ti
     assert 3 <= time.monotonic() - started < 4.4
 
 
-def test_a_connection_that_does_not_stand_in_time_is_given_up_with_the_call() -> None:
+def test_a_slow_connection_is_given_up_with_the_call() -> None:
     with full_server() as base_url:
         with pytest.raises(UpstreamUnavailableError):
             refresh(base_url, within=timedelta(seconds=1.2))
@@ -211,7 +211,7 @@ def test_a_connection_that_is_reset_is_unavailable() -> None:
     assert isinstance(failure(reset, within=timedelta(seconds=1.4)), UpstreamUnavailableError)
 
 
-def test_a_name_look_up_that_takes_too_long_is_not_waited_for_and_no_token_is_sent_after_it(
+def test_a_slow_name_look_up_ends_the_call_and_no_token_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     look_up = socket.getaddrinfo
@@ -249,7 +249,7 @@ def test_a_call_that_is_not_waited_for_keeps_no_program_from_ending() -> None:
     assert {each.daemon for each in senders} == {True}
 
 
-def test_a_server_that_is_not_there_is_unavailable() -> None:
+def test_an_absent_server_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(UpstreamUnavailableError):
@@ -329,7 +329,7 @@ def test_where_there_is_no_time_for_a_wait_and_an_attempt_there_is_none() -> Non
     assert len(server.requests) == 1
 
 
-def test_a_wait_that_would_leave_too_little_time_for_an_attempt_is_not_begun() -> None:
+def test_a_wait_that_leaves_too_little_time_for_an_attempt_is_not_started() -> None:
     slow = reply("429 Slow", b"", "Retry-After: 2")
     with wire(slow) as server, pytest.raises(RateLimitedError):
         refresh(server.base_url, within=timedelta(seconds=2.8))
@@ -362,7 +362,7 @@ def test_a_server_that_stays_down_is_asked_four_times_and_no_more(down: Script, 
     assert len(server.requests) == 4
 
 
-def test_retry_after_is_honoured_where_there_is_time() -> None:
+def test_retry_after_is_honoured_if_there_is_time() -> None:
     with wire(reply("429 Slow", b"", "Retry-After: 1"), GOOD) as server:
         started = time.monotonic()
         assert refresh(server.base_url) == SUCCESSOR
@@ -427,7 +427,7 @@ def test_what_a_server_says_instead_of_a_status_line_is_not_logged(
     assert not any(piece in caplog.text for piece in SUCCESSOR.raw.split(".")[1:])
 
 
-def test_an_error_does_not_hang_on_to_what_the_server_said_instead_of_a_status_line() -> None:
+def test_an_error_does_not_keep_a_malformed_status_line() -> None:
     error = failure(raw(f"{SUCCESSOR.raw}\r\n\r\n".encode()), within=timedelta(seconds=1.5))
     shown = f"{error!r} {error.__cause__!r} {error.__context__!r}"
     assert not any(piece in shown for piece in SUCCESSOR.raw.split(".")[1:])

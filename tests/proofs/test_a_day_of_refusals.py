@@ -235,7 +235,7 @@ def test_tokens_that_the_api_refuses_at_once_are_asked_for_every_ten_minutes(
     assert min(stack.gaps) >= 10 * MINUTE
 
 
-def test_tokens_that_die_soon_after_they_were_accepted_are_no_storm_of_versions(
+def test_tokens_that_die_young_cause_no_storm_of_versions(
     stack: Stack,
 ) -> None:
     stack.hosts.dies_after = 5 * SECOND

@@ -139,7 +139,7 @@ def let_its_second_pass(report: Report) -> None:
     )
 
 
-def test_a_sign_in_gets_the_first_token_and_the_next_ones_as_the_server_can(
+def test_a_sign_in_gets_the_first_token_and_later_ones_if_the_server_can(
     account: tuple[str, Account],
 ) -> None:
     version, kept = account

@@ -336,7 +336,7 @@ def test_runs_that_recover_at_once_end_well_with_the_staged_token(
             assert labelled(CURRENT, sandbox.versions()).version_id == staged, seed
 
 
-def test_a_person_who_changes_the_password_meanwhile_alarms_nobody(sandboxes: Sandboxes) -> None:
+def test_a_password_changed_during_a_run_alerts_nobody(sandboxes: Sandboxes) -> None:
     with sandboxes.sandbox(left=2 * DAY) as sandbox:
 
         def change_password(qwen: QwenStandIn, request: Request) -> Reply | None:
@@ -354,7 +354,7 @@ def test_a_person_who_changes_the_password_meanwhile_alarms_nobody(sandboxes: Sa
         assert (end.well, sandbox.alerts) == (True, 0), end.word
 
 
-def test_a_person_who_changes_the_password_and_logs_in_again_alarms_nobody(
+def test_a_changed_password_and_a_new_login_alert_nobody(
     sandboxes: Sandboxes,
 ) -> None:
     with sandboxes.sandbox(left=SESSION.due, session=SESSION.session) as sandbox:

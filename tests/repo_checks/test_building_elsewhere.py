@@ -331,7 +331,7 @@ def assert_it_heard_what_is_for_it(environ: Mapping[str, str], of: Iterable[str]
 @pytest.mark.parametrize(
     "flags", ["", "-j8", "STACK=theirs -- ARGS=x"], ids=["no flags", "parallel", "variables"]
 )
-def test_make_build_hears_of_the_environment_what_is_for_it(
+def test_make_build_sees_only_its_own_variables(
     installed: Path, programs: Path, flags: str
 ) -> None:
     done = make(

@@ -144,7 +144,7 @@ def test_a_function_that_failed_fails_the_command(answer: str, checkout: Path) -
 
 
 @pytest.mark.parametrize("answer", ["null", '"text"', '{"outcome": "retrying"}'])
-def test_any_other_answer_is_no_failure(answer: str, checkout: Path) -> None:
+def test_any_other_answer_is_not_a_failure(answer: str, checkout: Path) -> None:
     assert make(checkout, "--silent", "invoke", environ={"ANSWER": answer}).returncode == 0
 
 
@@ -154,7 +154,7 @@ def test_a_failure_of_the_sam_cli_fails_the_command(checkout: Path) -> None:
     assert done.returncode != 0
 
 
-def test_neither_a_run_nor_a_wrong_stack_leaves_a_file_behind(checkout: Path) -> None:
+def test_no_file_is_left_behind_by_a_run_or_a_wrong_stack(checkout: Path) -> None:
     before = files(checkout)
     assert make(checkout, "--silent", "invoke").returncode == 0
     (checkout.parent / "seen.json").unlink()
@@ -168,7 +168,7 @@ def test_neither_a_run_nor_a_wrong_stack_leaves_a_file_behind(checkout: Path) ->
     assert files(checkout) == before
 
 
-def test_a_missing_container_runtime_is_told_before_the_build(
+def test_a_missing_container_runtime_is_reported_before_the_build(
     checkout: Path, tmp_path: Path
 ) -> None:
     python = checkout / ".tools/sam/bin/python"

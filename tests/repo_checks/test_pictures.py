@@ -28,7 +28,7 @@ def test_the_readme_shows_each_picture_in_light_and_dark() -> None:
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=lambda picture: picture.stem)
-def test_a_picture_says_in_words_what_it_shows(picture: Path) -> None:
+def test_a_picture_has_a_title_and_a_description(picture: Path) -> None:
     root = ET.fromstring(picture.read_text())  # noqa: S314 - our own file
 
     assert root.tag == f"{SVG}svg"

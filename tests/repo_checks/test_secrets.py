@@ -150,9 +150,7 @@ def test_what_is_committed_is_what_is_staged_whatever_lies_on_the_disk(
 
 
 @pytest.mark.parametrize("options", [["--all"], ["notes"]], ids=["all", "by name"])
-def test_a_commit_of_what_was_not_staged_is_refused_as_well(
-    clone: Path, options: list[str]
-) -> None:
+def test_a_commit_of_unstaged_files_is_refused_as_well(clone: Path, options: list[str]) -> None:
     (clone / "notes").write_text("nothing\n")
     run(clone, "git", "add", "notes")
     run(clone, "git", "commit", "--quiet", "--no-verify", "--message", "Begin")
@@ -161,7 +159,7 @@ def test_a_commit_of_what_was_not_staged_is_refused_as_well(
     assert "notes:2" in run(clone, "git", "commit", "--message", "x", *options, well=False)
 
 
-def test_a_part_that_is_staged_and_a_file_that_was_renamed_are_looked_through(
+def test_staged_parts_and_renamed_files_are_scanned(
     clone: Path,
 ) -> None:
     (clone / "notes").write_text("a\nb\n")

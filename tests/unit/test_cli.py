@@ -265,7 +265,7 @@ def test_what_cannot_be_stored_is_refused_before_aws_is_asked(
 @pytest.mark.parametrize(
     "encoding", ["utf-8", "utf-8-sig", "utf-16"], ids=["plain", "marked", "as PowerShell pipes"]
 )
-def test_a_token_is_read_in_whatever_way_it_is_piped(
+def test_a_token_is_read_however_it_is_piped(
     encoding: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = token(left=timedelta(days=5), now=datetime.now(UTC)).raw
@@ -406,7 +406,7 @@ def test_bad_input_is_named_and_nothing_was_done(
     assert "Fix what the message names, and try again." in shown
 
 
-def test_an_api_that_cannot_be_asked_leaves_nothing_stored_and_that_is_said(
+def test_without_an_answer_of_the_api_nothing_is_stored_and_put_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     type_in(monkeypatch, token(left=timedelta(days=5), now=datetime.now(UTC)).raw)
@@ -659,7 +659,7 @@ def results(shown: str) -> list[str]:
     return [step["result"] for step in json.loads(shown)["steps"]]
 
 
-def test_a_token_of_ones_own_is_read_refreshed_and_used_and_the_new_one_is_thrown_away(
+def test_a_token_of_your_own_is_refreshed_and_the_new_one_discarded(
     qwen: QwenStandIn, smoke: Check
 ) -> None:
     raw = qwen.mint(lifetime=TWO_DAYS)

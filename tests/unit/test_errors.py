@@ -76,7 +76,7 @@ def test_an_error_keeps_its_facts_when_it_is_copied(
 
 
 @pytest.mark.parametrize("error", WITH_FACTS, ids=lambda error: error.reason)
-def test_another_expiry_leaves_the_other_facts_and_the_first_error_as_they_were(
+def test_a_copy_with_another_expiry_keeps_facts_and_cause(
     error: QwenTokenError,
 ) -> None:
     before = dict(vars(error))

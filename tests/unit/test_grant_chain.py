@@ -508,7 +508,7 @@ def test_a_persons_new_session_lifts_every_limit(answer: QwenTokenError) -> None
     assert outcome.grant is Grant.PASSWORD
 
 
-def test_the_same_sign_in_put_in_again_is_a_persons_word_too() -> None:
+def test_the_same_sign_in_put_in_again_counts_as_a_new_login() -> None:
     scene = signing_in(SignInRefusedError("wrong password"))
     spend(scene)
     scene.log_in(BY_PASSWORD)
@@ -548,7 +548,7 @@ def test_the_version_with_the_credential_of_a_sign_in_does_not_lift_its_limit() 
     assert attempts(scene) == 0
 
 
-def test_a_credential_that_was_kept_by_a_run_that_died_does_not_lift_a_refusal() -> None:
+def test_a_dead_runs_credential_does_not_lift_a_refusal() -> None:
     scene = scene_of(
         ACCESS,
         BY_BOTH,
@@ -601,7 +601,7 @@ def test_in_steady_state_nothing_is_written_before_the_end() -> None:
     assert scene.state.writes == 0
 
 
-def test_of_the_first_token_the_time_of_the_next_sign_in_is_told() -> None:
+def test_the_time_of_the_next_sign_in_for_a_first_token_is_reported() -> None:
     scene = scene_of(None, BY_PASSWORD)
     scene.memory = RunMemory(sign_in=SignIn("s1", NOW - HOUR, answered=True))
 
@@ -625,7 +625,7 @@ def rotating(granted: Granted, *, session: Session = BY_CREDENTIAL) -> tuple[Sce
     return scene, scene.sessions
 
 
-def test_a_credential_that_changed_is_kept_with_its_end_and_what_else_is_there() -> None:
+def test_a_changed_credential_is_stored_with_its_expiry_and_other_keys() -> None:
     scene, sessions = rotating(Granted(NEXT_ACCESS, NEXT_CREDENTIAL, ENDS_AT), session=BY_BOTH)
 
     outcome = spend(scene)
@@ -788,7 +788,7 @@ def left_behind() -> tuple[Scene, MemorySessions]:
     return scene, sessions
 
 
-def test_a_credential_that_was_staged_by_a_run_that_died_is_spent_not_the_old_one() -> None:
+def test_a_dead_runs_staged_credential_is_spent_not_the_old_one() -> None:
     scene, sessions = left_behind()
 
     spend(scene)

@@ -239,7 +239,7 @@ def test_trouble_that_may_pass_ends_as_retrying_and_is_published_as_a_notice(
         pytest.param(timedelta(hours=23), 0 * MINUTE, "critical", id="near the end"),
     ],
 )
-def test_a_failure_is_raised_counted_and_published_with_what_is_left(
+def test_a_failure_is_raised_counted_and_published_with_the_time_left(
     invoke: Any, function: RefreshUnderTest, left: timedelta, after: timedelta, severity: str
 ) -> None:
     run = invoke(token(left=left).raw, answer=UpstreamUnavailableError("down"))
@@ -271,7 +271,7 @@ def test_a_failure_is_logged_once(invoke: Any) -> None:
     assert (line["reason"], line["severity"]) == ("token_rejected", "critical")
 
 
-def test_a_value_that_is_no_token_has_no_days_to_count(invoke: Any) -> None:
+def test_a_value_that_is_not_a_token_has_no_days_left(invoke: Any) -> None:
     run = invoke("hunter2")
     assert isinstance(run.error, TokenMalformedError)
     assert run.metrics == {"RunCompleted": 1, "RefreshFailed": 1}
@@ -399,7 +399,7 @@ def test_a_refresh_is_announced_with_its_result(invoke: Any) -> None:
     }
 
 
-def test_a_failed_refresh_is_announced_with_what_the_alert_says(invoke: Any) -> None:
+def test_a_failed_refresh_is_announced_with_the_alerts_document(invoke: Any) -> None:
     run = invoke(token(left=DAY).raw, answer=TokenRejectedError("refused"))
 
     [event] = run.events

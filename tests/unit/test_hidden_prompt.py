@@ -143,7 +143,7 @@ def test_all_that_is_pasted_arrives_and_nothing_of_it_is_shown(
     assert termios.tcgetattr(terminal.screen) == terminal.before
 
 
-def test_a_line_end_within_a_paste_is_no_enter_key_however_slow_the_line_is(
+def test_a_line_end_within_a_slow_paste_is_not_an_enter_key(
     terminal: Terminal,
 ) -> None:
     first, second = b"\x1b[200~{\r", b'"refresh_token": "credential"}\x1b[201~'
@@ -158,7 +158,7 @@ def test_a_line_end_within_a_paste_is_no_enter_key_however_slow_the_line_is(
     assert digest(b'{\n"refresh_token": "credential"}') in terminal.shown
 
 
-def test_a_command_that_goes_on_after_its_line_is_waited_for(terminal: Terminal) -> None:
+def test_a_command_that_continues_on_the_next_line_is_waited_for(terminal: Terminal) -> None:
     terminal.type_in(b"curl 'https://qwen.ai' \\\r")
     time.sleep(1)
     assert terminal.process.poll() is None
@@ -169,7 +169,7 @@ def test_a_command_that_goes_on_after_its_line_is_waited_for(terminal: Terminal)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_terminal_is_given_back_where_a_signal_ends_the_prompt(
+def test_the_terminal_is_restored_if_a_signal_ends_the_prompt(
     terminal: Terminal, number: signal.Signals
 ) -> None:
     terminal.type_in(b"half a secr")
@@ -188,7 +188,7 @@ def test_the_terminal_is_given_back_where_a_signal_ends_the_prompt(
     assert b"half" not in terminal.shown
 
 
-def test_how_long_a_password_is_is_not_shown() -> None:
+def test_the_length_of_a_password_is_not_shown() -> None:
     terminal = Terminal(show_count=False)
     try:
         terminal.wait_for(PROMPT)

@@ -238,7 +238,7 @@ def test_a_clock_that_was_set_back_does_not_make_a_warning_a_notice() -> None:
         SignInRefusedError,
     ],
 )
-def test_a_check_of_the_same_token_does_not_end_what_keeps_the_next_one_from_coming(
+def test_a_check_does_not_end_an_incident_that_stops_the_next_token(
     kind: type[QwenTokenError],
 ) -> None:
     failed = (0, failing(kind))
@@ -247,7 +247,7 @@ def test_a_check_of_the_same_token_does_not_end_what_keeps_the_next_one_from_com
     assert told([failed, (2, "refreshed v1")])[1:] == [(2, f"recovered critical {kind.reason}")]
 
 
-def test_a_check_does_not_end_it_either_where_other_trouble_came_after_that() -> None:
+def test_a_check_does_not_end_an_incident_with_a_later_failure_either() -> None:
     history: list[Step] = [(0, failing(SessionRejectedError)), (2, dead), (4, "checked v1")]
     assert told(history) == [(0, "critical session_rejected"), (2, "critical token_rejected")]
 
@@ -261,7 +261,7 @@ def test_what_could_not_be_published_is_published_by_the_next_run() -> None:
     assert owner.incident.since == NOW
 
 
-def test_an_incident_that_nobody_heard_of_ends_without_a_word() -> None:
+def test_an_unpublished_incident_ends_without_a_recovery() -> None:
     owner = Owner(topic_works=lambda _: False)
     owner.after(0, dead)
     owner.after(2, "refreshed v2")

@@ -124,7 +124,7 @@ def test_force_refreshes_even_a_fresh_token() -> None:
     assert scene.store.current_token == NEWER
 
 
-def test_a_dry_run_says_what_it_would_do_and_does_nothing(scene: Scene) -> None:
+def test_a_dry_run_shows_its_decision_and_does_nothing(scene: Scene) -> None:
     assert scene.run(dry_run=True).outcome is Outcome.WOULD_REFRESH
     assert scene.calls == []
     assert list(scene.store.versions) == ["v1"]
@@ -213,7 +213,7 @@ def test_a_faster_writer_wins_and_the_run_ends_well(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("left", [2 * DAY, -DAY], ids=["a stale", "an expired"])
-def test_a_faster_writers_token_that_is_due_itself_is_refreshed_in_the_same_run(
+def test_a_faster_writers_due_token_is_refreshed_in_the_same_run(
     scene: Scene, left: timedelta
 ) -> None:
     due = token(left=left, jti="a login")
@@ -228,7 +228,7 @@ def test_a_faster_writers_token_that_is_due_itself_is_refreshed_in_the_same_run(
     ]
 
 
-def test_a_faster_writers_dead_token_gives_way_to_the_one_that_this_run_staged(
+def test_a_faster_writers_dead_token_gives_way_to_this_runs_staged_one(
     scene: Scene,
 ) -> None:
     dead = token(left=2 * DAY, jti="a login")
@@ -239,7 +239,7 @@ def test_a_faster_writers_dead_token_gives_way_to_the_one_that_this_run_staged(
     assert scene.store.current_token == NEW
 
 
-def test_a_key_edited_beside_the_token_meanwhile_is_kept_and_the_token_refreshed_all_the_same(
+def test_a_key_edited_during_the_run_is_kept_and_the_token_refreshed(
     scene: Scene,
 ) -> None:
     interrupt_once(scene, lambda: scene.store.hold(OLD, note="edited"))
@@ -252,7 +252,7 @@ def test_a_key_edited_beside_the_token_meanwhile_is_kept_and_the_token_refreshed
     assert json.loads(report.held.text)["note"] == "edited"
 
 
-def test_a_run_that_other_writers_keep_overtaking_with_due_tokens_fails_in_the_end(
+def test_a_run_that_other_writers_keep_overtaking_fails_in_the_end(
     scene: Scene,
 ) -> None:
     due = [token(left=2 * DAY, jti=f"login {each}") for each in range(4)]
@@ -277,7 +277,7 @@ def test_a_run_that_other_writers_keep_overtaking_with_due_tokens_fails_in_the_e
         pytest.param(OLD, id="is echoed"),
     ],
 )
-def test_a_login_while_the_api_is_asked_wins_whatever_becomes_of_the_old_token(
+def test_a_login_during_a_run_wins_whatever_the_result(
     scene: Scene, failure: Token | QwenTokenError
 ) -> None:
     scene.exchange.answers[OLD] = failure
@@ -290,7 +290,7 @@ def test_a_login_while_the_api_is_asked_wins_whatever_becomes_of_the_old_token(
     assert scene.calls == [("exchange", OLD)]
 
 
-def test_a_stale_token_put_in_while_the_old_one_was_rejected_is_refreshed_in_the_same_run(
+def test_a_stale_token_put_in_during_a_run_is_refreshed_in_that_run(
     scene: Scene,
 ) -> None:
     due = token(left=2 * DAY, jti="a login")
@@ -301,7 +301,7 @@ def test_a_stale_token_put_in_while_the_old_one_was_rejected_is_refreshed_in_the
     assert scene.store.current_token == NEWER
 
 
-def test_garbage_put_in_while_the_old_token_was_rejected_is_what_the_run_fails_with(
+def test_garbage_put_in_during_a_run_is_what_the_run_fails_with(
     scene: Scene,
 ) -> None:
     def garble() -> None:
@@ -316,7 +316,7 @@ def test_garbage_put_in_while_the_old_token_was_rejected_is_what_the_run_fails_w
     assert caught.value.expires_at is None
 
 
-def test_a_store_that_fails_when_looked_at_again_does_not_hide_what_failed_first(
+def test_a_store_failure_does_not_hide_the_first_failure(
     scene: Scene,
 ) -> None:
     def break_down() -> None:
@@ -419,7 +419,7 @@ def test_an_expired_previous_token_is_not_even_asked_about() -> None:
     assert scene.calls == [("exchange", dead)]
 
 
-def test_an_alternative_that_cannot_be_tried_stays_a_rejection_that_says_so() -> None:
+def test_an_untried_alternative_is_named_in_the_rejection() -> None:
     scene = Scene()
     dead = token(left=2 * DAY)
     scene.store.hold(NEW)
@@ -438,7 +438,7 @@ def test_an_alternative_that_cannot_be_tried_stays_a_rejection_that_says_so() ->
     [TokenRejectedError, WrongAccountError, UpstreamUnavailableError],
     ids=["dead too", "another account's", "not to be tried"],
 )
-def test_an_alternative_that_is_no_good_does_not_end_the_search(
+def test_a_bad_alternative_does_not_end_the_search(
     kind: type[QwenTokenError],
 ) -> None:
     scene = Scene()
@@ -484,7 +484,7 @@ def test_what_another_writer_put_in_during_a_recovery_is_what_the_run_fails_with
         scene.run()
 
 
-def test_a_store_that_fails_during_a_recovery_stays_a_rejection_that_says_so() -> None:
+def test_a_store_failure_during_a_recovery_is_named_in_the_rejection() -> None:
     scene = Scene()
     dead = token(left=2 * DAY)
     scene.store.hold(NEW)
@@ -523,7 +523,7 @@ def test_an_alternative_is_verified_within_the_time_too() -> None:
     assert scene.given == [timedelta(seconds=10), *[timedelta(seconds=20)] * 2]
 
 
-def test_a_call_to_the_api_has_a_limit_however_much_time_there_is(scene: Scene) -> None:
+def test_a_call_to_the_api_has_a_limit_even_with_time_left(scene: Scene) -> None:
     scene.time_left = timedelta(hours=1)
     scene.run()
     assert scene.given == [timedelta(seconds=25)] * 2
@@ -533,7 +533,7 @@ def test_a_call_to_the_api_has_a_limit_however_much_time_there_is(scene: Scene) 
 
 
 @pytest.mark.parametrize("options", [{}, {"force": True}, {"check": True}])
-def test_a_run_without_the_lease_spends_nothing_and_is_no_failure(
+def test_a_run_without_the_lease_spends_nothing_and_does_not_fail(
     scene: Scene, options: dict[str, bool]
 ) -> None:
     with scene.is_leased():
@@ -585,7 +585,7 @@ def test_where_the_lease_cannot_be_known_no_first_token_is_got() -> None:
     assert scene.calls == []
 
 
-def test_a_run_that_read_before_another_one_replaced_the_token_spends_nothing(
+def test_a_run_with_an_outdated_read_spends_nothing(
     scene: Scene,
 ) -> None:
     scene.before_lease = [scene.run, scene.calls.clear]
@@ -599,7 +599,7 @@ def test_a_run_that_read_before_another_one_replaced_the_token_spends_nothing(
     assert [name for name, _ in scene.calls].count("exchange") == 1
 
 
-def test_a_run_that_read_before_two_others_goes_on_with_what_is_due_by_now(scene: Scene) -> None:
+def test_a_run_overtaken_twice_goes_on_with_the_due_current_token(scene: Scene) -> None:
     due = token(left=2 * DAY, jti="a login")
     scene.exchange.answers[due] = NEWER
 
@@ -630,7 +630,7 @@ def test_a_token_that_another_run_spent_in_vain_is_not_spent_again(
     assert spent.count(OLD) == 1
 
 
-def test_a_run_that_read_before_another_one_stored_the_first_token_spends_nothing() -> None:
+def test_a_run_that_read_before_the_first_token_spends_nothing() -> None:
     scene = first_of_a_session()
     scene.before_lease = [scene.run]
 
@@ -687,7 +687,7 @@ def test_a_token_of_the_first_kind_gives_way_to_a_session_though_it_expires_late
         pytest.param("promote", id="cannot be promoted"),
     ],
 )
-def test_the_credential_is_kept_whatever_becomes_of_the_token(trouble: str) -> None:
+def test_the_credential_is_stored_whatever_happens_to_the_token(trouble: str) -> None:
     scene = of_a_session(Granted(NEXT_ACCESS, "credential-2"))
     if trouble == "stage":
         scene.store.stage_fails = StoreError("down")
@@ -711,7 +711,7 @@ def test_the_credential_is_kept_before_the_token_is_staged() -> None:
     assert list(scene.store.versions) == ["v1"]
 
 
-def test_a_session_that_a_person_put_in_meanwhile_is_the_one_that_the_run_goes_on_with() -> None:
+def test_a_session_put_in_during_a_run_is_used_by_that_run() -> None:
     scene = of_a_session(Granted(NEXT_ACCESS, "credential-2"))
     scene.refresh_token.during = [lambda: sessions_of(scene).hold(Session(refresh_token="theirs"))]
     scene.refresh_token.answers["theirs"] = LATER_ACCESS
@@ -764,7 +764,7 @@ def test_a_token_without_an_account_must_be_verified_as_that_of(
     assert failure.expires_at == held.expires_at
 
 
-def test_an_exchanged_token_says_nothing_of_the_account_of_a_session_beside_it() -> None:
+def test_an_exchanged_token_does_not_prove_the_account_of_a_session() -> None:
     scene = of_a_session(DEAD_SESSION, held=OLD)
     scene.exchange.answers[OLD] = NEW
 
@@ -783,7 +783,7 @@ def test_what_a_failed_run_knew_of_its_login_goes_with_the_failure() -> None:
 
 
 @pytest.mark.parametrize("note", ["", "ours"])
-def test_a_failed_run_says_whether_a_bare_login_would_lose_what_else_is_stored(note: str) -> None:
+def test_a_failed_run_knows_whether_a_bare_login_would_lose_other_keys(note: str) -> None:
     scene = of_a_session(DEAD_SESSION)
     scene.store.hold(ACCESS, note=note)
 
@@ -793,7 +793,7 @@ def test_a_failed_run_says_whether_a_bare_login_would_lose_what_else_is_stored(n
     assert (facts.token_holds_more, facts.session_holds_more) == (bool(note), False)
 
 
-def test_a_run_that_could_not_read_the_session_does_not_say_that_it_holds_nothing_else() -> None:
+def test_an_unread_session_may_hold_more_than_a_login() -> None:
     scene = of_a_session()
     scene.log_in(SessionMalformedError("a comma too many"))
 
@@ -820,7 +820,7 @@ def test_a_token_that_is_its_own_login_ends_with_it(scene: Scene) -> None:
     )
 
 
-def test_a_session_that_is_malformed_beside_a_token_is_raised_after_the_refresh(
+def test_a_malformed_session_beside_a_token_is_raised_after_the_refresh(
     scene: Scene,
 ) -> None:
     scene.log_in(SessionMalformedError("no login"))
@@ -833,7 +833,7 @@ def test_a_session_that_is_malformed_beside_a_token_is_raised_after_the_refresh(
     assert (failure.facts.version_id, failure.facts.replaced) == ("v2", "v1")
 
 
-def test_a_token_put_in_meanwhile_beside_a_malformed_session_is_refreshed_all_the_same(
+def test_a_token_put_in_beside_a_malformed_session_is_refreshed(
     scene: Scene,
 ) -> None:
     due = token(left=2 * DAY, jti="a login")
@@ -846,7 +846,7 @@ def test_a_token_put_in_meanwhile_beside_a_malformed_session_is_refreshed_all_th
     assert scene.store.current_token == NEWER
 
 
-def test_a_session_that_is_malformed_beside_a_dead_token_leaves_the_rejection(
+def test_a_malformed_session_beside_a_dead_token_leaves_the_rejection(
     scene: Scene,
 ) -> None:
     scene.log_in(SessionMalformedError("no login"))
@@ -856,7 +856,7 @@ def test_a_session_that_is_malformed_beside_a_dead_token_leaves_the_rejection(
 
 
 @pytest.mark.parametrize("held", [ACCESS, None], ids=["an access token", "no token"])
-def test_a_session_that_is_malformed_beside_nothing_to_exchange_is_the_end(
+def test_a_malformed_session_without_a_token_to_exchange_is_a_failure(
     held: Token | None,
 ) -> None:
     scene = Scene()
@@ -920,7 +920,7 @@ def fresh() -> Scene:
     return scene
 
 
-def test_a_check_confirms_a_token_that_lives() -> None:
+def test_a_check_confirms_a_live_token() -> None:
     scene = fresh()
 
     report = scene.run(check=True)
@@ -945,7 +945,7 @@ def test_a_check_says_nothing_of_a_session_that_cannot_be_read() -> None:
     assert scene.run(check=True) == Report(Outcome.CHECKED, scene.store.read())
 
 
-def test_a_session_put_in_while_a_check_keeps_what_was_left_behind_is_no_failure() -> None:
+def test_a_session_put_in_during_a_check_is_not_a_failure() -> None:
     scene = fresh()
     scene.refresh_token.answers["credential-1"] = Granted(LATER_ACCESS, "credential-2")
     sessions_of(scene).before_promote = crash
@@ -956,9 +956,7 @@ def test_a_session_put_in_while_a_check_keeps_what_was_left_behind_is_no_failure
 
 
 @pytest.mark.parametrize("rotates", [True, False], ids=["kept", "refused"])
-def test_a_session_put_in_while_the_one_beside_a_dead_token_is_spent_is_used(
-    *, rotates: bool
-) -> None:
+def test_a_session_put_in_while_another_one_is_spent_is_used(*, rotates: bool) -> None:
     scene = fresh()
     scene.client.refuses[NEXT_ACCESS] = REJECTED
     scene.refresh_token.answers |= {
@@ -1042,7 +1040,7 @@ def test_a_dead_token_is_due_for_the_runs_that_follow(options: Mapping[str, bool
     assert scene.store.current_token == of_today
 
 
-def test_readers_of_a_dead_token_have_none_so_trouble_with_the_next_is_critical() -> None:
+def test_with_a_dead_token_trouble_with_the_next_one_is_critical() -> None:
     scene = fresh()
     scene.client.refuses[NEXT_ACCESS] = REJECTED
     scene.refresh_token.answers["credential-1"] = DOWN
@@ -1056,7 +1054,7 @@ def test_readers_of_a_dead_token_have_none_so_trouble_with_the_next_is_critical(
         assert severity(failure, now=NOW, since=NOW, policy=policy) is Severity.CRITICAL
 
 
-def test_that_a_dead_token_cannot_be_noted_does_not_hide_what_the_run_failed_with() -> None:
+def test_a_mark_that_cannot_be_set_does_not_hide_the_runs_failure() -> None:
     scene = fresh()
     scene.client.refuses[NEXT_ACCESS] = REJECTED
     scene.refresh_token.answers["credential-1"] = DOWN
@@ -1065,7 +1063,7 @@ def test_that_a_dead_token_cannot_be_noted_does_not_hide_what_the_run_failed_wit
     scene.fails(UpstreamUnavailableError, check=True)
 
 
-def test_a_dead_token_that_lives_after_all_is_fresh_again() -> None:
+def test_a_token_that_was_called_dead_but_is_alive_is_fresh_again() -> None:
     scene = Scene()
     scene.store.hold(NEWER)
     scene.log_in(BY_PASSWORD)
@@ -1157,7 +1155,7 @@ def test_what_a_persons_session_gives_may_die_young_as_often() -> None:
     [SessionMalformedError("nothing that can be read"), StoreError("throttled", may_pass=True)],
     ids=["malformed", "not to be read"],
 )
-def test_tokens_that_died_young_are_told_of_where_the_session_cannot_be_read(
+def test_tokens_that_die_young_are_reported_even_if_the_session_is_unreadable(
     fault: QwenTokenError,
 ) -> None:
     scene = dying_young()
@@ -1202,7 +1200,7 @@ def test_a_dead_token_that_waits_for_a_sign_in_is_not_called_fresh() -> None:
     assert scene.calls == []
 
 
-def test_a_stale_token_that_waits_for_a_sign_in_is_no_alarm_while_the_host_is_down(
+def test_a_stale_token_that_waits_for_a_sign_in_alarms_nobody(
     scene: Scene,
 ) -> None:
     scene.log_in(BY_PASSWORD)
@@ -1252,7 +1250,7 @@ def test_trouble_at_the_verification_adds_no_versions() -> None:
     assert list(scene.store.versions) == ["v1", "v2"]
 
 
-def test_nor_does_it_where_the_staged_value_has_to_be_written_anew() -> None:
+def test_it_does_not_do_so_with_a_rewritten_staged_value_either() -> None:
     """A key was edited beside the token after the successor had been staged."""
     scene = staged()
     held = scene.store.read()
@@ -1287,7 +1285,7 @@ def test_a_successor_refused_at_once_and_young_is_not_followed_by_another() -> N
     assert list(scene.store.versions) == ["v1", "v2"]
 
 
-def test_a_successor_refused_at_once_is_not_promoted_where_nothing_dates_it(scene: Scene) -> None:
+def test_an_undated_successor_refused_at_once_is_not_promoted(scene: Scene) -> None:
     scene.store.clock = lambda: None
     scene.client.refuses[NEW] = REJECTED
 
@@ -1299,7 +1297,7 @@ def test_a_successor_refused_at_once_is_not_promoted_where_nothing_dates_it(scen
 @pytest.mark.parametrize(
     "refusal", [REJECTED, WrongAccountError("a guest")], ids=["refused", "of another account"]
 )
-def test_a_successor_that_is_no_good_is_followed_by_another_after_ten_minutes(
+def test_a_bad_successor_is_followed_by_another_after_ten_minutes(
     refusal: QwenTokenError,
 ) -> None:
     scene = staged(at_verify=refusal)
@@ -1322,7 +1320,7 @@ NO_GOOD: Final = pytest.mark.parametrize(
 
 
 @NO_GOOD
-def test_a_successor_that_is_no_good_does_not_hold_up_a_session_that_a_person_put_in(
+def test_a_bad_successor_does_not_delay_a_persons_new_session(
     refusal: QwenTokenError, failure: type[QwenTokenError]
 ) -> None:
     scene = staged(at_verify=refusal)
@@ -1345,7 +1343,7 @@ def test_nor_one_that_was_put_in_while_the_login_before_it_was_spent() -> None:
     assert scene.store.current_token == LATER_ACCESS
 
 
-def test_nor_a_first_session_beside_a_token_that_was_exchanged(scene: Scene) -> None:
+def test_a_first_session_beside_an_exchanged_token_lifts_nothing(scene: Scene) -> None:
     scene.sessions = MemorySessions()
     scene.client.refuses[NEW] = REJECTED
     scene.fails(UpstreamUnexpectedError)
@@ -1394,7 +1392,7 @@ def test_what_a_successor_came_of_is_known_where_the_credential_rotates() -> Non
 
 
 @pytest.mark.parametrize("left", [DAY, -DAY], ids=["due", "expired"])
-def test_a_dead_session_of_a_person_adds_no_version_while_earlier_tokens_are_revived(
+def test_a_dead_session_adds_no_version_while_earlier_tokens_are_revived(
     left: timedelta,
 ) -> None:
     """What is revived comes of no session: it is held to the brake beside any."""
@@ -1419,7 +1417,7 @@ def test_a_dead_session_of_a_person_adds_no_version_while_earlier_tokens_are_rev
     assert len(scene.store.versions) <= before + 1
 
 
-def test_a_successor_staged_before_a_person_put_a_token_in_does_not_replace_theirs() -> None:
+def test_an_earlier_staged_successor_does_not_replace_a_persons_token() -> None:
     scene = staged()
     scene.store.hold(access_token("a person's", left=4 * MINUTE))
     scene.refresh_token.answers["credential-1"] = LATER_ACCESS
@@ -1451,7 +1449,7 @@ def test_a_successor_that_could_not_be_promoted_is_promoted_by_the_next_run(
     assert list(scene.store.versions) == ["v1", "v2"]
 
 
-def test_a_token_that_a_person_put_in_wins_over_a_staged_one_that_is_no_better() -> None:
+def test_a_persons_token_wins_over_a_staged_one_that_is_not_better() -> None:
     scene = staged()
     theirs = token(left=2 * DAY, account="alice")
     scene.store.hold(theirs)
@@ -1465,7 +1463,7 @@ def test_a_token_that_a_person_put_in_wins_over_a_staged_one_that_is_no_better()
     assert scene.store.current_token == better
 
 
-def test_nothing_is_spent_on_a_token_that_there_is_no_place_for() -> None:
+def test_no_login_is_spent_if_the_new_token_cannot_be_stored() -> None:
     scene = of_a_session()
     scene.store.hold(ACCESS)
     held = scene.store.versions[scene.store.current or ""]
@@ -1506,7 +1504,7 @@ def test_a_staged_successor_is_promoted_unverified_once_the_current_token_has_ex
 
 
 @pytest.mark.parametrize("refusal", [REJECTED, WrongAccountError("a guest")])
-def test_a_refusal_is_no_silence_also_where_the_current_token_has_expired(
+def test_a_refusal_is_not_silence_even_if_the_current_token_has_expired(
     refusal: QwenTokenError,
 ) -> None:
     scene = of_a_session(held=EXPIRED)
@@ -1552,7 +1550,7 @@ def test_the_first_token_is_verified_before_it_is_stored() -> None:
         pytest.param(WrongAccountError("a guest"), WrongAccountError, id="another account"),
     ],
 )
-def test_a_first_token_that_is_not_verified_is_not_stored_and_not_got_again_at_once(
+def test_an_unverified_first_token_is_neither_stored_nor_requested_again_soon(
     trouble: QwenTokenError, kind: type[QwenTokenError]
 ) -> None:
     scene = first_of_a_session()
@@ -1593,7 +1591,7 @@ def test_a_persons_new_session_is_used_for_the_first_token_at_once() -> None:
     assert scene.run().outcome is Outcome.REFRESHED
 
 
-def test_of_a_first_token_that_was_signed_in_for_the_trouble_is_told_until_the_next() -> None:
+def test_a_failed_first_sign_in_is_reported_until_the_next_one() -> None:
     scene = Scene()
     scene.log_in(BY_PASSWORD)
     scene.password.answers["a password"] = NEW
@@ -1625,7 +1623,7 @@ def test_a_token_that_a_person_put_in_while_the_first_one_failed_wins() -> None:
     assert scene.run().outcome is Outcome.SUPERSEDED
 
 
-def test_the_first_token_of_another_account_than_the_sessions_is_not_stored() -> None:
+def test_a_first_token_of_another_account_is_not_stored() -> None:
     scene = first_of_a_session()
     scene.log_in(replace(BY_CREDENTIAL, account="alice"))
 
@@ -1657,7 +1655,7 @@ def rejected_early() -> Scene:
     return scene
 
 
-def test_a_rejected_token_that_lives_after_all_does_not_give_way_to_an_older_one() -> None:
+def test_a_rejected_but_live_token_does_not_give_way_to_an_older_one() -> None:
     scene = rejected_early()
     held = scene.store.current_token
     scene.refresh_token.during = [scene.client.refuses.clear]
@@ -1729,7 +1727,7 @@ def test_one_wrong_refusal_does_not_bring_an_older_token_back(age: timedelta, op
     assert not scene.memory.refusals
 
 
-def test_a_staged_token_of_before_is_no_exception() -> None:
+def test_an_earlier_staged_token_is_not_an_exception() -> None:
     scene = persons_new_token()
     theirs = scene.store.current_token
     scene.memory = RunMemory(pending=scene.store.pending, pending_over="v1", token_left_behind=True)
@@ -1762,7 +1760,7 @@ def test_a_token_that_is_refused_twice_gives_way_to_the_one_before_it() -> None:
     assert scene.store.current_token == NEW
 
 
-def test_one_that_expires_sooner_waits_where_the_second_question_has_no_answer() -> None:
+def test_one_that_expires_sooner_waits_if_the_second_check_has_no_answer() -> None:
     scene = rejected_early()
     held = scene.store.current_token
 
@@ -1802,7 +1800,7 @@ def test_the_alternatives_are_tried_before_the_password() -> None:
     assert "password" not in dict(scene.calls)
 
 
-def test_the_password_follows_where_no_alternative_lives() -> None:
+def test_the_password_is_tried_if_no_alternative_is_alive() -> None:
     scene = dead_with_an_alternative()
     scene.log_in(BY_PASSWORD)
     scene.client.refuses[NEW] = REJECTED
@@ -1834,7 +1832,7 @@ def test_a_failure_says_when_the_sign_in_comes_that_ends_it() -> None:
     assert facts.next_sign_in_at == NOW + 23 * HOUR
 
 
-def test_no_sign_in_comes_in_time_where_readers_have_a_dead_token() -> None:
+def test_if_readers_have_a_dead_token_no_sign_in_comes_in_time() -> None:
     scene = echoed_after_a_sign_in(age=HOUR)
     assert scene.sessions is not None
     scene.sessions.versions["s1"] = replace(BY_PASSWORD, refresh_token="credential-1")
@@ -1877,7 +1875,7 @@ def test_no_sign_in_is_spent_while_an_alternative_could_not_be_tried() -> None:
     assert "password" not in dict(scene.calls)
 
 
-def test_an_alternative_that_expires_sooner_takes_over_only_from_a_token_that_is_dead() -> None:
+def test_an_alternative_that_expires_sooner_replaces_only_a_dead_token() -> None:
     scene = of_a_session(DEAD_SESSION, held=access_token("previous", left=13 * MINUTE))
     scene.store.hold_own(NEXT_ACCESS, age=10 * MINUTE)
     scene.client.refuses[NEXT_ACCESS] = REJECTED
@@ -1911,7 +1909,7 @@ def test_an_echo_is_not_followed_by_an_alternative_that_expires_sooner(scene: Sc
 
 
 @pytest.mark.parametrize("answer", [OLD, TokenNotExtendedError("an echo")], ids=["worse", "echo"])
-def test_a_live_token_that_a_person_put_in_stays_though_the_one_before_it_lives_longer(
+def test_a_persons_live_token_stays_though_the_old_one_expires_later(
     answer: Answer,
 ) -> None:
     scene = Scene()
@@ -1924,7 +1922,7 @@ def test_a_live_token_that_a_person_put_in_stays_though_the_one_before_it_lives_
     assert scene.store.current_token == NEW
 
 
-def test_an_alternative_that_could_not_be_tried_is_tried_by_the_next_run_and_nothing_else() -> None:
+def test_the_next_run_tries_the_alternative_that_could_not_be_tried() -> None:
     scene = dead_with_an_alternative()
     dead = scene.store.current_token
     scene.client.refuses[NEW] = DOWN
@@ -1937,7 +1935,7 @@ def test_an_alternative_that_could_not_be_tried_is_tried_by_the_next_run_and_not
     assert scene.store.current_token == NEW
 
 
-def test_an_earlier_token_that_takes_over_for_minutes_is_not_called_short_lived() -> None:
+def test_an_earlier_token_with_minutes_left_is_not_called_short_lived() -> None:
     scene = of_a_session(DEAD_SESSION)
     scene.store.hold_own(NEXT_ACCESS)
     scene.client.refuses[NEXT_ACCESS] = REJECTED
@@ -1946,7 +1944,7 @@ def test_an_earlier_token_that_takes_over_for_minutes_is_not_called_short_lived(
     assert scene.store.current_token == ACCESS
 
 
-def test_an_alternative_of_another_account_than_the_sessions_does_not_take_over() -> None:
+def test_another_accounts_alternative_does_not_take_over() -> None:
     scene = of_a_session(DEAD_SESSION, held=LATER_ACCESS)
     scene.store.hold_own(ACCESS, age=11 * MINUTE)
     scene.log_in(replace(BY_CREDENTIAL, account="alice"))
@@ -2026,7 +2024,7 @@ def test_where_it_is_refused_it_may_have_come_of_the_session_that_is_there(
     assert list(scene.store.versions) == ["v1", "v2"]
 
 
-def test_it_is_found_also_where_the_first_run_after_it_could_not_look() -> None:
+def test_it_is_found_even_if_the_first_run_after_it_could_not_look() -> None:
     scene = died_before_promoting()
     scene.store.alternatives_fail = StoreError("throttled", may_pass=True)
     scene.fails(StoreError)
@@ -2037,7 +2035,7 @@ def test_it_is_found_also_where_the_first_run_after_it_could_not_look() -> None:
     assert scene.calls == [("verify", NEXT_ACCESS)]
 
 
-def test_a_credential_that_a_run_staged_and_died_is_found_after_a_check_as_well() -> None:
+def test_a_dead_runs_staged_credential_is_found_after_a_check_as_well() -> None:
     scene = fresh()
     scene.refresh_token.answers["credential-1"] = Granted(LATER_ACCESS, "credential-2")
     sessions_of(scene).before_promote = crash

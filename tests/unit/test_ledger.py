@@ -117,7 +117,7 @@ def test_the_lease_of_a_run_that_died_is_taken_over(
     assert ledger(state, now=NOW + passed).open() is is_taken
 
 
-def test_a_lease_that_was_taken_over_is_remembered_until_somebody_has_looked() -> None:
+def test_a_takeover_is_remembered_until_a_run_has_looked() -> None:
     state = UnsharedState()
     state.memory = RunMemory(pending="v2")
     ledger(state).open()
@@ -143,7 +143,7 @@ def test_a_lease_that_was_given_back_leaves_nothing_behind() -> None:
     assert second.memory == RunMemory()
 
 
-def test_a_run_whose_lease_was_taken_over_neither_writes_nor_gives_it_back() -> None:
+def test_a_run_whose_lease_was_taken_over_writes_nothing() -> None:
     state = UnsharedState()
     slow = ledger(state)
     slow.open()
@@ -189,7 +189,7 @@ def test_closing_a_ledger_that_was_never_open_asks_nobody() -> None:
     assert state.asked == 0
 
 
-def test_the_history_of_a_run_with_the_lease_is_what_it_remembers() -> None:
+def test_the_history_of_a_run_with_the_lease_is_its_memory() -> None:
     state = UnsharedState()
     state.memory = RunMemory(pending="v2")
 
@@ -197,7 +197,7 @@ def test_the_history_of_a_run_with_the_lease_is_what_it_remembers() -> None:
     assert not ledger(state).open()
 
 
-def test_the_history_is_read_without_the_lease_where_another_run_has_it() -> None:
+def test_the_history_is_read_without_the_lease_if_another_run_has_it() -> None:
     state = UnsharedState()
     state.memory = RunMemory(pending="v2")
     ledger(state).open()

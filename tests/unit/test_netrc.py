@@ -122,9 +122,7 @@ def test_elsewhere_the_netrc_counts_and_the_token_stays_at_home(api: Api, elsewh
     assert tokens.rejected == []
 
 
-def test_a_request_to_another_origin_has_what_it_has_without_an_auth(
-    api: Api, elsewhere: Api
-) -> None:
+def test_a_request_to_another_origin_is_as_without_an_auth(api: Api, elsewhere: Api) -> None:
     elsewhere.live, elsewhere.welcome = None, redirects(302)
     auth = QwenAuth(Tokens(NEW), base_url=api.base_url)
     requests.get(f"{elsewhere.base_url}/here", auth=auth, timeout=SOON)

@@ -104,7 +104,9 @@ def takes(ask: Any, *given: Any, **named: Any) -> bool:
 
 
 @cases
-def test_all_that_take_an_address_answer_alike(address: str, *, is_safe: bool) -> None:
+def test_everything_that_takes_an_address_accepts_the_same_ones(
+    address: str, *, is_safe: bool
+) -> None:
     hosts = {"base_url": "https://chat.qwen.ai", "web_version": "1", "user_agent": "a"}
     answers = {
         "is_safe_url": is_safe_url(address),

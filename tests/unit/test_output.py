@@ -28,7 +28,7 @@ def test_each_day_has_its_bar_and_the_fullest_one_fills_the_width() -> None:
     assert [len(line[1]) for line in lines if len(line) > 1] == [12, 6, 24]
 
 
-def test_one_token_that_lives_for_years_does_not_draw_a_line_for_each_day_until_then() -> None:
+def test_a_token_of_years_does_not_draw_a_line_for_each_day() -> None:
     lines = [line.split() for line in histogram([5.0, 3650.0])]
 
     assert [line[0] for line in lines] == ["5-6", "…", "3650-3651"]
@@ -46,7 +46,7 @@ def test_one_token_that_lives_for_years_does_not_draw_a_line_for_each_day_until_
         (timedelta(minutes=16), timedelta(minutes=15), "16.0 of 16.0 minutes"),
     ],
 )
-def test_a_life_is_told_in_minutes_where_it_lasts_an_hour_at_most(
+def test_a_lifetime_up_to_an_hour_is_shown_in_minutes(
     left: timedelta, life: timedelta, drawn: str
 ) -> None:
     assert bar(left, life, colour="green").endswith(f" {drawn}")

@@ -115,7 +115,7 @@ def test_a_token_is_due_in_the_window_or_the_last_third_of_a_short_life(
     assert state(0 * DAY) is TokenState.EXPIRED
 
 
-def test_a_token_that_says_when_it_was_issued_is_believed_over_when_it_was_stored() -> None:
+def test_a_tokens_time_of_issue_wins_over_when_it_was_stored() -> None:
     hour = token(left=HOUR, iat=NOW.timestamp())
     stored = NOW + 45 * MINUTE
     due = due_before(hour, refresh_before=3 * DAY, written_at=stored)
@@ -137,25 +137,25 @@ def test_a_token_that_expires_later_is_better() -> None:
     assert require_better(successor, than=token(left=DAY)) is successor
 
 
-def test_an_echo_is_no_better() -> None:
+def test_an_echo_is_not_better() -> None:
     held = token(left=DAY)
     with pytest.raises(TokenNotExtendedError, match=r"^the API echoed .* unchanged$"):
         require_better(token(left=DAY), than=held)
 
 
-def test_another_token_that_expires_at_the_same_time_is_no_better() -> None:
+def test_another_token_with_the_same_expiry_is_not_better() -> None:
     held = token(left=DAY)
     other = replace(held, raw=f"{held.raw}x")
     with pytest.raises(TokenNotExtendedError, match="no later"):
         require_better(other, than=held)
 
 
-def test_a_token_that_expires_earlier_is_no_better() -> None:
+def test_a_token_that_expires_earlier_is_not_better() -> None:
     with pytest.raises(TokenNotExtendedError, match="no later"):
         require_better(token(left=DAY - SECOND), than=token(left=DAY))
 
 
-def test_another_accounts_token_is_no_better_however_long_it_lives() -> None:
+def test_another_accounts_token_is_not_better_however_long_it_lives() -> None:
     with pytest.raises(WrongAccountError) as caught:
         require_better(token(left=30 * DAY, account="mallory"), than=token(left=DAY))
     assert str(caught.value) == "the API answered with a token of another account"
@@ -165,7 +165,7 @@ def test_a_stored_token_that_lives_exactly_ten_minutes_is_long_lived() -> None:
     require_long_lived(token(left=10 * MINUTE), now=NOW)
 
 
-def test_a_stored_token_that_lives_less_is_reported_with_its_own_expiry() -> None:
+def test_a_short_lived_stored_token_is_reported_with_its_own_expiry() -> None:
     stored = token(left=10 * MINUTE - SECOND)
     with pytest.raises(TokenShortLivedError) as caught:
         require_long_lived(stored, now=NOW)

@@ -37,7 +37,7 @@ def test_the_next_turn_is_the_next_multiple_of_the_interval(gone: float, left: f
     assert thread.until_next_turn().total_seconds() == pytest.approx(left, abs=1e-5)
 
 
-def test_a_machine_that_slept_checks_once_and_not_for_each_turn_that_it_missed() -> None:
+def test_a_machine_that_slept_checks_once_not_for_each_missed_turn() -> None:
     checks: list[float] = []
     now = [0.0]
     done = threading.Event()

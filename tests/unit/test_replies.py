@@ -76,9 +76,7 @@ def test_a_media_type_is_taken_without_its_parameters_and_case(
         (500, "200", 500),
     ],
 )
-def test_only_where_it_answers_200_may_the_site_say_another_status(
-    status: int, said: str, meant: int
-) -> None:
+def test_only_a_200_may_carry_another_status(status: int, said: str, meant: int) -> None:
     assert actual_status(status, said) == meant
 
 
@@ -95,7 +93,7 @@ def test_only_where_it_answers_200_may_the_site_say_another_status(
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_body_that_is_no_json_object_is_an_empty_one(
+def test_a_body_that_is_not_a_json_object_reads_as_empty(
     body: bytes, document: dict[str, object]
 ) -> None:
     assert json_object(body) == document
@@ -118,7 +116,7 @@ def test_a_body_that_is_no_json_object_is_an_empty_one(
     ],
     ids=lambda value: json.dumps(value)[:60],
 )
-def test_a_failure_is_told_by_its_envelope_and_may_lack_a_code(
+def test_a_failure_is_recognised_by_its_envelope_even_without_a_code(
     document: dict[str, object], code: str | None
 ) -> None:
     assert failure_code(document) == code
@@ -248,7 +246,7 @@ PROBLEM_JSON = "Content-Type: application/problem+json; charset=utf-8"
         ]
     ],
 )
-def test_dead_is_said_only_where_the_api_itself_said_so(
+def test_only_the_api_itself_can_call_a_token_dead(
     status: int, body: bytes, header: str, kind: type[QwenTokenError]
 ) -> None:
     with pytest.raises(QwenTokenError) as caught:
@@ -256,18 +254,18 @@ def test_dead_is_said_only_where_the_api_itself_said_so(
     assert type(caught.value) is kind
 
 
-def test_a_method_that_the_api_itself_does_not_allow_is_no_block() -> None:
+def test_a_method_that_the_api_itself_refuses_is_not_a_block() -> None:
     with pytest.raises(UpstreamUnexpectedError):
         read_answer(reply(405, b'{"detail": "Method Not Allowed"}'))
 
 
-def test_a_media_types_parameters_and_case_do_not_make_a_gateways_problem_the_apis_own() -> None:
+def test_a_gateways_problem_is_recognised_whatever_its_media_types_case() -> None:
     kind = "content-type: Application/Problem+JSON ; a=b; c=d"
     with pytest.raises(UpstreamUnexpectedError):
         read_answer(reply(401, b'{"detail": "No."}', kind))
 
 
-def test_a_redirect_to_the_challenge_is_a_block_whatever_its_body() -> None:
+def test_a_redirect_to_the_challenge_is_a_block_with_any_body() -> None:
     with pytest.raises(UpstreamBlockedError):
         read_answer(reply(302, GOOD_BODY, "location: /_____tmd_____/punish?x5secdata=1"))
 
@@ -285,7 +283,7 @@ def test_a_redirect_to_the_challenge_is_a_block_whatever_its_body() -> None:
     ],
 )
 @pytest.mark.parametrize("status", [200, 401, 403, 503])
-def test_a_firewalls_mark_is_a_block_whatever_the_status(status: int, body: bytes) -> None:
+def test_a_firewalls_mark_is_a_block_at_any_status(status: int, body: bytes) -> None:
     with pytest.raises(UpstreamBlockedError):
         read_answer(reply(status, body))
 
@@ -300,7 +298,7 @@ def test_a_firewalls_mark_is_a_block_whatever_the_status(status: int, body: byte
     ],
     ids=json.dumps,
 )
-def test_such_words_in_the_apis_own_documents_are_no_block(document: dict[str, object]) -> None:
+def test_such_words_in_the_apis_own_documents_are_not_a_block(document: dict[str, object]) -> None:
     assert read_answer(reply(200, json.dumps(document).encode())) == document
 
 
@@ -493,7 +491,7 @@ def limited(**data: object) -> bytes:
         ),
     ],
 )
-def test_the_pause_that_the_api_asks_for_is_told(answer: Reply, pause: timedelta | None) -> None:
+def test_the_pause_that_the_api_names_is_reported(answer: Reply, pause: timedelta | None) -> None:
     with pytest.raises(RateLimitedError) as caught:
         read_answer(answer)
     assert caught.value.retry_after == pause
@@ -532,7 +530,7 @@ def test_a_body_refuses_the_token_by_its_envelope_alone() -> None:
     assert not body_refuses(b'{"title": "unauthorized"}')
 
 
-def test_a_reply_finds_its_headers_in_any_case_and_shows_none_of_them() -> None:
+def test_a_reply_finds_headers_in_any_case_and_its_repr_shows_none() -> None:
     answer = reply(200, b"of-the-body", "Set-Cookie: token=one", "set-cookie: b=two", "A: b")
     assert answer.values("SET-COOKIE") == ("token=one", "b=two")
     assert answer.header("set-cookie") == "token=one, b=two"

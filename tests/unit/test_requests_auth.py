@@ -566,7 +566,7 @@ def test_httpx_lets_go_of_a_stream_that_was_looked_at(api: Api) -> None:
     asyncio.run(streams_twice_async())
 
 
-def test_a_session_that_keeps_the_header_over_redirects_gets_no_other_token_there(
+def test_a_session_that_keeps_headers_over_redirects_gets_no_other_token(
     api: Api, elsewhere: Api, tokens: Tokens
 ) -> None:
     class Careless(requests.Session):

@@ -169,7 +169,7 @@ HOUR = timedelta(hours=1)
         pytest.param(Grant.PASSWORD, "v2", JUST_NOW, False, id="a new password is not"),
     ],
 )
-def test_a_refusal_is_known_for_so_long(
+def test_a_refusal_is_remembered_for_an_hour(
     *, grant: Grant, version: str, age: timedelta, is_known: bool
 ) -> None:
     refusal = Refusal("v1", "token_rejected", "dead", NOW - age)
@@ -222,7 +222,7 @@ def test_a_version_that_a_run_wrote_is_the_same_session_with_another_credential(
     )
 
 
-def test_a_persons_version_lifts_what_was_said_of_the_session_before() -> None:
+def test_a_persons_version_lifts_the_limits_of_the_session_before() -> None:
     assert _OF_S1.of_new_session("s2") == RunMemory(
         refusals={Grant.REFRESH_TOKEN: Refusal("s1", "session_rejected", "dead", NOW)}
     )

@@ -252,7 +252,7 @@ LATER = NOW + timedelta(days=9)
         ),
     ],
 )
-def test_the_expiry_is_told_by_the_nearest_that_knows_it(
+def test_the_expiry_comes_from_the_most_direct_source(
     text: str, expires_at: datetime | None
 ) -> None:
     assert session(text).expires_at == expires_at
@@ -304,7 +304,7 @@ def test_of_several_cookies_the_best_is_taken(text: str) -> None:
     assert session(text).refresh_token == "BEST"
 
 
-def test_of_two_cookies_in_a_header_the_one_that_lives_longest_is_taken() -> None:
+def test_of_two_cookies_in_a_header_the_later_expiry_wins() -> None:
     longer = mint({"type": "refresh_token", "exp": EXP + 60})
     text = f"Cookie: refresh_token={CREDENTIAL_JWT}; refresh_token={longer}"
     assert session(text).refresh_token == longer
@@ -390,7 +390,7 @@ def test_what_holds_no_login_is_refused_with_what_is_wrong(text: str, message: s
         pytest.param(json.dumps({"token": "x", "expiresAt": 1}), id="localStorage, changed"),
     ],
 )
-def test_an_access_token_is_told_from_a_credential(text: str) -> None:
+def test_an_access_token_is_not_mistaken_for_a_credential(text: str) -> None:
     message = refusal(text)
 
     assert "15 minutes" in message
@@ -400,7 +400,7 @@ def test_an_access_token_is_told_from_a_credential(text: str) -> None:
     assert str(caught.value) == message
 
 
-def test_an_access_token_in_the_cookie_of_a_token_is_told_as_well() -> None:
+def test_an_access_token_in_the_cookie_of_a_token_is_recognised_as_well() -> None:
     with pytest.raises(SessionMalformedError, match="15 minutes"):
         recognise(f"cna=abc; token={ACCESS}")
 
@@ -450,7 +450,7 @@ def test_an_encrypted_jwt_is_an_opaque_credential() -> None:
     assert recognise(raw) == session(raw)
 
 
-def test_padding_is_no_cookie() -> None:
+def test_padding_is_not_a_cookie() -> None:
     for raw in ("QWxhZGRpbjpvcGVuIHNlc2FtZQ==", "QWxhZGRpbjpvcGVuIHNlc2FtZ="):
         assert session(raw).refresh_token == raw
 
@@ -485,7 +485,7 @@ def test_a_sign_in_does_not_show_itself() -> None:
     )
 
 
-def test_a_session_cannot_be_made_of_what_no_header_can_carry() -> None:
+def test_a_session_refuses_what_no_header_can_carry() -> None:
     for raw in ("", "a;b", "a,b", 'a"b', "a'b", "a b", "a\n", "ä", "x" * 16385):
         assert not is_credential(raw)
         with pytest.raises(SessionMalformedError):
@@ -577,7 +577,7 @@ def test_other_keys_stay_as_they_were_written(over: str, expected: str) -> None:
     )
 
 
-def test_an_object_that_leaves_no_room_for_a_credential_is_refused_before_that_is_spent() -> None:
+def test_an_object_without_room_is_refused_before_the_credential_is_spent() -> None:
     """In bytes: of 65,536, a new credential may take 4,096 more than the one before it."""
 
     def document(size: int) -> str:
@@ -685,7 +685,7 @@ def test_another_jwt_with_an_account_is_a_token(claims: dict[str, Any]) -> None:
     assert isinstance(recognise(mint(claims | {"id": ACCOUNT, "exp": EXP})), Token)
 
 
-def test_in_the_session_secret_and_under_its_name_such_a_jwt_is_a_credential() -> None:
+def test_under_its_own_name_such_a_jwt_is_a_credential() -> None:
     assert session(FIRST_KIND).refresh_token == FIRST_KIND
     assert isinstance(recognise(f"refresh_token={FIRST_KIND}"), Session)
 
@@ -704,7 +704,7 @@ def test_where_there_are_both_the_session_is_recognised() -> None:
 @pytest.mark.parametrize(
     "text", [FIRST_KIND[:-50], FIRST_KIND[:40], FIRST_KIND.rpartition(".")[0], FIRST_KIND[15:]]
 )
-def test_a_token_that_is_cut_off_is_no_opaque_credential(text: str) -> None:
+def test_a_truncated_token_is_not_an_opaque_credential(text: str) -> None:
     with pytest.raises(TokenMalformedError, match="cut off"):
         recognise(text)
 
@@ -801,7 +801,7 @@ def cut_off[**P](test: Callable[P, None]) -> Callable[P, None]:
 
 @cut_off
 @given(pasted)
-def test_whatever_a_person_pastes_is_a_login_or_refused_without_a_word_of_it(text: str) -> None:
+def test_any_pasted_text_is_a_login_or_refused_without_being_quoted(text: str) -> None:
     try:
         login = recognise(text)
     except (SessionMalformedError, TokenMalformedError) as error:

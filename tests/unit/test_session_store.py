@@ -102,7 +102,7 @@ def test_a_secret_without_a_value_has_no_session(value: str | None) -> None:
     assert SecretUnderTest(value).store.read() is None
 
 
-def test_a_session_is_read_with_its_version_and_what_is_known_of_that() -> None:
+def test_a_session_is_read_with_its_version_and_origin() -> None:
     text = document(FIRST, expires_at=int(EXPIRES_AT.timestamp()), account="a1", note=7)
     secret = SecretUnderTest(text)
 
@@ -219,7 +219,7 @@ def test_a_session_that_a_person_puts_in_meanwhile_stays(moment: str) -> None:
     assert secret.store.left_behind(over=current) is None, "what lost is not to be found later"
 
 
-def test_that_the_label_of_what_lost_cannot_be_taken_away_hides_nothing() -> None:
+def test_a_label_that_cannot_be_removed_hides_nothing() -> None:
     secret = SecretUnderTest(document(FIRST))
     over = secret.read()
     secret.client.hold(secret.arn, document(PERSONS))
@@ -331,7 +331,7 @@ def test_what_was_found_can_be_kept() -> None:
     assert secret.store.left_behind(over=current) is None
 
 
-def test_a_session_that_a_person_put_in_after_that_is_the_newer_word() -> None:
+def test_a_session_that_a_person_put_in_later_counts() -> None:
     secret = SecretUnderTest(document(FIRST))
     stage(secret)
     secret.client.hold(secret.arn, document(PERSONS))
@@ -347,7 +347,7 @@ def test_where_nothing_is_staged_nothing_is_found() -> None:
     assert secret.store.left_behind(over=secret.read()) is None, "the previous one is not staged"
 
 
-def test_neither_what_is_current_nor_what_was_before_that_is_left_behind() -> None:
+def test_the_current_and_the_previous_version_are_not_left_behind() -> None:
     secret = SecretUnderTest(document(FIRST))
     kept = secret.store.keep(session(), over=secret.read())
     assert kept is not None

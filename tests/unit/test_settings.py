@@ -148,7 +148,7 @@ def test_another_servers_password_never_goes_to_qwens_sign_in_host(
         ("STATE_TABLE", " "),
     ],
 )
-def test_a_variable_that_is_off_is_named(name: str, value: str) -> None:
+def test_an_invalid_variable_is_named(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name):
         RefreshSettings.from_environ({**GOOD, name: value})
 
@@ -165,7 +165,7 @@ def test_a_missing_variable_is_named_and_no_other(name: str) -> None:
     assert [other for other in GOOD if f"{other} should" in str(caught.value)] == [name]
 
 
-def test_everything_that_is_off_is_named_at_once() -> None:
+def test_everything_invalid_is_named_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         RefreshSettings.from_environ({})
     assert all(name in str(caught.value) for name in GOOD.keys() - MAY_BE_EMPTY)
@@ -199,7 +199,7 @@ def test_a_good_event_is_read(event: object, options: RunOptions) -> None:
         ({"Force": True, "dry_run": 0}, "dry_run should be true or false"),
     ],
 )
-def test_an_event_that_is_off_is_named(event: object, named: str) -> None:
+def test_an_invalid_event_is_named(event: object, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         RunOptions.from_event(event)
 

@@ -283,7 +283,7 @@ def test_a_clock_that_jumps_costs_a_read_and_no_more(
 @pytest.mark.parametrize(
     ("outage", "got"), [(None, str), (OUTAGE, StoreError)], ids=["a token", "an error"]
 )
-def test_eight_threads_that_wait_for_a_read_share_what_it_brings(
+def test_eight_threads_share_one_read(
     secrets: FakeSecretsManager,
     shared: SharedToken,
     clock: Clock,
@@ -414,7 +414,7 @@ def test_in_an_outage_nobody_waits_for_the_thread_that_tries_again(
         assert trying.result(SOON) == OLD.raw
 
 
-def test_an_outage_is_bridged_also_where_the_clock_was_set_back(
+def test_an_outage_is_bridged_even_if_the_clock_was_set_back(
     secrets: FakeSecretsManager, clock: Clock
 ) -> None:
     client: Any = secrets
@@ -453,7 +453,7 @@ def test_a_refusal_is_never_bridged(
         pytest.param(mint({}), TokenMalformedError, id="no expiry"),
     ],
 )
-def test_a_secret_without_a_usable_token_is_told_apart(
+def test_a_secret_without_a_usable_token_has_an_error_of_its_own(
     secrets: FakeSecretsManager,
     shared: SharedToken,
     clock: Clock,
@@ -552,7 +552,7 @@ def test_an_expired_token_is_read_once_for_renewals_and_new_requests(
     assert shared.current() == NEW.raw
 
 
-def test_a_rejected_token_that_is_all_there_is_is_an_error_for_all_by_one_read(
+def test_an_only_rejected_token_is_an_error_for_all_after_one_read(
     secrets: FakeSecretsManager, shared: SharedToken, clock: Clock
 ) -> None:
     shared.current()
@@ -580,7 +580,7 @@ def fail_to_run() -> None:
         ),
     ],
 )
-def test_a_refresh_function_that_does_not_help_is_told_in_the_error(
+def test_a_refresh_function_that_does_not_help_is_named_in_the_error(
     secrets: FakeSecretsManager, clock: Clock, effect: Callable[[], object], told: str
 ) -> None:
     shared, _ = with_function(secrets, clock, effect)
@@ -621,7 +621,7 @@ def test_an_expired_token_that_is_rejected_is_refreshed_as_well(
     assert shared.renew(rejected=OLD.raw) == NEW.raw
 
 
-def test_an_expired_token_is_told_with_what_the_function_did(
+def test_an_expired_token_is_reported_with_the_functions_result(
     secrets: FakeSecretsManager, clock: Clock
 ) -> None:
     shared, _ = with_function(secrets, clock, lambda: None)
@@ -630,7 +630,7 @@ def test_an_expired_token_is_told_with_what_the_function_did(
         shared.renew(rejected=OLD.raw)
 
 
-def test_another_token_that_has_expired_is_no_way_out(
+def test_another_expired_token_does_not_help(
     secrets: FakeSecretsManager, shared: SharedToken
 ) -> None:
     secrets.hold(SECRET, token(left=timedelta(seconds=-1)).raw)
@@ -690,7 +690,7 @@ def test_no_token_is_shown(
         pytest.param({"max_stale": -1}, "max_stale", id="a negative bridge"),
     ],
 )
-def test_an_option_that_is_off_is_named(options: dict[str, Any], named: str) -> None:
+def test_an_invalid_option_is_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         SharedToken(**{"secret_id": SECRET, **options})
 
@@ -704,7 +704,7 @@ def test_without_a_region_the_error_says_what_to_set(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("region", ["not a region", "", "x" * 70])
-def test_an_arn_that_is_none_is_an_error_of_the_tree(
+def test_an_invalid_arn_is_an_error_of_the_tree(
     monkeypatch: pytest.MonkeyPatch, region: str
 ) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)

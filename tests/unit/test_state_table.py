@@ -71,7 +71,7 @@ def test_a_lease_whose_time_is_over_is_taken_over_on_the_second() -> None:
     assert acquired(table, "b", now=NOW + MINUTE) == Leased(MEMORY, taken_over=True)
 
 
-def test_a_lease_that_no_run_takes_for_so_long_keeps_nobody_away() -> None:
+def test_a_lease_longer_than_any_run_takes_is_ignored() -> None:
     dynamodb = FakeDynamoDB()
     table = state(dynamodb)
     acquired(table, "a")
@@ -105,7 +105,7 @@ def test_a_lease_until_a_time_that_no_run_asks_for_holds_nobody_off() -> None:
     assert acquired(table, "c") is None
 
 
-def test_an_item_that_is_no_longer_needed_is_forgotten_after_a_quarter_of_a_year() -> None:
+def test_an_unused_item_expires_after_a_quarter_of_a_year() -> None:
     dynamodb = FakeDynamoDB()
     table = state(dynamodb)
     acquired(table, "a")

@@ -115,7 +115,7 @@ def test_the_token_secret_is_read_once(stack: FakeStack, status: Status) -> None
         ({**session(), **SIGN_IN}, "session_and_sign_in"),
     ],
 )
-def test_the_kind_of_login_is_told(
+def test_the_kind_of_login_is_shown(
     stack: FakeStack, status: Status, login: dict[str, object], kind: str
 ) -> None:
     holds_token(stack, days=5)
@@ -128,7 +128,7 @@ def test_the_kind_of_login_is_told(
     assert json.loads(shown)["login"]["kind"] == kind
 
 
-def test_an_access_token_without_a_session_is_no_login(stack: FakeStack, status: Status) -> None:
+def test_an_access_token_without_a_session_is_not_a_login(stack: FakeStack, status: Status) -> None:
     holds(stack, left=12)
 
     code, shown = status()
@@ -149,7 +149,7 @@ def test_an_access_token_without_a_session_is_no_login(stack: FakeStack, status:
         pytest.param({"refresh_token": 1}, 5, 3, id="a login that cannot be read"),
     ],
 )
-def test_a_person_is_needed_where_the_login_ends_not_where_a_token_does(
+def test_a_person_is_needed_when_the_login_ends_not_when_a_token_does(
     stack: FakeStack,
     status: Status,
     login: dict[str, object],
@@ -181,7 +181,7 @@ def refused(stack: FakeStack, version: str, at: datetime) -> RunMemory:
     return replace(stack.memory or RunMemory(), refusals={Grant.EXCHANGE: refusal})
 
 
-def test_a_token_that_the_api_refused_is_no_green_bar(stack: FakeStack, status: Status) -> None:
+def test_a_refused_token_is_not_a_green_bar(stack: FakeStack, status: Status) -> None:
     version = holds_token(stack, days=7)
     stack.memory = RunMemory(
         confirmed_version_id=version, confirmed_at=in_time(days=-1), account=ACCOUNT
@@ -322,7 +322,7 @@ def test_a_check_asks_the_api_through_the_function_before_anything_is_read(
 
 
 @pytest.mark.parametrize("outcome", ["fresh", "leased", "retrying"])
-def test_a_check_without_an_answer_is_no_success(
+def test_a_check_without_an_answer_is_not_a_success(
     stack: FakeStack, status: Status, outcome: str
 ) -> None:
     holds_token(stack, days=5)
@@ -335,7 +335,7 @@ def test_a_check_without_an_answer_is_no_success(
     assert "5.00 of 7.00 days" in shown
 
 
-def test_a_check_that_fails_is_told_with_the_rest(stack: FakeStack, status: Status) -> None:
+def test_a_failed_check_is_shown_with_the_rest(stack: FakeStack, status: Status) -> None:
     version = holds_token(stack, days=5)
 
     def answer(_event: object) -> dict[str, Any]:

@@ -294,7 +294,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
     ],
 )
 @pytest.mark.parametrize("way", ["read", "iter_content", "content", "stream", "read1", "data"])
-def test_a_broken_answer_breaks_where_it_is_read_as_without_an_auth(
+def test_a_broken_answer_raises_when_it_is_read_as_without_an_auth(
     script: Script, way: str
 ) -> None:
     def read(response: requests.Response) -> Any:

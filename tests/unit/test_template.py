@@ -508,7 +508,7 @@ def test_every_parameter_has_values_to_accept_and_to_refuse() -> None:
         for what, (value, accepted) in cases.items()
     ],
 )
-def test_a_parameter_refuses_nonsense_and_nothing_else(
+def test_a_parameter_refuses_invalid_values_and_no_others(
     name: str, value: object, *, accepted: bool
 ) -> None:
     assert accepts(name, value) is accepted
@@ -531,7 +531,7 @@ def test_a_parameter_refuses_nonsense_and_nothing_else(
         pytest.param("x" * 4097, id="far too long"),
     ],
 )
-def test_no_parameter_takes_what_is_never_meant(name: str, nonsense: str) -> None:
+def test_no_parameter_takes_a_token(name: str, nonsense: str) -> None:
     assert not accepts(name, nonsense)
 
 
@@ -644,7 +644,7 @@ def accepted_by_template(name: str) -> st.SearchStrategy[str]:
     minutes=accepted_by_template("AlertAfterMinutes"),
     session=st.sampled_from(["", SECRET_ARN.replace("token", "session")]),
 )
-def test_the_function_accepts_whatever_the_template_does(
+def test_the_function_accepts_everything_that_the_template_accepts(
     urls: tuple[str, str],
     headers: tuple[str, str],
     days: tuple[str, str],
@@ -947,7 +947,7 @@ def test_a_policy_allows_what_the_code_does_and_nothing_else(
     assert [(actions(each), each["Resource"]) for each in statements] == allowed
 
 
-def test_what_reads_the_token_never_reads_the_login() -> None:
+def test_readers_of_the_token_can_never_read_the_login() -> None:
     """Neither by name, nor by a pattern, nor by way of the key."""
     for statement in policies("ReaderPolicy"):
         assert not {name for name in named(statement) if name.startswith("SessionSecret")}
@@ -1303,7 +1303,7 @@ def test_an_alarm_watches_exactly_what_the_contract_says(
         for minutes in PARAMETERS["SilentAfterMinutes"]["AllowedValues"]
     ],
 )
-def test_nothing_is_called_silent_before_its_window_is_over_and_not_in_the_first(
+def test_nothing_is_silent_before_its_window_has_passed_nor_in_the_first(
     name: str, silent_after: str, window: int
 ) -> None:
     alarm = decided(RESOURCES[name]["Properties"], DEFAULTS | {"SilentAfterMinutes": silent_after})

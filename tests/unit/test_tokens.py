@@ -36,7 +36,7 @@ def test_a_token_tells_its_account_and_its_life() -> None:
     assert token.remaining(NOW + timedelta(days=1)) == timedelta(days=-1)
 
 
-def test_the_account_is_the_subject_where_there_is_no_id() -> None:
+def test_the_account_is_the_subject_if_there_is_no_id() -> None:
     assert decode_token(mint({"sub": "alice", "exp": EXP})).account == "alice"
     assert decode_token(mint({"id": "bob", "sub": "alice", "exp": EXP})).account == "bob"
 
@@ -200,7 +200,7 @@ def test_a_refusal_says_what_is_wrong_with_the_value(value: str, message: str) -
     assert str(caught.value) == message
 
 
-def test_a_second_prefix_is_no_part_of_what_people_paste() -> None:
+def test_a_second_prefix_is_not_a_pasted_form() -> None:
     with pytest.raises(TokenMalformedError):
         decode_token(f"Bearer Bearer {mint({'id': ACCOUNT, 'exp': EXP})}")
 

@@ -101,7 +101,7 @@ def test_a_subclass_stays_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["client", "lambda_client"])
-def test_a_given_client_stays_where_it_is(name: str) -> None:
+def test_a_client_that_was_passed_is_used_as_it_is(name: str) -> None:
     options: dict[str, Any] = {name: object()}
     shared = SharedToken(SECRET, **options)
     for value in (shared, QwenAuth(shared), QwenHttpxAuth(shared)):

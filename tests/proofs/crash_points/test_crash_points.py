@@ -114,7 +114,7 @@ def test_the_documented_table_has_what_was_found_in_short(in_short: Sequence[Res
     assert {cell: documented.get(cell) for cell in found} == found, "run make crash-points"
 
 
-def test_a_recovery_keeps_what_a_person_wrote_beside_the_token_since(sandboxes: Sandboxes) -> None:
+def test_a_recovery_keeps_a_persons_later_keys_beside_the_token(sandboxes: Sandboxes) -> None:
     with sandboxes.sandbox(left=2 * DAY) as sandbox:
         sandbox.stage(sandbox.mint(left=WEEK))
         changed = {**NOTES, "service": "another chat"}
@@ -131,7 +131,7 @@ def test_a_recovery_keeps_what_a_person_wrote_beside_the_token_since(sandboxes: 
 
 
 @pytest.mark.xfail(strict=True, reason="verifying asks the endpoint that retires what it is shown")
-def test_a_run_leaves_a_live_token_where_the_api_retires_at_every_answer(
+def test_a_run_leaves_a_live_token_if_the_api_retires_at_every_answer(
     sandboxes: Sandboxes,
 ) -> None:
     with sandboxes.sandbox(left=2 * DAY) as sandbox:

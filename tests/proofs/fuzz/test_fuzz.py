@@ -86,7 +86,7 @@ statuses = st.sampled_from([200, 201, 204, 302, 400, 401, 403, 404, 405, 429, 50
 
 @always_the_same
 @given(pasted)
-def test_any_text_is_a_token_with_a_life_or_refused_without_a_word_of_it(text: str) -> None:
+def test_any_text_is_a_token_or_refused_without_being_quoted(text: str) -> None:
     hold_for_text(text)
 
 

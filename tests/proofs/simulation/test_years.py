@@ -235,7 +235,7 @@ def test_a_quiet_day_of_a_session_makes_at_most_150_versions() -> None:
 
 
 @pytest.mark.nightly
-def test_a_revoked_token_is_noticed_within_a_day_and_block_pages_are_no_alarm() -> None:
+def test_a_revoked_token_is_noticed_within_a_day_and_blocks_alarm_nobody() -> None:
     """A thousand lives; a check that a block page answers is made up for by the next one."""
     rng = random.Random(24)  # noqa: S311 - no secret
     noticed_after: list[timedelta] = []
