@@ -142,13 +142,19 @@ def _as_it_is(_sandbox: Sandbox) -> None:
     """Leave the stale token where it is."""
 
 
-def _dead_beside_fresh(sandbox: Sandbox) -> None:
+def _kill_current(sandbox: Sandbox) -> None:
+    """End the current token. What is staged then is newer for sure: AWS dates by the second."""
+    sandbox.age_current(MINUTE)
     sandbox.qwen.retire(token_in(sandbox.current()))
+
+
+def _dead_beside_fresh(sandbox: Sandbox) -> None:
+    _kill_current(sandbox)
     sandbox.stage(sandbox.mint(left=WEEK))
 
 
 def _dead_beside_stale(sandbox: Sandbox) -> None:
-    sandbox.qwen.retire(token_in(sandbox.current()))
+    _kill_current(sandbox)
     issued_at = int((sandbox.clock() - WEEK).timestamp())
     sandbox.stage(sandbox.qwen.mint(lifetime=2 * DAY, iat=issued_at))
 

@@ -624,8 +624,10 @@ class SimulatedLife:
         end = str(failure["session_expires_at"]) if event == "session_ending" else ""
         key = (event, severity, reason, version, end)
         last = self._told.get(key)
+        # A run that waits in vain for another one's lease tells it once more.
+        is_alone = len(self._runs) == 1 and not self._runs[-1].has_company()
         self._check(
-            last is None or self.now - last >= REMIND_EVERY,
+            last is None or self.now - last >= REMIND_EVERY or not is_alone,
             "nobody is alerted twice to the same thing within a day",
         )
         self._told[key] = self.now
