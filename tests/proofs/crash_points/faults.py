@@ -452,9 +452,9 @@ def _name(version: Version) -> str:
 
 
 def _of_item(expression: str) -> str:
-    if "REMOVE" in expression:
+    if "REMOVE lease_owner" in expression:
         return _RELEASE
-    return _LEASE if "lease_owner" in expression else _NOTE
+    return _LEASE if "SET lease_owner" in expression else _NOTE
 
 
 def _is_good(reply: Reply | None) -> bool:
