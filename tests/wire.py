@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ Script = Callable[[socket.socket], None]
 
 # Enough for one attempt of the API's client, and for no second one: retries have their own tests.
 BRIEF: Final = timedelta(seconds=1.4)
+# For clients of httpx that speak plain http: each that is given no context reads all certificates.
+NO_CERTIFICATES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import requests
 from qwen_token import ConfigError, QwenAuth
 from qwen_token.httpx_auth import QwenHttpxAuth
 from tests.minting import token
-from tests.wire import Wire, reply, wire
+from tests.wire import NO_CERTIFICATES, Wire, reply, wire
 
 RAW: Final = token(left=timedelta(days=2)).raw
 ANSWER: Final = reply("200 OK", b"{}", "Content-Type: application/json")
@@ -53,14 +53,16 @@ def by_requests(url: str, **options: Any) -> int:
 
 
 def by_httpx(url: str, **options: Any) -> int:
-    with httpx.Client(auth=QwenHttpxAuth(Source(), base_url=url), **options) as client:
+    with httpx.Client(
+        auth=QwenHttpxAuth(Source(), base_url=url), verify=NO_CERTIFICATES, **options
+    ) as client:
         return client.get(url).status_code
 
 
 def by_async_httpx(url: str, **options: Any) -> int:
     async def get() -> int:
         auth = QwenHttpxAuth(Source(), base_url=url)
-        async with httpx.AsyncClient(auth=auth, **options) as client:
+        async with httpx.AsyncClient(auth=auth, verify=NO_CERTIFICATES, **options) as client:
             return (await client.get(url)).status_code
 
     return asyncio.run(get())
@@ -132,7 +134,7 @@ def test_a_connection_through_a_proxy_that_is_open_already_gets_no_token(
 
     later: list[bytes] = []
     with wire(serve) as proxy:
-        with httpx.Client(proxy=proxy.base_url) as client:
+        with httpx.Client(proxy=proxy.base_url, verify=NO_CERTIFICATES) as client:
             assert client.get(server.base_url).status_code == 200
             with pytest.raises(ConfigError):
                 client.get(server.base_url, auth=QwenHttpxAuth(Source(), base_url=server.base_url))
@@ -179,7 +181,7 @@ def test_a_request_to_another_host_may_go_through_a_proxy(
 
         async def ask() -> int:
             auth = QwenHttpxAuth(Source(), base_url="http://127.0.0.1:1")
-            async with httpx.AsyncClient(auth=auth) as client:
+            async with httpx.AsyncClient(auth=auth, verify=NO_CERTIFICATES) as client:
                 return (await client.get(url)).status_code
 
         assert asyncio.run(ask()) == 200
@@ -202,13 +204,13 @@ def test_a_programs_own_trace_still_hears_of_everything(server: Wire, *, is_asyn
         heard.append(event)
 
     async def get() -> None:
-        async with httpx.AsyncClient(auth=auth) as client:
+        async with httpx.AsyncClient(auth=auth, verify=NO_CERTIFICATES) as client:
             await client.get(server.base_url, extensions={"trace": async_trace})
 
     if is_async:
         asyncio.run(get())
     else:
-        with httpx.Client(auth=auth) as client:
+        with httpx.Client(auth=auth, verify=NO_CERTIFICATES) as client:
             client.get(server.base_url, extensions={"trace": trace})
     assert "http11.send_request_headers.started" in heard
     assert "connection.connect_tcp.complete" in heard

@@ -33,7 +33,7 @@ from qwen_token.secret_store import AWS_CONFIG, SecretStore
 from qwen_token.session_store import SessionStore
 from qwen_token.stored_session import recognise
 from tests.minting import found_in, pieces
-from tests.wire import raw, reply, wire
+from tests.wire import NO_CERTIFICATES, raw, reply, wire
 
 DAY: Final = timedelta(days=1)
 EMAIL, PASSWORD = "owner@example.com", "correct horse battery staple"
@@ -154,10 +154,10 @@ def test_no_auth_leaves_the_refused_token_in_a_frame(qwen: QwenStandIn, scenario
     url = f"{qwen.base_url}/api/v2/chats/"
     auth = QwenHttpxAuth(manager, base_url=qwen.base_url)
     qwen.answer_with(qwens.TOKEN_DEAD, scenario)
-    require_silence(failure(lambda: httpx.get(url, auth=auth)), {held})
+    require_silence(failure(lambda: httpx.get(url, auth=auth, verify=NO_CERTIFICATES)), {held})
 
     async def get() -> None:
-        async with httpx.AsyncClient(auth=auth) as client:
+        async with httpx.AsyncClient(auth=auth, verify=NO_CERTIFICATES) as client:
             await client.get(url)
 
     require_silence(failure(lambda: asyncio.run(get())), {held})

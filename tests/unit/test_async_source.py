@@ -29,6 +29,7 @@ from tests.fakes import Clock
 from tests.minting import NOW
 from tests.programs import run_program
 from tests.unit.auth_fakes import BACKENDS, NEW, OLD, SOON, Api, Tokens, serving
+from tests.wire import NO_CERTIFICATES
 
 SECRET = "qwen/token"
 
@@ -151,7 +152,9 @@ def test_a_warm_token_needs_no_thread(api: Api, backend: str, shared: SharedToke
 
     async def main() -> None:
         auth = QwenHttpxAuth(shared, base_url=api.base_url)
-        async with httpx.AsyncClient(auth=auth, timeout=SOON, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            auth=auth, timeout=SOON, trust_env=False, verify=NO_CERTIFICATES
+        ) as client:
             # The first connection may need threads: to look up a name, say.
             await client.get(api.base_url)
             with started_threads() as names:
@@ -196,7 +199,9 @@ def test_endpoints_that_fill_every_worker_thread_still_get_a_token(
         count = int(limiter.total_tokens)
         everybody = threading.Barrier(count)
         auth = QwenHttpxAuth(shared, base_url=api.base_url)
-        async with httpx.AsyncClient(auth=auth, timeout=SOON, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            auth=auth, timeout=SOON, trust_env=False, verify=NO_CERTIFICATES
+        ) as client:
 
             def endpoint() -> int:
                 everybody.wait(SOON)

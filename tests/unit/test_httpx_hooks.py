@@ -25,6 +25,7 @@ from tests.unit.auth_fakes import (
     Tokens,
     serving,
 )
+from tests.wire import NO_CERTIFICATES
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +122,9 @@ Send = Callable[..., tuple[int, bytes]]
 def send(source: Any, url: str, hook: Hook, *, streams: bool = False) -> tuple[int, bytes]:
     auth = source if isinstance(source, QwenHttpxAuth) else QwenHttpxAuth(source, base_url=url)
     hooks = {"response": [hook]}
-    with httpx.Client(auth=auth, event_hooks=hooks, timeout=SOON, trust_env=False) as client:
+    with httpx.Client(
+        auth=auth, event_hooks=hooks, timeout=SOON, trust_env=False, verify=NO_CERTIFICATES
+    ) as client:
         if not streams:
             response = client.get(url)
             return response.status_code, response.content
@@ -135,7 +138,7 @@ async def asend(
     auth = source if isinstance(source, QwenHttpxAuth) else QwenHttpxAuth(source, base_url=url)
     hooks = {"response": [hook]}
     async with httpx.AsyncClient(
-        auth=auth, event_hooks=hooks, timeout=SOON, trust_env=False
+        auth=auth, event_hooks=hooks, timeout=SOON, trust_env=False, verify=NO_CERTIFICATES
     ) as client:
         if not streams:
             response = await client.get(url)
@@ -302,7 +305,11 @@ def test_another_servers_refusal_that_a_hook_raises_renews_nothing(api: Api) -> 
         auth = QwenHttpxAuth(tokens, base_url=api.base_url)
         hooks = {"response": [lambda answer: answer.is_redirect or answer.raise_for_status()]}
         with httpx.Client(
-            auth=auth, event_hooks=hooks, follow_redirects=True, trust_env=False
+            auth=auth,
+            event_hooks=hooks,
+            follow_redirects=True,
+            trust_env=False,
+            verify=NO_CERTIFICATES,
         ) as client:
             for _ in range(2):
                 with pytest.raises(httpx.HTTPStatusError):
@@ -344,7 +351,9 @@ def test_a_transport_may_read_the_answer_before(api: Api, *, is_mounted: bool) -
     transport = Reading(httpx.HTTPTransport())
     how: Any = {"mounts": {"http://": transport}} if is_mounted else {"transport": transport}
     auth = QwenHttpxAuth(Tokens(), base_url=api.base_url)
-    with httpx.Client(auth=auth, timeout=SOON, trust_env=False, **how) as client:
+    with httpx.Client(
+        auth=auth, timeout=SOON, trust_env=False, verify=NO_CERTIFICATES, **how
+    ) as client:
         assert client.get(api.base_url).content == WELCOME
 
 

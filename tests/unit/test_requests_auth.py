@@ -36,6 +36,7 @@ from tests.unit.auth_fakes import (
     Tokens,
     serving,
 )
+from tests.wire import NO_CERTIFICATES
 
 LIMIT = 64 * 1024
 
@@ -105,7 +106,9 @@ class Httpx(Requests):
     def send(self, source: Any, url: str, **options: Any) -> Answer:
         call = Call(**options)
         auth = QwenHttpxAuth(source, base_url=call.base_url or url)
-        with httpx.Client(timeout=SOON, follow_redirects=True, trust_env=False) as client:
+        with httpx.Client(
+            timeout=SOON, follow_redirects=True, trust_env=False, verify=NO_CERTIFICATES
+        ) as client:
             request = client.build_request(
                 call.method, url, content=call.body, headers=call.headers
             )
@@ -133,7 +136,7 @@ class HttpxAsync(Requests):
         body = call.body if call.body is None or isinstance(call.body, bytes) else pieces()
         auth = QwenHttpxAuth(source, base_url=call.base_url or url)
         async with httpx.AsyncClient(
-            timeout=SOON, follow_redirects=True, trust_env=False
+            timeout=SOON, follow_redirects=True, trust_env=False, verify=NO_CERTIFICATES
         ) as client:
             request = client.build_request(call.method, url, content=body, headers=call.headers)
             response = await client.send(request, auth=auth, stream=call.streams)
@@ -550,13 +553,17 @@ def test_httpx_lets_go_of_a_stream_that_was_looked_at(api: Api) -> None:
     auth = QwenHttpxAuth(Tokens(NEW), base_url=api.base_url)
 
     def streams_twice() -> None:
-        with httpx.Client(auth=auth, limits=limits, timeout=SOON, trust_env=False) as client:
+        with httpx.Client(
+            auth=auth, limits=limits, timeout=SOON, trust_env=False, verify=NO_CERTIFICATES
+        ) as client:
             for _ in range(2):
                 with client.stream("GET", api.base_url) as response:
                     assert response.status_code == 200
 
     async def streams_twice_async() -> None:
-        client = httpx.AsyncClient(auth=auth, limits=limits, timeout=SOON, trust_env=False)
+        client = httpx.AsyncClient(
+            auth=auth, limits=limits, timeout=SOON, trust_env=False, verify=NO_CERTIFICATES
+        )
         async with client:
             for _ in range(2):
                 async with client.stream("GET", api.base_url) as response:
@@ -660,7 +667,7 @@ def test_httpx_under_asyncio_does_not_wait_for_the_source_once_cancelled(api: Ap
 
 def client_for(api: Api, source: Slow) -> httpx.AsyncClient:
     auth = QwenHttpxAuth(source, base_url=api.base_url)
-    return httpx.AsyncClient(auth=auth, timeout=SOON, trust_env=False)
+    return httpx.AsyncClient(auth=auth, timeout=SOON, trust_env=False, verify=NO_CERTIFICATES)
 
 
 async def begin(
