@@ -50,7 +50,9 @@ def test_a_job_is_queued_for_when_the_token_falls_due(
 
 
 @pytest.mark.parametrize("interval", [2 * MINUTE, 10 * MINUTE, 15 * MINUTE, HOUR, 12 * HOUR])
-@pytest.mark.parametrize("lifetime", [3 * HOUR, 12 * HOUR, 2 * DAY, 7 * DAY])
+@pytest.mark.parametrize(
+    "lifetime", [3 * HOUR, 12 * HOUR, 2 * DAY, pytest.param(7 * DAY, marks=pytest.mark.nightly)]
+)
 @pytest.mark.parametrize("phase", range(7))
 def test_no_token_expires_between_two_sweeps_that_come_three_times_in_its_life(
     interval: timedelta, lifetime: timedelta, phase: int
