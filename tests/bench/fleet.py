@@ -22,7 +22,7 @@ from localcloud.qwen import MINTS_NEWER_CLAIMS, QwenStandIn
 from localcloud.sign_in_host import SignInHost
 from tests.bench.fleet_sessions import SWEEP_EVERY, Hour, Sessions, Trouble, slowly
 from tests.bench.machine import BUSY, MachineBusyError, load, wait_until_idle
-from tests.bench.meter import Cost, Meter, counted
+from tests.bench.meter import Cost, Lapse, Meter, counted
 
 _RIVAL: Final = Path(__file__).with_name("loop_over_all.py")
 _LIMIT: Final = timedelta(minutes=15)
@@ -204,7 +204,19 @@ def measure_sessions(bench: Sessions, minutes: float) -> Hour:
         f"{len(hour.lapses)} members, {lost:.0f} s in all."
     )
     console.print("Calls of the fleet: " + counted(hour.cost.calls))
+    _explain(bench, hour.lapses)
     return hour
+
+
+def _explain(bench: Sessions, lapses: list[Lapse]) -> None:
+    """Print when members had no valid token, and what the workers logged about them."""
+    for lapse in lapses:
+        begun, ended = (
+            time.strftime("%H:%M:%S", time.gmtime(at)) for at in (lapse.begun, lapse.ended)
+        )
+        bench.console.print(f"{lapse.name} had no valid token from {begun} to {ended} UTC:")
+        for line in bench.story_of(lapse):
+            bench.console.print(f"  {line}")
 
 
 def _of_secrets_manager(cost: Cost) -> int:
@@ -217,6 +229,7 @@ def measure_trouble(
     *,
     begins_after: timedelta = SWEEP_EVERY + timedelta(minutes=2),
     after: timedelta = SWEEP_EVERY,
+    kills: bool = True,
 ) -> bool:
     """Let everything go wrong, and print what became of each session; say whether all is well.
 
@@ -224,7 +237,7 @@ def measure_trouble(
     """
     console = bench.console
     with console.status("trouble"):
-        came_of = bench.trouble(begins_after=begins_after, outage=outage, after=after)
+        came_of = bench.trouble(begins_after=begins_after, outage=outage, after=after, kills=kills)
     console.print(
         f"\n{len(bench.names)} sessions: 1 in 50 logins ended, the hosts down for {outage}, the "
         "workers killed between spending and storing:"
@@ -235,6 +248,7 @@ def measure_trouble(
     for label, value in _rows(came_of):
         table.add_row(label, str(value))
     console.print(table)
+    _explain(bench, came_of.avoidable())
     return (
         came_of.fresh == came_of.could
         and set(came_of.told) == came_of.dead

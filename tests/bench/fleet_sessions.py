@@ -19,7 +19,8 @@ from localcloud.qwen import MINTS_NEWER_CLAIMS, UNAVAILABLE_PAGE, QwenStandIn
 from localcloud.recording_proxy import Call
 from localcloud.serving import Reply, Scenario
 from localcloud.sign_in_host import ANSWERS, Rotation, SessionPolicy, SignInHost
-from tests.bench.meter import Cost, Lapse, Meter
+from localcloud.stack import Notification
+from tests.bench.meter import Cost, Lapse, Meter, name_of
 
 LIFE: Final = timedelta(minutes=15)
 # A third of it, and half a minute: with so much left, a token is due.
@@ -27,10 +28,11 @@ DUE: Final = LIFE / 3 + timedelta(seconds=30)
 SWEEP_EVERY: Final = timedelta(minutes=10)
 _RIVAL: Final = Path(__file__).with_name("loop_over_all.py")
 _LOOK_EVERY: Final = 0.5
+# For how many seconds longer than it would take, an alert is waited for.
+_PATIENCE: Final = 300
 # Each use of a credential gives the next one, and the old one stays good: so a refresh takes the
 # most calls that it can, and a worker that is killed costs no login.
 _POLICY: Final = SessionPolicy(rotation=Rotation.OLD_STAYS)
-_PROMOTE: Final = "secretsmanager:UpdateSecretVersionStage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,19 @@ class Sessions:
         subprocess.run(command, env=environ, check=True)  # noqa: S603 - our own
         return self.meter.cost(begun, time.time())
 
-    def trouble(self, *, begins_after: timedelta, outage: timedelta, after: timedelta) -> Trouble:
+    def story_of(self, lapse: Lapse) -> list[str]:
+        """Return what the workers logged about the member of a lapse."""
+        told = []
+        for line in self.fleet.stack.log_documents("worker"):
+            if f":secret:{lapse.name}-" not in str(line.get("secret_id")):
+                continue
+            words = [line.get(each) for each in ("timestamp", "message", "outcome", "reason")]
+            told.append(" ".join(str(each) for each in words if each is not None))
+        return told
+
+    def trouble(
+        self, *, begins_after: timedelta, outage: timedelta, after: timedelta, kills: bool
+    ) -> Trouble:
         """End 1 login in 50, kill the workers once, and have the hosts down for ``outage``.
 
         They are killed at the first refresh, and the hosts are down from ``begins_after`` on. What
@@ -148,23 +162,23 @@ class Sessions:
         down_from = begun + begins_after.total_seconds()
         down = down_from, down_from + outage.total_seconds()
         ended = down[1] + after.total_seconds()
-        killed: list[int] = []
+        # Without kills, they have been done with.
+        killed: list[int] = [] if kills else [0]
+        told, messages = Counter[str](), 0
         with self._killing(killed):
             next_sweep = begun
-            while time.time() < ended:
+            while time.time() < ended or (
+                time.time() < ended + _PATIENCE and not (killed and dead <= told.keys())
+            ):
                 if time.time() >= next_sweep:
                     self.fleet.sweep()
                     next_sweep += SWEEP_EVERY.total_seconds()
                 self._be_down(is_down=down[0] <= time.time() < down[1])
+                for alert in self.fleet.alerts():
+                    messages += 1
+                    told.update(_called_dead(alert))
                 time.sleep(_LOOK_EVERY)
         could = set(self.names) - dead
-        alerts = self.fleet.alerts()
-        told = Counter(
-            failure["secret_id"].split(":secret:")[1][:-7]
-            for alert in alerts
-            for failure in alert.document["failures"]
-            if failure["reason"] == "session_rejected"
-        )
         now = time.time()
         return Trouble(
             seconds=now - begun,
@@ -172,7 +186,7 @@ class Sessions:
             lapses=self.meter.lapses(sorted(could), now),
             dead=dead,
             told=told,
-            messages=len(alerts),
+            messages=messages,
             killed=sum(killed),
             could=could,
             fresh={name for name in could if self.meter.current[name][-1][1] > now},
@@ -217,6 +231,12 @@ def slowly(scenario: Scenario, seconds: float) -> Scenario:
         return scenario.answer(host, request)
 
     return Scenario(f"{scenario.name}, slowly", scenario.description, answer)
+
+
+def _called_dead(alert: Notification) -> list[str]:
+    """Return the members of an alert whose logins the host refused."""
+    failures = alert.document["failures"]
+    return [name_of(each["secret_id"]) for each in failures if each["reason"] == "session_rejected"]
 
 
 def _token_of_age(age: timedelta, account: str, qwen: QwenStandIn) -> str:

@@ -54,12 +54,12 @@ def test_sessions_are_measured_and_none_of_their_readers_is_without_a_token(
     bench = Sessions(fleet, meter, console, members=2, latency=0)
     bench.fill(youngest=DUE_AT_ONCE, oldest=DUE_AT_ONCE)
 
-    hour = measure_sessions(bench, minutes=0.5)
+    hour = measure_sessions(bench, minutes=0.1)
 
-    assert (hour.refreshes, hour.lapses) == (2, [])
-    # Each stages and promotes a token and a credential.
-    assert hour.cost.writes == 8
-    assert "2 refreshes" in printed(console)
+    assert hour.lapses == []
+    assert "without a valid token: 0 members" in printed(console)
+    # What it began with, the fleet's next one, and that of the loop over all.
+    assert [len(meter.current[name]) for name in bench.names] == [3, 3]
 
 
 def test_trouble_is_measured_and_told_from_an_outage(
@@ -69,7 +69,9 @@ def test_trouble_is_measured_and_told_from_an_outage(
     bench.fill(youngest=DUE_AT_ONCE, oldest=DUE_AT_ONCE)
 
     second = timedelta(seconds=1)
-    is_well = measure_trouble(bench, outage=second, begins_after=20 * second, after=10 * second)
+    is_well = measure_trouble(
+        bench, outage=second, begins_after=5 * second, after=second, kills=False
+    )
 
     shown = printed(console)
     assert is_well, shown
@@ -79,7 +81,6 @@ def test_trouble_is_measured_and_told_from_an_outage(
         if len(cells) > 2
     }
     assert rows["of these told exactly once"] == "1"
-    assert rows["workers killed"] != "0"
     assert rows["members without a valid token for a while"] == "0"
 
 
