@@ -60,6 +60,7 @@ def _released(cloud: Cloud, archive: Path) -> Any:
         yield Stack.find(cloud, NAME), hosts
 
 
+@pytest.mark.nightly
 def test_an_archive_is_deployed_and_keeps_a_token_alive(released: Any) -> None:
     stack, hosts = released
     assert stack.parameters["LogRetentionDays"] == "90"
