@@ -4,7 +4,7 @@
 #     chats.sh SECRET_ID
 #
 # Needs the AWS CLI (with credentials that the reader policy is attached to) and curl.
-# Exit codes: 0 done; 1 no answer, or none of the API's own; 2 the command line is off; 3 the API
+# Exit codes: 0 done; 1 no answer, or none of the API's own; 2 the command line is invalid; 3 the API
 # refuses the token, or the secret holds none: see the stack's alerts.
 #
 # The token stays in this process and in pipes: on no command line, in nobody's environment. A trace

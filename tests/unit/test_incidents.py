@@ -142,7 +142,7 @@ dying = failing(left=10 * MINUTE)
         pytest.param(
             [(minute, ConfigError("off")) for minute in range(0, 24 * 60, 2)],
             [(0, "critical config_invalid")],
-            id="an environment that is off is no 720 alerts a day",
+            id="an invalid environment does not cause 720 alerts a day",
         ),
         pytest.param(
             [(0, down), (2, failing(RateLimitedError)), (4, down), (6, failing(RateLimitedError))],

@@ -1,7 +1,7 @@
-"""The change events: what became of the token, on an EventBridge bus, for programs that act on it.
+"""The change events: the results of refreshes on an EventBridge bus, for programs that act on them.
 
-A service that reads the secret only when it starts can be started anew by a rule on ``Token
-Refreshed``. No event holds a token, or a part of one.
+A rule on ``Token Refreshed`` can restart a service that reads the secret only when it starts. No
+event holds a token or a part of one.
 """
 
 import json
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 REFRESHED: Final = "Token Refreshed"
 REFRESH_FAILED: Final = "Token Refresh Failed"
 
-# EventBridge takes no more events in one call.
+# EventBridge's limit of events in one call.
 _BATCH: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeEvent:
-    """What became of the tokens of some secrets.
+    """The result of a refresh, for one or more secrets.
 
     ``detail`` is JSON: a run's result for ``Token Refreshed``, the alert's document for ``Token
     Refresh Failed``.
@@ -38,7 +38,7 @@ class ChangeEvent:
 
 
 def announce(changes: Iterable[ChangeEvent], *, client: "EventBridgeClient", bus_arn: str) -> None:
-    """Put an event for each change on the bus. Raises whatever boto3 raises."""
+    """Put an event for each change on the bus. Raises boto3's exceptions."""
     for batch in batched(changes, _BATCH, strict=False):
         answer = client.put_events(
             Entries=[
@@ -53,7 +53,7 @@ def announce(changes: Iterable[ChangeEvent], *, client: "EventBridgeClient", bus
             ]
         )
         if answer["FailedEntryCount"]:
-            # The call as a whole succeeds even where an event was refused.
+            # The call succeeds even if an event was refused.
             refused = next(entry for entry in answer["Entries"] if "ErrorCode" in entry)
             raise ClientError(
                 {"Error": {"Code": refused["ErrorCode"], "Message": refused["ErrorMessage"]}},

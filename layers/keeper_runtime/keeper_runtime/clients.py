@@ -1,4 +1,4 @@
-"""What the functions reach outside: environment, clock, AWS, Qwen; each made when first needed."""
+"""The functions' outside world: environment, clock, AWS, Qwen; each created when first needed."""
 
 import logging
 import os
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from .settings import HostSettings
 
-# At DEBUG, botocore logs whole replies, and those of Secrets Manager hold tokens; at INFO, that it
-# found credentials, in each cold start.
+# At DEBUG, botocore logs whole replies, and those of Secrets Manager hold tokens. At INFO, it logs
+# in each cold start that it found credentials.
 guard_library_logs()
 logging.getLogger("botocore").setLevel(logging.WARNING)
 
@@ -56,9 +56,9 @@ class Clients:
     dynamodb: Callable[[], "DynamoDBClient"]
     qwen: Callable[[str, str], "TokenApi"]
     grant: Callable[["Grant", "HostSettings"], "TokenSource"]
-    # What this process remembers of a secret, for where the state table cannot be reached.
+    # This process's memory of a secret, used if the state table cannot be reached.
     in_process: Callable[[str], "UnsharedState"] = field(default_factory=lambda: cache(_unshared))
-    # Lets so many seconds pass. Without it, nothing that another run holds is waited for.
+    # Sleeps for a number of seconds. Without it, no run waits for another one's lease.
     wait: Callable[[float], object] | None = None
 
     def sessions(self, secret_id: str) -> "SessionStore":
@@ -69,13 +69,13 @@ class Clients:
 
     @classmethod
     def real(cls) -> Self:
-        """Return the real ones. Nothing is made yet, and each is made once.
+        """Return the real clients. Each is created once, when it is first needed.
 
-        Where a client cannot be made, asking for it raises ConfigError.
+        If one cannot be created, asking for it raises ConfigError.
         """
-        # One for all: each would read its own copy of what boto3 knows of AWS.
+        # One session for all: each session would load its own copy of boto3's service models.
         session = cache(boto3.Session)
-        # A session makes its clients one after the other: threads may ask for them at once.
+        # A session is not thread-safe, and threads may ask for clients at once.
         one_at_a_time = threading.Lock()
 
         def client(service: str) -> Callable[[], Any]:
@@ -89,7 +89,7 @@ class Clients:
 
         @cache
         def qwen(base_url: str, user_agent: str) -> "QwenApi":
-            # Most runs meet a fresh token and ask nobody: they need not pay for importing requests.
+            # Most runs find a fresh token and call no host, so they need not import requests.
             from qwen_token.qwen_api import QwenApi  # noqa: PLC0415
 
             return QwenApi(base_url, user_agent=user_agent)

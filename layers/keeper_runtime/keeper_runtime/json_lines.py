@@ -1,4 +1,4 @@
-"""What libraries log, and Python warns of, as JSON lines like the functions' own."""
+"""Formats libraries' log records and Python's warnings as JSON lines, like the functions' own."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
 
-# Lambda's own, which brings the root logger a handler that writes in its own form.
+# Set by Lambda, whose root logger has a handler with a format of its own.
 _RUNTIME: Final = "awslambdaric"
 
 
@@ -23,7 +23,7 @@ class _Lines(logging.Formatter):
 
 
 def log_all_as_json(logger: "Logger") -> None:
-    """Have Lambda's handler write what other loggers log as ``logger`` does, from its level on."""
+    """Have Lambda's handler write other loggers' records as ``logger`` does, from its level on."""
     # The template's LogLevel. Powertools would take Lambda's own level instead, which stays at INFO
     # for the sake of the metrics.
     logging.getLogger(logger.name).setLevel(os.environ.get("POWERTOOLS_LOG_LEVEL", "INFO"))

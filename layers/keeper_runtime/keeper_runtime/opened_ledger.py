@@ -1,4 +1,4 @@
-"""The ledger of a run: made when it is first needed, and closed at the end."""
+"""The ledger of a run: created when it is first needed, and closed at the run's end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def opened_ledger(
     clients: "Clients", time_left: Callable[[], timedelta], logger: "Logger", secret_id: str
 ) -> Iterator[Callable[[], "Ledger"]]:
-    """Yield what returns the run's ledger; give its lease back at the end, if it was needed."""
+    """Yield a function that returns the run's ledger; at the end, release its lease."""
     made: list[Ledger] = []
 
     def ledger() -> "Ledger":
@@ -37,10 +37,9 @@ def opened_ledger(
 
 
 def give_back(ledger: "Ledger", logger: "Logger") -> None:
-    """Give the lease of a ledger back, where it has one.
+    """Release a ledger's lease, if it has one.
 
-    That hides nothing where it fails: the lease ends by itself, and what was published may be
-    published again.
+    A failure is only logged: the lease expires by itself, and alerts may be published again.
     """
     try:
         ledger.close()

@@ -1,4 +1,4 @@
-"""Where a run happens, and how much time it has: what Lambda's context says of it."""
+"""Where a run happens, and how much time it has left, from Lambda's context."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunLocation:
-    """Where a run happened: what a command has to name.
+    """Where a run happened, as commands have to name it.
 
     ``function`` is the name of the Lambda function that starts such runs; ``of_fleet`` says that it
     does so for many secrets, so that a command has to name the one that is meant.

@@ -1,4 +1,4 @@
-"""What the functions are told from outside: their environments and events, parsed once."""
+"""The functions' environments and events, parsed once."""
 
 import math
 import re
@@ -23,18 +23,18 @@ STATE_TABLE: Final = "STATE_TABLE"
 ALERT_AFTER_MINUTES: Final = "ALERT_AFTER_MINUTES"
 WEB_VERSION: Final = "WEB_VERSION"
 USER_AGENT: Final = "USER_AGENT"
-# Those that may be empty: no session secret, an API that signs in itself, no change events then.
+# Variables that may be empty: no session secret, an API that signs in itself, no change events.
 SESSION_SECRET_ID: Final = "SESSION_SECRET_ID"  # noqa: S105 - no password
 AUTH_BASE_URL: Final = "AUTH_BASE_URL"
 EVENT_BUS_ARN: Final = "EVENT_BUS_ARN"
 
-# Far beyond any token's life, and small enough to calculate with.
+# Longer than any token's life, and small enough for calculations.
 _MOST_DAYS: Final = 36_500
-# A key that is none of these may be a value pasted into the wrong place: it is not repeated.
+# A key with other characters may be a value pasted into the wrong place, so it is not quoted.
 _NAME_SHAPE: Final = re.compile(r"[A-Za-z_]{1,20}")
 _MOST_NAMED: Final = 3
 _MINUTES_SHAPE: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
-# What may be a header's value: no line may be broken, and no other header begun.
+# A valid header value, without line breaks, which could begin another header.
 _HEADER_SHAPE: Final = re.compile(r"[ -~]{1,256}")
 # The key in a field's metadata.
 _VARIABLE: Final = "variable"
@@ -42,7 +42,7 @@ _VARIABLE: Final = "variable"
 
 @dataclass(frozen=True, slots=True)
 class _Variable:
-    """One variable of an environment; ``parse`` returns None for a value that is off."""
+    """A variable of an environment; ``parse`` returns None for an invalid value."""
 
     name: str
     should_be: str
@@ -52,17 +52,17 @@ class _Variable:
 def read_from(
     name: str, should_be: str, parse: Callable[[str], object | None]
 ) -> dict[str, object]:
-    """Return a field's metadata: which variable it is read from."""
+    """Return a field's metadata, which name its variable."""
     return {_VARIABLE: _Variable(name, should_be, parse)}
 
 
 def text(value: str, *, start: str = "") -> str | None:
-    """Return a text that is not empty, and begins as it should."""
+    """Return a text that is not empty and has the right beginning."""
     return value if value and value.startswith(start) else None
 
 
 def url(value: str) -> str | None:
-    """Return a URL that a token may be sent to, without a slash at its end."""
+    """Return a URL to which a token may be sent, without a slash at its end."""
     return value.rstrip("/") if is_safe_url(value) else None
 
 
@@ -73,7 +73,7 @@ def _days(text: str) -> timedelta | None:
         return None
     if not (math.isfinite(days) and 0 < days <= _MOST_DAYS):
         return None
-    # None also where it is greater than 0, but rounds to no microsecond.
+    # None, too, if it is greater than 0 but rounds to 0 microseconds.
     return timedelta(days=days) or None
 
 
@@ -82,7 +82,7 @@ def _minutes(text: str) -> timedelta | None:
 
 
 def _is_qwens(url: str) -> bool:
-    """Return whether a safe URL is of a host of Qwen, or of this machine, as in tests."""
+    """Return whether a safe URL is of a host of Qwen, or (in tests) of this machine."""
     host = _host(url)
     return host == "qwen.ai" or host.endswith(".qwen.ai") or is_loopback(host)
 
@@ -108,11 +108,11 @@ _DAYS: Final = f"a number of days greater than 0, at most {_MOST_DAYS}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the environment of every function says, validated. Each field names its variable."""
+    """The validated environment of every function. Each field names its variable."""
 
     refresh_before: timedelta = field(metadata=read_from(REFRESH_BEFORE_DAYS, _DAYS, _days))
     critical_before: timedelta = field(metadata=read_from(CRITICAL_DAYS, _DAYS, _days))
-    # Checked here, and read by ``Reporter``, which also reports an environment that is off.
+    # Checked here, but read by ``Reporter``, which also reports an invalid environment.
     alert_topic_arn: str = field(
         metadata=read_from(ALERT_TOPIC_ARN, "the ARN of an SNS topic", partial(text, start="arn:"))
     )
@@ -126,7 +126,7 @@ class Settings:
         """Read the environment.
 
         Raises:
-            ConfigError: names every variable that is missing or off, and what it should be.
+            ConfigError: names every missing or invalid variable, and what it should be.
         """
         values: dict[str, Any] = {}
         problems: list[str] = []
@@ -138,25 +138,25 @@ class Settings:
             values[each.name] = value
         problems += cls._contradictions(values)
         if problems:
-            raise ConfigError(f"the environment is off: {'; '.join(problems)}")
+            raise ConfigError(f"invalid environment: {'; '.join(problems)}")
         return cls(**values)
 
     @classmethod
     def _contradictions(cls, values: Mapping[str, Any]) -> list[str]:
-        """Return what is wrong with values that are right by themselves (None: not even that)."""
+        """Return what is wrong with the combination of values; None stands for an invalid one."""
         refresh_before, critical_before = values["refresh_before"], values["critical_before"]
         if refresh_before and critical_before and critical_before > refresh_before:
             return [f"{CRITICAL_DAYS} should not be more than {REFRESH_BEFORE_DAYS}"]
         return []
 
     def alert_policy(self) -> AlertPolicy:
-        """Return when trouble becomes graver."""
+        """Return when a failure becomes more severe."""
         return AlertPolicy(self.alert_after, self.critical_before, self.refresh_before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSettings(Settings):
-    """What the environment of a function that talks to Qwen says of its hosts."""
+    """The hosts of Qwen in the environment of a function that calls them."""
 
     api_base_url: str = field(metadata=read_from(API_BASE_URL, SAFE_URL, url))
     auth_base_url: str = field(
@@ -174,7 +174,7 @@ class HostSettings(Settings):
         api, sign_in = values["api_base_url"], values["auth_base_url"]
         goes_to_qwen = sign_in and _host(sign_in) == _host(QWENS_AUTH_BASE_URL)
         if api and goes_to_qwen and not _is_qwens(api):
-            # Nobody at Qwen may get to see the password of an Open WebUI server.
+            # The password of an Open WebUI server must never go to Qwen.
             problems.append(
                 f"{AUTH_BASE_URL} should be empty, because {API_BASE_URL} is not Qwen's: an Open "
                 "WebUI server signs in itself"
@@ -196,7 +196,7 @@ class RefreshSettings(HostSettings):
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The event, validated: what this one run should do differently."""
+    """The validated event: the options of this run."""
 
     force: bool = False
     dry_run: bool = False
@@ -220,7 +220,7 @@ class RunOptions:
             for key in unknown[:_MOST_NAMED]
         ]
         if len(unknown) > _MOST_NAMED:
-            # The message becomes an alert, and an event may have thousands.
+            # The message becomes an alert, and an event may have thousands of keys.
             problems.append(f"and {len(unknown) - _MOST_NAMED} more unknown keys")
         problems += [
             f"{key} should be true or false, but is of type {type(event[key]).__name__}"
@@ -228,7 +228,7 @@ class RunOptions:
             if not isinstance(event[key], bool)
         ]
         if problems:
-            raise ConfigError(f"the event is off: {'; '.join(problems)}")
+            raise ConfigError(f"invalid event: {'; '.join(problems)}")
         return cls(**event)
 
 

@@ -1,4 +1,4 @@
-"""The state table: one DynamoDB item per secret, with the lease and what the runs remember."""
+"""The state table: one DynamoDB item per secret, with the lease and the runs' memory."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from .clients import Clients
 
-# A secret that no run has met for so long is forgotten. No limit of the memory is longer.
+# An item expires this long after its last use. No limit in the memory is longer.
 _FORGET_AFTER: Final = timedelta(days=90)
 
 
 class StateTable:
-    """The item of one secret. Every method raises StoreError where DynamoDB refuses or fails.
+    """The item of one secret. Every method raises StoreError if DynamoDB refuses or fails.
 
     ``client`` is boto3's for DynamoDB, ``clock`` returns the aware time.
     """
@@ -40,10 +40,10 @@ class StateTable:
         self._clock = clock
 
     def acquire(self, owner: str, *, now: datetime, until: datetime) -> Leased | None:
-        """Take the lease, if no other run has it (None); one whose time is over is taken over.
+        """Take the lease, or return None if another run has it. An expired one is taken over.
 
-        So is one that lasts longer than any run: it was written by somebody else, or by a clock
-        that was wrong, and would keep all runs away until then.
+        So is one that lasts longer than any run: somebody else wrote it, or a wrong clock, and it
+        would keep all runs out until then.
         """
         before: Mapping[str, Any]
         with translated("take the lease", by="DynamoDB"):
@@ -51,12 +51,12 @@ class StateTable:
                 before = self._client.update_item(
                     TableName=self._table,
                     Key=self._key,
-                    # The fleet's mark goes: a job that has the lease waits in the queue no more.
+                    # Removes the fleet's mark: a job that has the lease no longer waits.
                     UpdateExpression=(
                         "SET lease_owner = :owner, lease_until = :until "
                         "REMOVE queued_until, queued_for"
                     ),
-                    # Its own: boto3 may repeat a call that had been carried out.
+                    # The lease is our own: boto3 may have repeated a call that was carried out.
                     ConditionExpression=(
                         "attribute_not_exists(lease_until) OR lease_until <= :now "
                         "OR lease_until > :beyond OR lease_owner = :owner"
@@ -72,15 +72,15 @@ class StateTable:
             except self._client.exceptions.ConditionalCheckFailedException:
                 return None
         try:
-            # Where the lease was its own already, nobody knows any more: perhaps it was taken over.
+            # If the lease was our own already, assume that it was taken over.
             return Leased(_memory(before), taken_over="lease_until" in before)
         except StoreError:
-            # The next run is to fail by itself, not to wait for this lease to end.
+            # The next run must fail for the same reason, not wait for this lease.
             self._give_back(owner)
             raise
 
     def read(self) -> RunMemory:
-        """Return what is remembered, without the lease."""
+        """Return the memory, without taking the lease."""
         with translated("read what the runs remember", by="DynamoDB"):
             answer = self._client.get_item(
                 TableName=self._table, Key=self._key, ConsistentRead=True
@@ -88,21 +88,21 @@ class StateTable:
         return _memory(answer.get("Item", {}))
 
     def write(self, owner: str, memory: RunMemory) -> None:
-        """Write the memory, and keep the lease. Raises StoreError also where the lease was lost."""
+        """Write the memory, and keep the lease. Raises StoreError if the lease was lost, too."""
         values = self._values(owner, memory)
         with translated("write what the run did", by="DynamoDB"):
             self._update("SET memory = :memory, expires_at = :forget", values)
 
     def release(self, owner: str, memory: RunMemory) -> None:
-        """Write the memory, and give the lease back. A lease that was lost changes nothing."""
+        """Write the memory and release the lease. Does nothing if the lease was lost."""
         expression = "SET memory = :memory, expires_at = :forget REMOVE lease_owner, lease_until"
         values = self._values(owner, memory)
         with translated("give the lease back", by="DynamoDB"):
             try:
                 self._update(expression, values)
             except self._client.exceptions.ConditionalCheckFailedException:
-                # Another run has it by now, and what that one remembers is newer. (Or this call is
-                # boto3's repetition of one that was carried out.)
+                # Another run has the lease by now, and its memory is newer. (Or boto3 repeated a
+                # call that was carried out.)
                 return
 
     def _values(self, owner: str, memory: RunMemory) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class StateTable:
         )
 
     def _give_back(self, owner: str) -> None:
-        """Give the lease back, and leave the memory as it is."""
+        """Release the lease, and leave the memory as it is."""
         with translated("give the lease back", by="DynamoDB"):
             self._client.update_item(
                 TableName=self._table,
@@ -149,7 +149,7 @@ def ledger_of(clients: "Clients", time_left: Callable[[], timedelta], secret_id:
             with translated("be reached", by="DynamoDB"):
                 client = clients.dynamodb()
         except ConfigError as error:
-            # It hides nothing of what is to be reported.
+            # This must not hide the failure that is to be reported.
             raise StoreError(f"DynamoDB could not be reached: {error}") from error
         return StateTable(client, table, secret_id, clock=clients.clock)
 
@@ -192,7 +192,7 @@ def update_if(  # noqa: PLR0913 - an update's parts, by name
 
 
 def get_item(client: "DynamoDBClient", table: str, key: str, *, step: str) -> Mapping[str, Any]:
-    """Return the item ``key``, an empty one where there is none.
+    """Return the item ``key``, or an empty one.
 
     Raises:
         StoreError: DynamoDB refused or failed.

@@ -32,7 +32,7 @@ exit codes:
        (put: the login may be stored all the same, and the message says so; status:
        something could not be read, or the API gave --check no answer; refresh: also a
        failure that may pass, with the outcome retrying)
-  2    the command line is off
+  2    the command line is invalid
   3    something needs a person (status: no usable token, the login is ending, an
        incident is open, an alarm is on, or the schedule is off; refresh, smoke: the
        secret has no token yet)
