@@ -1,4 +1,4 @@
-"""The command line, for the people who own a login: put it in, look at it, have it refreshed.
+"""The command line, for owners of a login: put it in, look at it, refresh it.
 
 Each command is a module that adds its options and runs; this one puts them together. Commands do
 not import each other. What they share: ``deployed`` (the stack), ``membership`` (its fleet),
@@ -42,13 +42,13 @@ exit codes:
 _NEVER_AN_ARGUMENT: Final = (
     "A login is never an argument: put asks for it, or reads it from standard input."
 )
-# The messages of argparse that do not repeat what somebody typed.
+# The messages of argparse that do not quote the command line.
 _HARMLESS: Final = re.compile(
     r"(argument [^:]+: )?(unrecognized arguments|invalid choice|ignored explicit argument"
     r"|expected one argument|the following arguments are required: \w+)"
 )
 
-# What names are made of, by option. An ARN is looked at by the command that takes it.
+# The valid names, by option. An ARN is checked by the command that takes it.
 _NAMES: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
     "stack": (
         re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}|arn:[\w:/-]+", re.ASCII),
@@ -102,7 +102,7 @@ _COMMANDS: Final[Mapping[str, _Command]] = {
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "qwen-token") -> int:
-    """Run one command and return its exit code; ``prog`` is how people call this."""
+    """Run one command and return its exit code; ``prog`` is the program's name in messages."""
     options = _parser(prog).parse_args(arguments)
     _require_names(options)
     if options.check is not None and (wrong := options.check(options)):
@@ -111,11 +111,11 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "qwen-token") ->
         code = _carry_out(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of the output has closed it. Python would complain again when it exits.
+        # The reader has closed the output. Without this, Python would complain again at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        # A full disk, or a terminal that is gone: all else that may fail so is translated.
+        # A full disk, or a closed terminal. All other errors of this kind are translated.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(f"error: input or output failed: {type(error).__name__}", file=sys.stderr)
         return FAILED
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "qwen-token") ->
 
 
 def _require_names(options: argparse.Namespace) -> None:
-    """End where an option's value is a login, or no name: it would be sent to AWS, and shown."""
+    """Exit if an option's value is a login or not a name: it would be sent to AWS and shown."""
     for name, value in vars(options).items():
         if not isinstance(value, str):
             continue
@@ -135,7 +135,7 @@ def _require_names(options: argparse.Namespace) -> None:
 
 def _carry_out(options: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A character that the terminal cannot show must not fail a command that has done its work.
+        # A character that the terminal cannot show must not fail a command that has succeeded.
         sys.stdout.reconfigure(errors="replace")
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -148,14 +148,14 @@ def _carry_out(options: argparse.Namespace) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Does not repeat what somebody typed: it may be a token."""
+    """Does not quote the command line, which may hold a token."""
 
     def error(self, message: str) -> NoReturn:
         harmless = _HARMLESS.match(message)
         self.refuse(f"{harmless[0] if harmless else 'not understood'}\n{_NEVER_AN_ARGUMENT}")
 
     def refuse(self, said: str) -> NoReturn:
-        """End with ``said``, which must not repeat what somebody typed."""
+        """Exit with the message ``said``, which must not quote the command line."""
         self.print_usage(sys.stderr)
         self.exit(2, f"{self.prog}: error: {said}\n")
 

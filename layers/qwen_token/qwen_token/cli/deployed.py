@@ -1,4 +1,4 @@
-"""The deployed stack, as AWS knows it: what it is made of, and clients to ask about it."""
+"""The deployed stack: its resources, and the clients to ask about them."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STACK: Final = "qwen-token-refresh"
 
-# Longer than the functions' own timeouts; and a second attempt would be a second run.
+# Longer than the functions' own timeouts. A second attempt would be a second run.
 _INVOKE_CONFIG: Final = Config(
     connect_timeout=5, read_timeout=330, retries={"mode": "standard", "total_max_attempts": 1}
 )
@@ -31,7 +31,7 @@ _SECRET_ARN: Final = re.compile(r"arn:[^:]+:secretsmanager:(?P<region>[^:]+):[^:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What CloudFormation knows of the deployed stack."""
+    """CloudFormation's data about the deployed stack."""
 
     name: str
     outputs: Mapping[str, str]
@@ -51,7 +51,7 @@ class Stack:
                     for item in stack.get("Parameters", [])
                 }
         except ClientError as error:
-            # CloudFormation has no code of its own for a stack that does not exist.
+            # CloudFormation has no specific code for a stack that does not exist.
             if error.response.get("Error", {}).get("Code") != "ValidationError":
                 raise
             raise ConfigError(
@@ -90,7 +90,7 @@ def client_for(session: Any, service: str, **options: Any) -> Any:
     except (BotoCoreError, ClientError):
         raise
     except Exception as error:  # noqa: BLE001 - files, variables and providers of whoever types
-        # An AWS_ENDPOINT_URL that is none, for instance.
+        # For example, an invalid AWS_ENDPOINT_URL.
         raise ConfigError(
             f"no client for {service} can be made: {type(error).__name__}; look at the AWS "
             "configuration of this machine"
@@ -98,7 +98,7 @@ def client_for(session: Any, service: str, **options: Any) -> Any:
 
 
 def secrets_manager(session: boto3.Session, secret_id: str) -> "SecretsManagerClient":
-    """Return a client for the region that an ARN names, or else for the session's."""
+    """Return a client for the region that an ARN names, or for the session's region."""
     region = None
     if secret_id.startswith("arn:"):
         arn = _SECRET_ARN.fullmatch(secret_id)
@@ -121,7 +121,7 @@ def run_function(
     *,
     members: Sequence[str] = ("outcome",),
 ) -> dict[str, Any]:
-    """Run a function of the stack, and return its result, which has ``members`` at least.
+    """Run a function of the stack, and return its result, which has at least ``members``.
 
     Raises:
         FunctionFailedError: the run failed.
@@ -132,20 +132,20 @@ def run_function(
         result: dict[str, Any] = dict(json.loads(response["Payload"].read()))
         if "FunctionError" in response:
             raise FunctionFailedError(result)
-        # What comes without them is not a result of this project's function.
+        # An answer without them is not a result of this project's function.
         for name in members:
             result[name]
     return result
 
 
 def resources_of(session: boto3.Session, stack: Stack) -> dict[str, dict[str, str]]:
-    """Return the stack's resources by type: logical ids by physical ones, where there is one."""
+    """Return the stack's resources by type: logical ids by physical ids, if there is one."""
     client = client_for(session, "cloudformation")
     found: dict[str, dict[str, str]] = {}
     with asked("CloudFormation"):
         for page in client.get_paginator("list_stack_resources").paginate(StackName=stack.name):
             for resource in page["StackResourceSummaries"]:
-                # Empty, or absent, while it could not be made.
+                # Empty or absent while the resource does not exist.
                 if physical_id := resource.get("PhysicalResourceId"):
                     ids = found.setdefault(resource["ResourceType"], {})
                     ids[physical_id] = resource["LogicalResourceId"]

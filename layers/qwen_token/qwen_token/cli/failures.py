@@ -1,4 +1,4 @@
-"""What went wrong, in words for those who type commands."""
+"""Failures of commands, in words for those who type them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ from qwen_token import errors
 from qwen_token.environment_faults import AWS_CA_BUNDLES, unusable_ca_bundle
 from qwen_token.errors import ConfigError, QwenTokenError, StoreError
 
-# What to do, by the class of the error or one of its bases: the nearest one counts.
+# The advice, by the class of the error or one of its bases: the nearest one counts.
 Advice = Mapping[type[QwenTokenError], str]
 
-# In place of the classes' own advice, which is for those who run the function.
+# Used instead of the classes' own advice, which is for those who run the function.
 _ADVICE: Final[Advice] = {
     ConfigError: "Fix what the message names, and try again.",
     StoreError: "Check that the secret is in this region, and that you may use it.",
@@ -24,7 +24,7 @@ _ADVICE_FOR_AWS: Final = "Check credentials, region and permissions."
 
 
 class CommandFailure(NamedTuple):
-    """What went wrong, and what to do."""
+    """A failure, and what to do about it."""
 
     reason: str
     message: str
@@ -32,10 +32,10 @@ class CommandFailure(NamedTuple):
 
 
 class FunctionFailedError(Exception):
-    """The deployed function's run failed; ``failure`` has the words of the error that it raised."""
+    """The deployed function's run failed; ``failure`` has its error's words."""
 
     def __init__(self, payload: Mapping[str, Any]) -> None:
-        """Take what Lambda answers for an error."""
+        """Take Lambda's answer for an error."""
         name = str(payload.get("errorType", "unknown"))
         kind = getattr(errors, name, None)
         self.failure = CommandFailure(
@@ -47,10 +47,10 @@ class FunctionFailedError(Exception):
 
 
 class NotAskedError(Exception):
-    """A service of AWS could not be asked, or what answered in its place was not that service."""
+    """A service of AWS could not be called, or something else answered."""
 
 
-# All that a command may fail with; anything else is a bug, and not caught.
+# All failures of commands. Anything else is a bug, and is not caught.
 FAILURES: Final = (
     QwenTokenError,
     FunctionFailedError,
@@ -62,10 +62,10 @@ FAILURES: Final = (
 
 @contextmanager
 def asked(service: str) -> Iterator[None]:
-    """Raise whatever is raised inside as one of ``FAILURES``.
+    """Translate any exception inside to one of ``FAILURES``.
 
-    It is for calls of boto3 and the reading of their answers, and for nothing else: files,
-    variables and programs of whoever types the command may make boto3 raise any exception.
+    Use it only around calls of boto3 and the reading of their answers: files, variables and
+    programs of the user's machine may make boto3 raise any exception.
     """
     try:
         yield
@@ -81,7 +81,7 @@ def asked(service: str) -> Iterator[None]:
 
 
 def failure_of(error: Exception, advice: Advice) -> CommandFailure:
-    """Describe one of ``FAILURES``; ``advice`` is a command's own, by the class of the error."""
+    """Describe one of ``FAILURES``; ``advice`` is the command's own, by the class of the error."""
     if isinstance(error, FunctionFailedError):
         return error.failure
     if isinstance(error, QwenTokenError):

@@ -1,4 +1,4 @@
-"""What a run of the refresh function did, in words."""
+"""The outcomes of the refresh function, in words."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -7,7 +7,7 @@ from qwen_token.run_report import Outcome
 
 from .output import ATTENTION, FAILED, OK
 
-# The outcome of a run that failed with trouble that may pass, and that nobody is called for.
+# The outcome of a failure that may pass, for which nobody is called.
 RETRYING: Final = "retrying"
 
 _WORDS: Final[Mapping[str, str]] = {
@@ -28,7 +28,7 @@ _TOO_YOUNG: Final = "the API accepts the token; younger than ten minutes, it is 
 
 
 def in_words(outcome: str, *, force: bool = False, check: bool = False) -> str:
-    """Return what the outcome of a run with these options means."""
+    """Return the meaning of the outcome of a run with these options."""
     if outcome == Outcome.FRESH and (force or check):
         return _NOT_REPLACED if force else _UNANSWERED
     if outcome == Outcome.CHECKED and force:
@@ -37,7 +37,7 @@ def in_words(outcome: str, *, force: bool = False, check: bool = False) -> str:
 
 
 def exit_code_of(result: Mapping[str, Any]) -> int:
-    """Return a command's exit code for what the function returned."""
+    """Return a command's exit code for the function's result."""
     if result["outcome"] == Outcome.AWAITING_TOKEN:
         return ATTENTION
     return FAILED if result["outcome"] == RETRYING else OK

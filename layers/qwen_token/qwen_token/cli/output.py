@@ -1,4 +1,4 @@
-"""What people see of a command, and scripts: exit codes, rows or JSON, and what went wrong."""
+"""The output of commands, for people and scripts: exit codes, rows or JSON, and failures."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ FAILED: Final = 1
 ATTENTION: Final = 3
 INTERRUPTED: Final = 130
 
-# What a token of an unknown age is drawn against, of the first kind or of a session.
+# The assumed lifetime of a token of unknown age: of the first kind, or of a session.
 _USUAL_TOKEN: Final = timedelta(days=7)
 _USUAL_ACCESS_TOKEN: Final = timedelta(minutes=15)
 _MINUTE: Final = timedelta(minutes=1)
@@ -30,13 +30,13 @@ _MOST_EMPTY_DAYS: Final = 7
 
 
 class Markup(str):
-    """Text with rich's colours in it; any other text is printed as it is."""
+    """Text with rich's markup; any other text is printed as it is."""
 
     __slots__ = ()
 
 
 def console_for(options: argparse.Namespace) -> "Console | None":
-    """Return where to print, or None where JSON is wanted: before the deed, as this may fail."""
+    """Return where to print, or None for JSON. Call it before acting, because it may fail."""
     if options.json:
         return None
     try:
@@ -45,7 +45,7 @@ def console_for(options: argparse.Namespace) -> "Console | None":
         raise ConfigError(
             "the tables need the extra 'cli', as in pip install 'qwen-token[cli]'; --json does not"
         ) from error
-    # An ARN has ":secret:" in it, which is also the name of an emoji.
+    # An ARN contains ":secret:", which is also the name of an emoji.
     return Console(emoji=False, highlight=False)
 
 
@@ -54,12 +54,12 @@ def print_rows(console: "Console", title: str, rows: Mapping[str, object]) -> No
     width = max(map(len, shown), default=0)
     print_line(console, Markup("[bold]"), title, Markup("[/bold]"))
     for label, value in shown.items():
-        # Not a rich table: that folds an ARN to the terminal's width, and nobody can copy it then.
+        # Not a rich table, which folds an ARN to the terminal's width, so that it cannot be copied.
         print_line(console, Markup(f"  [dim]{label:<{width}}[/dim]  "), value)
 
 
 def print_line(console: "Console", *parts: object) -> None:
-    """Print one line, however long; only Markup's colours are taken for such."""
+    """Print one line, however long; only Markup is parsed for colours."""
     from rich.markup import escape  # noqa: PLC0415 - only people need it
 
     line = "".join(
@@ -69,12 +69,12 @@ def print_line(console: "Console", *parts: object) -> None:
 
 
 def _printable(text: str) -> str:
-    # The account that a token names is whatever somebody wrote there, and terminals obey.
+    # Anybody may have written the account in a token, and terminals obey control characters.
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def bar(left: timedelta, life: timedelta, *, colour: str) -> Markup:
-    """Draw the time left against a whole life: in minutes, where that is an hour at most."""
+    """Draw the time left of a whole life, in minutes if that is an hour at most."""
     left = max(left, timedelta(0))
     life = max(life, left)
     filled = round(_BAR_WIDTH * (left / life))
@@ -97,14 +97,14 @@ def token_bar(
 
 
 def refused_bar() -> Markup:
-    """Draw a token that the API has refused, however long it was to live."""
+    """Draw a token that the API has refused, whatever its expiry."""
     return Markup(f"[red]{('░' if _draws() else '-') * _BAR_WIDTH} refused by the API[/red]")
 
 
 def histogram(days: Sequence[float]) -> Iterator[str]:
-    """Draw how many of these numbers there are of each whole day; negative ones are one bar.
+    """Draw the count of these numbers for each whole day; negative ones share a bar.
 
-    Of many days in a row that have none, one line is left: some tokens live for years.
+    Many empty days in a row become one line, because some tokens live for years.
     """
     counted = Counter(max(-1, math.floor(each)) for each in days)
     most = max(counted.values())
@@ -116,7 +116,7 @@ def histogram(days: Sequence[float]) -> Iterator[str]:
             yield f"  {'…' if _draws() else '...':>7}"
         else:
             yield from (f"  {_label(each):>7}" for each in empty)
-        # One is seen as well as many.
+        # One is visible, too.
         yield f"  {_label(day):>7}  {full * max(1, round(_BAR_WIDTH * count / most))} {count}"
         before = day
 
@@ -126,7 +126,7 @@ def _label(day: int) -> str:
 
 
 def mark(*, passed: bool | None) -> Markup:
-    """Draw how something went; None is for what was not tried."""
+    """Draw whether something passed; None means that it was not tried."""
     drawn, plain, colour = {
         True: ("✓", "ok", "green"),
         False: ("✗", "!!", "red"),
@@ -136,7 +136,7 @@ def mark(*, passed: bool | None) -> Markup:
 
 
 def _draws() -> bool:
-    """Say whether standard output takes more than letters."""
+    """Return whether standard output supports such characters."""
     return "utf" in (sys.stdout.encoding or "").lower()
 
 
@@ -144,6 +144,6 @@ def complain(options: argparse.Namespace, reason: str, message: str, advice: str
     if options.json:
         print(json.dumps({"error": {"reason": reason, "message": message, "advice": advice}}))
         return
-    # What AWS says may have several lines.
+    # AWS's messages may have several lines.
     said = _printable(" ".join(message.split()))
     print(f"error: {said} ({reason})\n       {advice}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""What AWS says about the deployed stack: its secrets, runs, schedule and alarms.
+"""Reads the deployed stack's secrets, runs, schedule and alarms from AWS.
 
-What cannot be read does not keep the rest from being read: it is said in place of the value.
+If one of them cannot be read, the reason takes the value's place, and the rest is read.
 """
 
 import re
@@ -58,23 +58,23 @@ class SecretReading:
 
 @dataclass(frozen=True, slots=True)
 class SessionReading:
-    """The session secret's login, or why it is missing. Nothing of this is to be shown as it is.
+    """The session secret's login, or why it is missing. None of this may be shown as it is.
 
-    ``problem`` without ``unread`` is one that a person has to mend.
+    A ``problem`` without ``unread`` is one that a person has to fix.
     """
 
     stored: StoredSession | None = None
     problem: str | None = None
     unread: bool = False
-    # Not being allowed to read it is how it should be for most people.
+    # Most people should not be allowed to read it.
     forbidden: bool = False
-    # There is a session secret, whose value is another matter.
+    # There is a session secret, with or without a value.
     exists: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """What the runs remember, or why it could not be read."""
+    """The runs' memory, or why it could not be read."""
 
     memory: RunMemory = field(default_factory=RunMemory)
     problem: str | None = None
@@ -97,7 +97,7 @@ class ScheduleReading:
 def read_secret(client: "SecretsManagerClient", secret_id: str) -> SecretReading:
     answer: Mapping[str, Any] = {}
     try:
-        # Without a value, or a secret at all: the store finds out which.
+        # There is no value or no secret: the store finds out which.
         not_found = client.exceptions.ResourceNotFoundException
         with translated(f"read the secret {secret_id}"), suppress(not_found):
             answer = whole(client.get_secret_value(SecretId=secret_id, VersionStage=CURRENT))
@@ -116,7 +116,7 @@ def read_secret(client: "SecretsManagerClient", secret_id: str) -> SecretReading
 
 
 def read_session(session: boto3.Session, stack: Stack) -> SessionReading:
-    """Return the login in the stack's session secret; none where the stack has no such secret."""
+    """Return the login in the stack's session secret, or none if the stack has no such secret."""
     secret_id = stack.outputs.get("SessionSecretArn")
     if secret_id is None:
         return SessionReading()
@@ -135,7 +135,7 @@ def unread_session(error: StoreError, *, exists: bool = False) -> SessionReading
 
 
 def read_memory(session: boto3.Session, stack: Stack) -> MemoryReading:
-    """Return what the runs for the stack's secret remember."""
+    """Return the runs' memory of the stack's secret."""
     table = stack.outputs.get("StateTableName")
     if table is None:
         return NO_STATE_TABLE
@@ -151,7 +151,7 @@ def read_memory(session: boto3.Session, stack: Stack) -> MemoryReading:
 
 
 def memory_in(text: str | None) -> MemoryReading:
-    """Read the memory in an item of the state table; ``text`` is None where there is none."""
+    """Read the memory in an item of the state table; ``text`` is None if there is none."""
     if text is None:
         return MemoryReading()
     try:
@@ -199,12 +199,12 @@ def _read_schedule(
 
 
 def _next_run(schedule: Mapping[str, Any], now: datetime) -> datetime | None:
-    """Return the time of the next run, if the schedule is on and says a rate."""
+    """Return the time of the next run, if the schedule is enabled and has a rate."""
     rate = _RATE.fullmatch(schedule["ScheduleExpression"])
     if schedule["State"] != "ENABLED" or rate is None:
         return None
     period = timedelta(**{f"{rate[2]}s": int(rate[1])})
-    # A rate counts from the moment at which the schedule was made or last changed.
+    # A rate counts from when the schedule was created or last changed.
     start: datetime = schedule.get("LastModificationDate") or schedule["CreationDate"]
     return (start + ((now - start) // period + 1) * period).astimezone(UTC)
 

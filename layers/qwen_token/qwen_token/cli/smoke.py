@@ -1,4 +1,4 @@
-"""``smoke``: read the token, refresh it, use the new one, and show how far that went."""
+"""``smoke``: read the token, refresh it, use the new one, and show which steps passed."""
 
 import argparse
 import json
@@ -59,7 +59,7 @@ class _AnotherRunError(StoreError):
 
 
 class _NotRefreshedError(UpstreamUnavailableError):
-    """The run did not fail, but it neither replaced the token nor learnt that it is alive."""
+    """The run did not fail, but it neither replaced the token nor found that it is alive."""
 
 
 _ADVICE: Final[Advice] = {
@@ -104,7 +104,7 @@ _THROWN_AWAY: Final = "thrown away after step 3; the one given stays valid, on a
 
 @dataclass
 class _Step:
-    """One step; ``passed`` is None while it was not tried. What it found stays if it fails."""
+    """One step; ``passed`` is None until it was tried. Its findings stay if it fails."""
 
     name: str
     title: str
@@ -113,14 +113,14 @@ class _Step:
 
 
 class _Source(Protocol):
-    """Where the token comes from, and what refreshes it."""
+    """The token's source, and how it is refreshed."""
 
     def title(self) -> str: ...
 
     def read(self) -> "QwenClient": ...
 
     def refresh(self, client: "QwenClient") -> "tuple[QwenClient, dict[str, Any]]":
-        """Return the client to go on with, and what is to be said of the refresh."""
+        """Return the client with the new token, and the refresh's result in words."""
         ...
 
 
@@ -179,7 +179,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _take(source: _Source, token: _Step, refresh: _Step, use: _Step) -> Iterator[None]:
-    """Take one step after the other; each yield ends one."""
+    """Take the steps in order; each yield ends one."""
     client = source.read()
     told = client.decode_token()
     token.found |= {"account": told.user_id, "issued_at": told.issued_at, **_life(told)}
@@ -188,7 +188,7 @@ def _take(source: _Source, token: _Step, refresh: _Step, use: _Step) -> Iterator
     refresh.found |= _life(client.decode_token())
     yield
     status = client.get_user_status()
-    # Whatever else it is, it is not shown: nobody knows what is in it.
+    # Any other text is not shown, because it may hold anything.
     use.found["user_status"] = status if isinstance(status, bool) else None
     chats = client.list_chats()
     changes = [at for chat in chats if (at := instant(chat.get("updated_at")))]
@@ -204,7 +204,7 @@ def _life(told: TokenInfo) -> dict[str, object]:
 class _Secret:
     """The deployed stack's secret, refreshed by the function.
 
-    A refresh from here could, where the API retires tokens, kill the stored one.
+    A refresh from here could end the stored token, if the API retires tokens.
     """
 
     session: "boto3.Session"
@@ -259,7 +259,7 @@ class _Secret:
 
 @dataclass(frozen=True)
 class _Given:
-    """A token that a person gave, refreshed from here."""
+    """A token that a person typed in, refreshed from here."""
 
     text: str = field(repr=False)
     api_base_url: str

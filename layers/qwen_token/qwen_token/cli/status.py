@@ -1,4 +1,4 @@
-"""``status``: the token and its login, their time left, what the runs met, schedule and alarms."""
+"""``status``: the token and its login, their time left, open incidents, schedule and alarms."""
 
 import argparse
 import json
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 SUMMARY: Final = "show the token and its login, their time left, the last trouble, the alarms"
 
-# What a session is drawn against: the secret does not say when its login began.
+# The assumed lifetime of a session: the secret does not say when its login began.
 _SESSION_LIFE: Final = timedelta(days=30)
 
 
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """What became of asking the API, by the function's result or its failure."""
+    """The result of asking the API: the function's result or its failure."""
 
     result: "Mapping[str, Any] | None" = None
     failure: CommandFailure | None = None
@@ -101,7 +101,7 @@ class _Check:
 
 @dataclass(frozen=True, slots=True)
 class _Status:
-    """All that is shown of the deployed stack."""
+    """Everything that is shown about the deployed stack."""
 
     stack: str
     secret_id: str
@@ -122,7 +122,7 @@ def _read(options: argparse.Namespace) -> _Status:
             check = _Check(run_function(session, function, {"check": True}))
         except FAILURES as error:
             check = _Check(failure=failure_of(error, {}))
-    # After the check, which may change all of it.
+    # Read after the check, which may change all of it.
     now = datetime.now(UTC)
     schedule, alarms = read_schedule_and_alarms(session, stack, now)
     return _Status(
@@ -268,7 +268,7 @@ def _token_rows(standing: Standing) -> dict[str, object]:
 
 def _token_colour(standing: Standing) -> str:
     token, session = standing.secret.token, standing.session
-    # Where a token is its own login, its end is the login's.
+    # If the token is its own login, its expiry is the login's end.
     is_login = session is None or session == Session()
     if standing.state is TokenState.EXPIRED or (
         is_login and token and not token.is_access_token and standing.is_ending
@@ -292,7 +292,7 @@ def _version_rows(secret: SecretReading) -> dict[str, object]:
         return {}
     written = date(secret.written_at)
     if secret.held.written_at is None:
-        # A label tells the keeper's version, but only until it stages the next one.
+        # The label marks the keeper's version only until the keeper stages the next one.
         written += " (or put in by hand then)"
     return {"Version": secret.held.version_id, "Last refresh": written}
 
@@ -328,14 +328,14 @@ def _run_rows(standing: Standing) -> dict[str, object]:
 
 
 def _last_alert(memory: RunMemory) -> tuple[str, str, datetime] | None:
-    """Return the severity and reason that were published last, and when."""
+    """Return the last published severity and reason, and when."""
     published = dict(memory.reminded)
     if memory.incident is not None:
         published |= memory.incident.published
     if not published:
         return None
     key = max(published, key=lambda each: published[each])
-    # What a reminder is about may follow: the end of a login.
+    # The key of a reminder may continue: with the end of a login.
     severity, reason, *_ = key.split()
     return severity, reason, published[key]
 

@@ -1,6 +1,6 @@
-"""What people give to a command: a login, at a hidden prompt or piped, and where to send a token.
+"""The input of commands: a login, at a hidden prompt or piped, and the address for a token.
 
-A secret is never an argument: process lists and shell histories would keep it.
+A secret is never an argument, because process lists and shell histories would keep it.
 """
 
 import codecs
@@ -19,12 +19,12 @@ from qwen_token.session import Session
 
 
 def ask_for_token() -> str:
-    """Return what was typed at a hidden prompt, or what came on standard input."""
+    """Return a token from a hidden prompt or from standard input."""
     return _ask("Token (hidden): ")
 
 
 def ask_for_login() -> str:
-    """Return what was typed or pasted at a hidden prompt, or what came on standard input."""
+    """Return a login from a hidden prompt (also a long paste) or from standard input."""
     return _ask("Token or session (hidden; paste it, then press Enter): ")
 
 
@@ -32,7 +32,7 @@ def ask_for_sign_in() -> Session:
     """Return the e-mail and password from the terminal, or from two lines on standard input.
 
     Raises:
-        TokenMissingError: there is no standard input, or nothing came.
+        TokenMissingError: there is no standard input, or it is empty.
         SessionMalformedError: they are not an e-mail address and a password, each on one line.
     """
     if _is_at_terminal():
@@ -54,7 +54,7 @@ def ask_for_sign_in() -> Session:
 
 
 def safe_url(api_base_url: str) -> str:
-    """Return where a token may be sent."""
+    """Return an address to which a token may be sent."""
     if not is_safe_url(api_base_url):
         raise ConfigError(f"--api-base-url should be {SAFE_URL}")
     return api_base_url
@@ -88,9 +88,9 @@ def _piped() -> str:
 
 
 def _decode(given: bytes) -> str:
-    # With a mark in front, Windows PowerShell's way to pipe and to write files.
+    # With a byte order mark, as Windows PowerShell pipes and writes files.
     utf16 = given.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     with suppress(UnicodeDecodeError):
         return given.decode("utf-16" if utf16 else "utf-8-sig")
-    # Raised out here: the decoder's exception holds all that was read.
+    # Raised outside the except block: the decoder's exception holds the input.
     raise TokenMalformedError("the input is no text: neither UTF-8, nor marked as UTF-16")
