@@ -5,6 +5,7 @@ survivor makes the exit code 1, and so does an explanation that no survivor need
 """
 
 import argparse
+import ast
 import os
 import re
 import shutil
@@ -30,14 +31,30 @@ _MODULES: Final = (
     "policy",
     "tokens",
     "keeper",
+    "renewal",
+    "grant_chain",
+    "run_memory",
+    "ledger",
+    "incidents",
     "secret_store",
+    "session_store",
     "stored_token",
+    "stored_session",
+    "session",
+    "grants.exchange",
+    "grants.hosts",
+    "grants.password",
+    "grants.refresh_token",
+    "grants.sign_in_host",
     "qwen_api",
     "transport",
     "replies",
+    "origin",
     "errors",
     "client",
 )
+# mutmut leaves a function with a decorator whole. These are put around theirs in a line of its own.
+_DECORATORS: Final = frozenset({"forgets_locals", "property", "contextmanager"})
 # Of these, mutmut gives a mutant those that run its function; order.py takes out what is emulated.
 _TESTS: Final = (
     "tests/unit/test_policy.py",
@@ -45,6 +62,14 @@ _TESTS: Final = (
     "tests/unit/test_keeper.py",
     "tests/unit/test_handler.py",
     "tests/unit/test_errors.py",
+    "tests/unit/test_grant_chain.py",
+    "tests/unit/test_incidents.py",
+    "tests/unit/test_ledger.py",
+    "tests/unit/test_origin.py",
+    "tests/unit/test_run_memory.py",
+    "tests/unit/test_session.py",
+    "tests/unit/test_session_store.py",
+    "tests/unit/test_stored_token.py",
     "tests/unit/test_replies.py",
     # Those that have it make a client. Others fork, which mutmut's own processes do not bear.
     *(
@@ -57,6 +82,12 @@ _TESTS: Final = (
             "a_refresh_function_that_cannot_be_reached_is_asked_once",
         )
     ),
+    "tests/integration/test_secret_store.py",
+    "tests/integration/test_secret_store_answers.py",
+    "tests/proofs/simulation/test_years.py::test_no_story_breaks_an_invariant",
+)
+# Real servers, for the modules that speak to them; others are not kept waiting.
+_WIRE_TESTS: Final = (
     "tests/integration/test_qwen_api.py",
     "tests/integration/test_qwen_api_words.py",
     "tests/integration/test_transport.py",
@@ -73,14 +104,14 @@ _TESTS: Final = (
     "tests/integration/test_transport_tls.py",
     "tests/integration/test_transport_wire.py",
     "tests/integration/test_client.py",
-    "tests/integration/test_secret_store.py",
-    "tests/integration/test_secret_store_answers.py",
-    "tests/proofs/simulation/test_years.py::test_no_story_breaks_an_invariant",
+    "tests/integration/test_grants_wire.py",
+    "tests/integration/test_sign_in_host.py",
 )
+_ON_THE_WIRE: Final = re.compile("qwen_api|transport|replies|origin|errors|client|grants\\..*")
 # Seconds. The slowest test takes ten, all of it asleep.
 _HANGS: Final = 45
 _PROGRESS: Final = re.compile(r"(\d+)/(\d+)  ")
-_NAME: Final = re.compile(r"qwen_token\.(\w+)\.(?:x_|xǁ\w+ǁ)(\w+)__mutmut_\d+")
+_NAME: Final = re.compile(r"qwen_token\.([\w.]+)\.(?:x_|xǁ\w+ǁ)(\w+)__mutmut_\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +185,21 @@ def _lay_out(modules: Sequence[str]) -> None:
     shutil.copytree(_ROOT / "layers/keeper_runtime", _WORK / "keeper_runtime", ignore=leave)
     for folder in ("functions", "localcloud", "tests"):
         shutil.copytree(_ROOT / folder, _WORK / folder, ignore=leave)
+    shutil.copy(_ROOT / "template.yaml", _WORK)
     shutil.copy(Path(__file__).with_name("order.py"), _WORK / "conftest.py")
-    listed = [f'"qwen_token/{module}.py"' for module in modules]
-    tests = [f'"{test}"' for test in _TESTS]
+    files = [f"qwen_token/{module.replace('.', '/')}.py" for module in modules]
+    for file in files:
+        source = (_WORK / file).read_text("utf-8")
+        (_WORK / file).write_text(_with_bare_functions(source), "utf-8")
+    listed = [f'"{file}"' for file in files]
+    speaks = any(map(_ON_THE_WIRE.fullmatch, modules))
+    tests = [f'"{test}"' for test in (*_TESTS, *(_WIRE_TESTS if speaks else ()))]
     (_WORK / "pyproject.toml").write_text(
         f"""\
 [tool.mutmut]
 source_paths = ["qwen_token"]
 only_mutate = [{", ".join(listed)}]
-also_copy = ["functions", "keeper_runtime", "localcloud", "conftest.py"]
+also_copy = ["functions", "keeper_runtime", "localcloud", "conftest.py", "template.yaml"]
 pytest_add_cli_args_test_selection = [{", ".join(tests)}]
 pytest_add_cli_args = ["-p", "no:cacheprovider"]
 use_git_change_detection = false
@@ -179,6 +216,24 @@ faulthandler_exit_on_timeout = true
 """,
         "utf-8",
     )
+
+
+def _with_bare_functions(source: str) -> str:
+    """Return the same module, with its decorators as calls after the functions."""
+    lines = source.splitlines()
+    decorated = [
+        (node, decorator)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and len(node.decorator_list) == 1
+        for decorator in node.decorator_list
+        if isinstance(decorator, ast.Name) and decorator.id in _DECORATORS
+    ]
+    for node, decorator in sorted(decorated, key=lambda each: each[0].lineno, reverse=True):
+        assert node.end_lineno is not None
+        indent = " " * node.col_offset
+        lines.insert(node.end_lineno, f"{indent}{node.name} = {decorator.id}({node.name})")
+        del lines[decorator.lineno - 1]
+    return "\n".join([*lines, ""])
 
 
 def _run(console: Console, workers: int) -> None:
