@@ -117,8 +117,8 @@ class QwenStandIn(StandIn):
     ) -> str:
         """Log in ``account``, and return a token with this lifetime (default: the server's).
 
-        With a negative lifetime, the token has expired. ``exp=None``: it has no expiry. Other claims
-        are added as they are.
+        A negative lifetime makes an expired token; ``exp=None`` makes one without an expiry. Other
+        claims are added as they are.
         """
         self.password_change(account)
         return self._issue(account, self.lifetime if lifetime is None else lifetime, **claims)
