@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -22,7 +23,7 @@ from localcloud.qwen import MINTS_NEWER_CLAIMS, QwenStandIn
 from localcloud.sign_in_host import SignInHost
 from tests.bench.fleet_sessions import SWEEP_EVERY, Hour, Sessions, Trouble, slowly
 from tests.bench.machine import BUSY, MachineBusyError, load, wait_until_idle
-from tests.bench.meter import Cost, Lapse, Meter, counted
+from tests.bench.meter import GET, PUT, Cost, Lapse, Meter, counted
 
 _RIVAL: Final = Path(__file__).with_name("loop_over_all.py")
 _LIMIT: Final = timedelta(minutes=15)
@@ -164,38 +165,26 @@ def measure_sessions(bench: Sessions, minutes: float) -> Hour:
         every, due = bench.round_of_rival(), bench.round_of_rival("--only-due")
     table = _table(f"{len(bench.names)} sessions of 15 minutes, for an hour")
     scale = 60 / minutes
-    calls = (
-        every.calls.total() * _ROUNDS_OF_LOOP,
-        due.calls.total() * _ROUNDS_OF_LOOP,
-        hour.cost.calls.total() * scale,
+    # Right after the fleet, nothing is due: what the loop calls for as many refreshes is added.
+    refreshes = round(hour.refreshes * scale)
+    for_refreshes = Counter({GET: refreshes, PUT: 2 * refreshes})
+    of_an_hour = (
+        every.times(_ROUNDS_OF_LOOP),
+        due.times(_ROUNDS_OF_LOOP, more=for_refreshes),
+        hour.cost.times(scale),
     )
+    calls = (cost.calls.total() for cost in of_an_hour)
     _add(table, "calls to AWS", ".0f", *calls)
-    of_secrets = (
-        _of_secrets_manager(every) * _ROUNDS_OF_LOOP,
-        _of_secrets_manager(due) * _ROUNDS_OF_LOOP,
-        _of_secrets_manager(hour.cost) * scale,
-    )
+    of_secrets = (_of_secrets_manager(cost) for cost in of_an_hour)
     _add(table, "  of Secrets Manager", ".0f", *of_secrets)
-    _add(
-        table,
-        "writes of secrets",
-        ".0f",
-        every.writes * _ROUNDS_OF_LOOP,
-        due.writes * _ROUNDS_OF_LOOP,
-        hour.cost.writes * scale,
-    )
-    _add(
-        table,
-        "USD a month for these calls",
-        ".2f",
-        every.of_a_month(120),
-        due.of_a_month(120),
-        hour.cost.of_a_month(minutes * 60),
-    )
+    _add(table, "writes of secrets", ".0f", *(cost.writes for cost in of_an_hour))
+    prices = (cost.of_a_month(3600) for cost in of_an_hour)
+    _add(table, "USD a month for these calls", ".2f", *prices)
     console.print(table)
     console.print(
         f"The fleet was measured for {minutes:.0f} minutes; each loop for one round of the "
-        f"{_ROUNDS_OF_LOOP} (the first took {every.seconds:.0f} s, the other {due.seconds:.0f} s)."
+        f"{_ROUNDS_OF_LOOP} (the first took {every.seconds:.0f} s). The fleet's refreshes are "
+        "added to what the loop over what is due calls, as it came when nothing was."
     )
     lost = sum(lapse.ended - lapse.begun for lapse in hour.lapses)
     console.print(

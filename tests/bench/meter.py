@@ -14,9 +14,10 @@ from localcloud.recording_proxy import Answer, Call, CarryOut
 from qwen_token.errors import QwenTokenError
 from qwen_token.stored_token import parse
 
-_PUT: Final = "secretsmanager:PutSecretValue"
+GET: Final = "secretsmanager:GetSecretValue"
+PUT: Final = "secretsmanager:PutSecretValue"
 _PROMOTE: Final = "secretsmanager:UpdateSecretVersionStage"
-_WRITES: Final = (_PROMOTE, _PUT)
+_WRITES: Final = (_PROMOTE, PUT)
 _MONTH: Final = timedelta(days=365) / 12
 
 # USD a million calls, us-east-1, November 2026. What is not named here costs nothing worth a line.
@@ -41,6 +42,12 @@ class Cost:
     def writes(self) -> int:
         """How many writes of secrets there were."""
         return sum(self.calls[name] for name in _WRITES)
+
+    def times(self, factor: float, *, more: Mapping[str, int] | None = None) -> "Cost":
+        """Return what so many times as much costs, and ``more`` calls beside that."""
+        calls = Counter({name: round(count * factor) for name, count in self.calls.items()})
+        calls.update(more or {})
+        return Cost(self.seconds * factor, calls, self.busiest_second)
 
     def of_a_month(self, seconds: float) -> float:
         """Return the list price in USD of a month of what these calls kept for ``seconds``."""
@@ -114,7 +121,7 @@ class Meter:
         if call.operation not in _WRITES:
             return carry_out()
         request = json.loads(call.body)
-        if call.operation == _PUT:
+        if call.operation == PUT:
             self._expiries[request["ClientRequestToken"]] = _expiry_in(request["SecretString"])
         answer = carry_out()
         if answer is not None and answer.status == 200:
@@ -123,7 +130,7 @@ class Meter:
 
     def _note(self, operation: str, request: Mapping[str, str]) -> None:
         """Note what became current by a write that was carried out."""
-        if operation == _PUT:
+        if operation == PUT:
             version = request["ClientRequestToken"]
             is_current = "AWSCURRENT" in request.get("VersionStages", ["AWSCURRENT"])
         else:
