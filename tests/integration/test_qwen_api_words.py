@@ -95,16 +95,16 @@ LIMITED = {"success": False, "data": {"code": "RateLimited"}}
             ),
             (
                 reply("200 OK", body(PROBLEM)),
-                "not an answer of the API as it is known: HTTP 200 with a JSON object (55 bytes)",
+                "unknown answer of the API: HTTP 200 with a JSON object (55 bytes)",
             ),
             (
                 reply("200 OK", b" "),
-                "not an answer of the API as it is known: HTTP 200 with an empty body (1 bytes)",
+                "unknown answer of the API: HTTP 200 with an empty body (1 bytes)",
             ),
             (
                 reply("200 OK", b"[1]"),
                 (
-                    "not an answer of the API as it is known: HTTP 200 with a text that is no JSON "
+                    "unknown answer of the API: HTTP 200 with a text that is not a JSON "
                     "object (3 bytes)"
                 ),
             ),

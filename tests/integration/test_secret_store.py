@@ -82,7 +82,7 @@ def test_a_secret_without_a_value_reads_as_none(new_secret: Any) -> None:
 
 EMPTY = "the stored value is empty"
 NO_KEY = "the stored JSON object has no key 'token', or an empty one"
-NO_STRING = "the key 'token' of the stored JSON object is no string"
+NO_STRING = "the key 'token' of the stored JSON object is not a string"
 HALF_AN_OBJECT = "the stored value begins like a JSON object, but cannot be read as one: .*"
 NO_JWT = "the value is not a JWT: .*"
 

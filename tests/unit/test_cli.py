@@ -439,7 +439,7 @@ def test_an_error_for_people_names_the_reason_and_what_to_do_on_standard_error(
 
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("error: the value is not a login in a form that is known")
+    assert shown.err.startswith("error: the value is not a login in a known form")
     assert "(session_malformed)" in shown.err
     assert "Accepted are: " in shown.err
     assert "hunter2" not in shown.err

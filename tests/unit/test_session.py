@@ -315,12 +315,18 @@ def test_of_two_cookies_in_a_header_the_later_expiry_wins() -> None:
     [
         pytest.param("", "empty", id="nothing"),
         pytest.param(" \ufeff\n", "empty", id="white space"),
-        pytest.param("short-opaque-string", "not a login in a form", id="under 20 characters"),
-        pytest.param("a sentence of more than twenty", "not a login in a form", id="a sentence"),
-        pytest.param("https://chat.qwen.ai/auth/login", "not a login in a form", id="an address"),
-        pytest.param("somebody.long@example.com", "not a login in a form", id="an e-mail"),
-        pytest.param("<!doctype html><html></html>", "not a login in a form", id="a page"),
-        pytest.param("x" * 16385, "not a login in a form", id="too long"),
+        pytest.param(
+            "short-opaque-string", "not a login in a known form", id="under 20 characters"
+        ),
+        pytest.param(
+            "a sentence of more than twenty", "not a login in a known form", id="a sentence"
+        ),
+        pytest.param(
+            "https://chat.qwen.ai/auth/login", "not a login in a known form", id="an address"
+        ),
+        pytest.param("somebody.long@example.com", "not a login in a known form", id="an e-mail"),
+        pytest.param("<!doctype html><html></html>", "not a login in a known form", id="a page"),
+        pytest.param("x" * 16385, "not a login in a known form", id="too long"),
         pytest.param('{"refresh_token": "abc', "does not parse", id="a cut object"),
         pytest.param("[" * 100_000, "does not parse", id="a deep list"),
         pytest.param("[1, 2]", "no cookie 'refresh_token'", id="a list of something else"),

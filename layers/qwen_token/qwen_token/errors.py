@@ -120,7 +120,7 @@ class TokenMissingError(TokenError):
     """The secret holds no token."""
 
     reason = "token_missing"
-    advice = "Put the first token in: log in to chat.qwen.ai, copy the token and store it."
+    advice = "Put in the first token: log in to chat.qwen.ai, copy the token and store it."
 
 
 class TokenMalformedError(TokenError):
@@ -128,7 +128,7 @@ class TokenMalformedError(TokenError):
 
     reason = "token_malformed"
     advice = (
-        "Put a proper token in: log in to chat.qwen.ai, copy the whole token (three parts joined "
+        "Put in a valid token: log in to chat.qwen.ai, copy the whole token (three parts joined "
         "by dots) and store it."
     )
 
@@ -166,7 +166,7 @@ class TokenShortLivedError(TokenError):
     """The new token is better and was stored, but lives less than ten minutes."""
 
     reason = "token_short_lived"
-    advice = "Use another kind of login: a token this short may expire before the next one is got."
+    advice = "Use another kind of login: a token this short may expire before the next one arrives."
 
 
 class WrongAccountError(TokenError):
@@ -185,7 +185,7 @@ class SessionMalformedError(SessionError):
 
     reason = "session_malformed"
     advice = (
-        "Put a session or a sign-in in. Accepted are: a JSON object with 'refresh_token', or with "
+        "Put in a session or a sign-in. Accepted are: a JSON object with 'refresh_token', or with "
         "'email' and 'password'; the value of the cookie 'refresh_token' alone; a Cookie header; "
         'the browser\'s "Copy as cURL" of a request to qwen.ai; a JSON list of cookies.'
     )
@@ -202,7 +202,7 @@ class SessionRejectedError(SessionError):
 
     reason = "session_rejected"
     advice = (
-        "Put a session or a sign-in in: log in again in a private window, copy the cookie "
+        "Put in a session or a sign-in: log in again in a private window, copy the cookie "
         "'refresh_token', store it, and close the window without logging out."
     )
 
@@ -212,7 +212,7 @@ class SignInRefusedError(SessionError):
 
     reason = "sign_in_refused"
     advice = (
-        "Put a session or a sign-in in: the right e-mail and password, or the cookie "
+        "Put in a session or a sign-in: the right e-mail and password, or the cookie "
         "'refresh_token' of a new login. Until then no further sign-in is attempted."
     )
 

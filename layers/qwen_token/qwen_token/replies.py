@@ -127,7 +127,7 @@ def read_answer(
     if status in _TURNED_AWAY and code is None and not has_detail:
         raise UpstreamBlockedError(f"something in front of the API refused the request: {seen}")
     if status != HTTPStatus.OK or code is not None or not document:
-        raise UpstreamUnexpectedError(f"not an answer of the API as it is known: {seen}")
+        raise UpstreamUnexpectedError(f"unknown answer of the API: {seen}")
     return document
 
 
@@ -312,5 +312,5 @@ def _describe(body: bytes, document: Mapping[str, object]) -> str:
     elif body.lstrip()[:1] == b"<":
         kind = "a page"
     else:
-        kind = "a text that is no JSON object"
+        kind = "a text that is not a JSON object"
     return f"{kind} ({len(body)} bytes)"

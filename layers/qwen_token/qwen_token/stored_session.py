@@ -302,7 +302,7 @@ def _bare(raw: str) -> str:
             raise SessionMalformedError("the value is empty")
         if not _OPAQUE.fullmatch(raw):
             raise SessionMalformedError(
-                f"the value is not a login in a form that is known ({len(raw)} characters)"
+                f"the value is not a login in a known form ({len(raw)} characters)"
             )
     return raw
 

@@ -62,7 +62,7 @@ def parse(text: str, version_id: str, *, written_at: datetime | None = None) -> 
         )
     token = document.get("token")
     if token is not None and not isinstance(token, str):
-        raise TokenMalformedError("the key 'token' of the stored JSON object is no string")
+        raise TokenMalformedError("the key 'token' of the stored JSON object is not a string")
     if not token or not token.strip():
         raise TokenMissingError("the stored JSON object has no key 'token', or an empty one")
     return StoredToken(decode_token(token), version_id, text, written_at)

@@ -338,7 +338,7 @@ class SimulatedLife:
             self._persons[held.version_id] = token
 
     def put_session(self, session: Session) -> None:
-        """Put a session or a sign-in in, as a person does."""
+        """Put in a session or a sign-in, as a person does."""
         self._note("a person puts a session in")
         self._person_came()
         self._answer_lost = False
