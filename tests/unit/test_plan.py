@@ -93,6 +93,7 @@ def test_a_secret_is_checked_at_its_own_time_of_day_by_the_sweeps_beside_it() ->
     }
 
     assert {len(each) for each in times.values()} == {2}, "one of them may not come"
+    assert all((b - a) % DAY in {interval, DAY - interval} for a, b in times.values())
     hours = [sum(at.hour == hour for each in times.values() for at in each) for hour in range(24)]
     assert min(hours) > 4, "spread over the day"
 

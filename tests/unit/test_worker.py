@@ -866,6 +866,41 @@ def test_that_logins_end_is_one_message_for_a_batch(world: FleetUnderTest, run: 
     assert {each["secret_id"] for each in document["failures"]} == {arn("alice"), arn("bob")}
 
 
+def test_trouble_at_the_sign_in_host_keeps_nobody_from_the_api(
+    world: FleetUnderTest, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One after the other, for an order that is known.
+    monkeypatch.setattr(worker, "_THREADS", 1)
+    world.sign_in_host.answers = lambda _grant, _login: UpstreamBlockedError("a firewall")
+    names = ["a", "b", "c"]
+    for name in names:
+        world.secrets.add(name, access(name, 4 * MINUTE).raw)
+        add_session(world, name, credential(f"{name}-1"))
+    world.secrets.add("exchanged", held_by("exchanged").raw)
+
+    done = run(world, *map(of_session, names), message("exchanged"))
+
+    assert len(world.sign_in_host.spent) == 2, "the third is not sent against it"
+    assert done.metrics["TokenRefreshed"] == [1]
+    assert set(world.queue.secret_ids) == set(map(arn, names))
+
+
+def test_an_open_webui_signs_in_itself_so_that_its_trouble_is_one(
+    world: FleetUnderTest, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_THREADS", 1)
+    world.environ["AUTH_BASE_URL"] = ""
+    world.qwen.answers = lambda _: UpstreamUnavailableError("down")
+    for name in ("a", "b"):
+        world.secrets.add(name, held_by(name).raw)
+    add_sign_in(world, "c")
+
+    run(world, message("a"), message("b"), of_session("c"))
+
+    assert world.sign_in_host.spent == [], "nobody signs in at a server that is down"
+    assert set(world.queue.secret_ids) == set(map(arn, ("a", "b", "c")))
+
+
 # --- one login has one keeper ---------------------------------------------------------------------
 
 
