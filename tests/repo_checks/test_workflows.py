@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from localcloud.cloudformation import read_template
+from qwen_token import __version__
 from tests.repo_checks.targets import TARGETS
 
 GITHUB = Path(__file__).parents[2] / ".github"
@@ -57,6 +59,14 @@ def test_a_workflow_runs_targets_that_there_are_and_no_text_of_others(file: Path
             assert set(re.findall(r"\bmake ([a-z][a-z-]*)", command)) <= {*TARGETS}
             # What somebody else may have named, like a branch, comes by way of the environment.
             assert "${{" not in re.sub(r"\$\{\{ matrix\.\w+ \}\}", "", command)
+
+
+def test_the_template_has_the_version_of_the_library() -> None:
+    template = read_template((GITHUB.parent / "template.yaml").read_text())
+
+    assert (
+        template["Metadata"]["AWS::ServerlessRepo::Application"]["SemanticVersion"] == __version__
+    )
 
 
 def test_only_a_tag_is_published_and_only_what_was_built() -> None:
