@@ -1,4 +1,4 @@
-"""What ``put --replace`` gives up: named, as far as a name is no secret, and never shown."""
+"""What ``put --replace`` gives up: it is named, if the name is not a secret, and never shown."""
 
 import re
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from qwen_token import stored_session, stored_token
 from qwen_token.document import json_object
 from qwen_token.names import may_be_login
 
-# Keys that the project itself writes; and how another one looks that can be shown.
+# Keys that the project itself writes, and the form of other keys that may be shown.
 _OWN_KEYS: Final = {"token", "refresh_token", "expires_at", "email", "password", "account"}
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
 def what_is_given_up(value: str | bytes, *, of_token: bool) -> str | None:
-    """Describe what a secret's value holds besides a login; None: nothing."""
+    """Describe what a secret's value holds besides a login, or return None if that is nothing."""
     if isinstance(value, bytes):
         return f"a binary value of {len(value)} bytes"
     holds_more = stored_token.holds_more if of_token else stored_session.holds_more
@@ -34,7 +34,7 @@ def what_is_given_up(value: str | bytes, *, of_token: bool) -> str | None:
 
 
 def given_up_row(given_up: str | None) -> Mapping[str, object]:
-    """Return the line about it among those that people read; none where nothing is given up."""
+    """Return the line about it for people, or none if nothing is given up."""
     if given_up is None:
         return {}
     return {

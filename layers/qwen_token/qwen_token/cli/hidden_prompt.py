@@ -1,7 +1,7 @@
-"""A hidden prompt that gets the whole of a paste, however long and of however many lines.
+"""A hidden prompt that reads a whole paste, of any length and any number of lines.
 
-Line by line, as ``getpass`` reads it, a terminal cuts what is longer than 4,095 characters; a
-copied request is longer, and has many lines. POSIX only.
+In line mode, which ``getpass`` uses, a terminal cuts a line at 4,095 characters; a copied request
+is longer, and has many lines. POSIX only.
 """
 
 import os
@@ -13,30 +13,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, TextIO
 
-# A paste arrives in one burst, so the line end that nothing follows for so long is the Enter key.
+# A paste arrives in one burst, so a line end with no input for this long after it is the Enter key.
 _QUIET_SECONDS: Final = 0.3
 _READ_SIZE: Final = 65_536
 
-# A terminal that is asked to says where a paste begins and ends: its line ends are no Enter key.
+# On request, a terminal marks the beginning and the end of a paste, whose line ends are not Enter.
 _MARK_PASTES: Final = "\x1b[?2004h"
 _MARK_NO_PASTES: Final = "\x1b[?2004l"
 _PASTE_BEGINS: Final = b"\x1b[200~"
 _PASTE_ENDS: Final = b"\x1b[201~"
 _CLEAR_TO_THE_RIGHT: Final = "\x1b[K"
 
-# What the terminal itself sees to, unless it hands on each character as it comes.
+# The keys that the terminal itself handles, unless it passes on each character.
 _END_OF_INPUT: Final = b"\x04"
 _ERASE: Final = (b"\x7f", b"\x08")
 _ERASE_ALL: Final = b"\x15"
-# A command goes on after a line that ends like this: in bash, in cmd and in PowerShell.
+# A line with such an ending continues on the next line: in bash, in cmd and in PowerShell.
 _GOES_ON: Final = (b"\\\n", b"^\n", b"`\n")
 
 
 def read_hidden(prompt: str, *, show_count: bool) -> bytes:
     """Return what was typed or pasted until Enter or Ctrl-D, without that key.
 
-    Nothing of it is shown but, with ``show_count``, how much has arrived. The terminal is as it
-    was before also after an error, Ctrl-C or a signal that ends the process.
+    None of it is shown; with ``show_count``, the number of characters is. The terminal's mode is
+    restored even after an error, Ctrl-C or a signal that ends the process.
 
     Raises:
         EOFError: the terminal is gone.
@@ -45,7 +45,7 @@ def read_hidden(prompt: str, *, show_count: bool) -> bytes:
     is_terminal = screen.isatty()
     typed = _Typed()
     with _character_by_character(keyboard, screen if is_terminal else None):
-        # Only now: what comes before the mode is changed would be shown, or cut off.
+        # Only now: input before the change of the mode would be shown or cut off.
         _say(screen, prompt)
         try:
             while not typed.is_over and not (typed.may_end and _is_quiet(keyboard)):
@@ -60,7 +60,7 @@ def read_hidden(prompt: str, *, show_count: bool) -> bytes:
 
 
 class _Typed:
-    """What has arrived so far."""
+    """The input so far."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -69,7 +69,7 @@ class _Typed:
 
     @property
     def may_end(self) -> bool:
-        """Whether the last key may have been Enter, at the end of all."""
+        """Whether the last key may have been the final Enter."""
         return (
             not self._in_paste
             and self._bytes.endswith(b"\n")
@@ -80,7 +80,7 @@ class _Typed:
         for position in range(len(chunk)):
             self._take_one(chunk[position : position + 1])
             if self.is_over:
-                # The rest is thrown away when the terminal gets its mode back.
+                # The rest is discarded when the terminal's mode is restored.
                 return
 
     def _take_one(self, byte: bytes) -> None:
@@ -105,13 +105,13 @@ class _Typed:
         return bytes(self._bytes).removesuffix(b"\n")
 
     def count(self) -> str:
-        """Say how much has arrived."""
+        """Show how much has arrived."""
         characters = sum(not _continues(byte) for byte in self.text())
         return f"received {characters:,} characters"
 
 
 def _continues(byte: int) -> bool:
-    """Return whether a byte is not the first one of its UTF-8 character."""
+    """Return whether a byte continues a UTF-8 character."""
     return byte >> 6 == 0b10  # noqa: PLR2004 - UTF-8's own mark
 
 
@@ -125,7 +125,7 @@ def _read(keyboard: int) -> bytes:
     except OSError:
         chunk = b""
     if not chunk:
-        # Half a paste is no login.
+        # Half a paste is not a login.
         raise EOFError
     return chunk
 
@@ -136,16 +136,16 @@ def _say(screen: TextIO, text: str) -> None:
 
 @contextmanager
 def _character_by_character(keyboard: int, screen: TextIO | None) -> Iterator[None]:
-    """Have the terminal show nothing and cut nothing; give it its mode back, whatever happens."""
+    """Have the terminal show nothing and cut nothing; always restore its mode."""
     before = termios.tcgetattr(keyboard)
 
     def restore() -> None:
-        # It may be gone.
+        # The terminal may be gone.
         with suppress(termios.error, OSError):
             if screen is not None:
                 _say(screen, _MARK_NO_PASTES)
         with suppress(termios.error):
-            # What was pasted and not read must not reach the shell.
+            # The unread rest of a paste must not reach the shell.
             termios.tcsetattr(keyboard, termios.TCSAFLUSH, before)
 
     def end(number: int, _frame: object) -> None:
@@ -173,7 +173,7 @@ def _character_by_character(keyboard: int, screen: TextIO | None) -> Iterator[No
 
 
 def _mode(before: list[int | list[bytes | int]]) -> list[int | list[bytes | int]]:
-    """Return the mode in which every character is handed on as it comes, but for Ctrl-C."""
+    """Return the mode in which every character except Ctrl-C is passed on as it comes."""
     input_flags, output_flags, control_flags, local_flags, *speeds, keys = before
     assert isinstance(input_flags, int)  # noqa: S101 - as termios documents it
     assert isinstance(local_flags, int)  # noqa: S101 - the same
@@ -182,7 +182,7 @@ def _mode(before: list[int | list[bytes | int]]) -> list[int | list[bytes | int]
     local_flags &= ~(termios.ECHO | termios.ICANON | termios.IEXTEN)
     keys = [*keys]
     keys[termios.VMIN], keys[termios.VTIME] = 1, 0
-    # Neither stopped nor killed with a dump: the terminal would keep this mode.
+    # Ctrl-Z and Ctrl-\ are disabled: the terminal would keep this mode.
     keys[termios.VSUSP] = keys[termios.VQUIT] = b"\0"
     return [
         input_flags | termios.ICRNL,
