@@ -78,7 +78,7 @@ class Deployed:
         return self.hosts.sign_in_host
 
     def hold(self, lifetime: timedelta) -> str:
-        """Put a token that lives so long into the secret, the only live one, and return it."""
+        """Put a token with this lifetime into the secret, as the only live one, and return it."""
         # What other tests left in the secret would be a way to recover.
         self.qwen.mint()
         self.qwen.revoke()
@@ -137,7 +137,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @contextmanager
 def recorded(relay: RecordingProxy) -> Iterator[list[str]]:
-    """Hold what the functions send to AWS meanwhile, but for what the secrets get."""
+    """Record what the functions send to AWS during the block, except the secrets' values."""
     sent: list[str] = []
 
     def record(call: Call, carry_out: CarryOut) -> Answer | None:

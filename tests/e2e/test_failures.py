@@ -134,7 +134,7 @@ def the_failure_in(alert: Notification, deployed: Deployed) -> Any:
 
 
 def assert_told(run: Run, failure: Any, severity: str) -> None:
-    """Check that a run that failed is an error of the function, but for a notice."""
+    """Check that a failed run is an error of the function, except for a notice."""
     if severity == "notice":
         assert run.result is not None, run.error
         assert run.result["outcome"] == "retrying"

@@ -97,7 +97,7 @@ def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:
 
 
 def shown_by(deployed: Deployed) -> dict[str, str]:
-    """Return all that AWS shows of a stack, but for what its secrets hold."""
+    """Return all that AWS shows about a stack, except the values of its secrets."""
     stack, cloud = deployed.stack, deployed.stack.cloud
     name = stack.outputs["RefreshFunctionName"]
     return {

@@ -65,7 +65,7 @@ def shown(error: BaseException) -> Iterator[tuple[str, str]]:
 
 
 def parts(secret: str) -> set[str]:
-    """Return the pieces of a secret, but for what every JWT begins with."""
+    """Return the pieces of a secret, except the beginning that all JWTs share."""
     return pieces(secret.partition(".")[2] if secret.startswith("eyJ") else secret)
 
 

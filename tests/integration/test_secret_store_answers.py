@@ -50,7 +50,7 @@ def refused(code: str, status: int = 400) -> Script:
 
 
 def described(*versions: str) -> Script:
-    """Describe a secret; AWS leaves the versions out where there are none."""
+    """Describe a secret; AWS leaves out the versions if there are none."""
     if not versions:
         return done()
     return done(VersionIdsToStages={version: ["AWSPREVIOUS"] for version in versions})

@@ -54,7 +54,7 @@ class SecretUnderTest:
         time.sleep(1.01)
 
     def puts(self, credential: str) -> str:
-        """Put a session in as a person does with the AWS CLI."""
+        """Put in a session, as a person does with the AWS CLI."""
         return self.client.put_secret_value(SecretId=self.arn, SecretString=document(credential))[
             "VersionId"
         ]

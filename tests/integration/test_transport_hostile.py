@@ -57,7 +57,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 EMPTY_GZIP = gzip.compress(b"")
 EMPTY_DEFLATE_BLOCK = b"\x00\x00\x00\xff\xff"
 
-# Each is a failure of the wire, or an answer that is none: nothing here speaks of the token.
+# Each is a network failure or not an answer of the API: none says anything about the token.
 UNAVAILABLE, UNEXPECTED = UpstreamUnavailableError, UpstreamUnexpectedError
 
 

@@ -50,7 +50,7 @@ class Hosts:
     # The login is dead, and all of its tokens.
     is_dead: bool = False
     refuses_new_tokens: bool = False
-    # A token is refused so long after it was issued, though it was accepted before.
+    # The age at which a token is refused, although it was accepted before.
     dies_after: timedelta | None = None
     is_blocked: bool = False
     issued: set[Token] = field(default_factory=set)

@@ -19,7 +19,7 @@ from tests.fake_lambda_context import FakeLambdaContext
 from tests.proofs.crash_points.sandbox import DAY, RENEWS, WEEK, Sandbox, Sandboxes, token_in
 
 REFRESHES = 25
-# After so many refreshes that end well comes one whose new token the API then refuses.
+# After this many successful refreshes, the API refuses the new token of the next one.
 SPOILT_AFTER = 5
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)

@@ -66,14 +66,14 @@ class MemoryStore:
     alternatives_fail: QwenTokenError | None = None
 
     def hold(self, held_token: Token, *, note: str = "") -> None:
-        """Put a token in, as a person does, with something of their own beside it."""
+        """Put in a token, as a person does, with something of their own beside it."""
         version = f"v{len(self.versions) + 1}"
         text = json.dumps({"token": held_token.raw, "note": note}) if note else held_token.raw
         self.versions[version] = StoredToken(held_token, version, text, created_at=self._date())
         self._move(version)
 
     def hold_own(self, held_token: Token, *, age: timedelta = timedelta()) -> None:
-        """Hold a token that the keeper wrote so long ago."""
+        """Hold a token that the keeper wrote this long ago."""
         self.hold(held_token)
         assert self.current is not None
         self.pending = self.current
@@ -191,7 +191,7 @@ class MemorySessions:
     text: str = ""
 
     def hold(self, session: Session | QwenTokenError) -> None:
-        """Put a session in, as a person does; an error stands for a value that is none."""
+        """Put in a session, as a person does; an error stands for an unreadable value."""
         self.current = self._add(session)
 
     def _add(self, session: Session | QwenTokenError) -> str:
@@ -347,7 +347,7 @@ class Scene:
         self.before_lease: list[Callable[[], object]] = []
 
     def log_in(self, session: Session | QwenTokenError) -> MemorySessions:
-        """Put a session in, as a person does."""
+        """Put in a session, as a person does."""
         if self.sessions is None:
             self.sessions = MemorySessions(clock=lambda: self.now)
         self.sessions.hold(session)

@@ -119,7 +119,7 @@ def is_idle(source: Any) -> bool:
 
 
 async def gathered(ask: Callable[[], Any], count: int) -> list[Any]:
-    """Return what so many tasks get that ask at once: a token, or an exception."""
+    """Return what this many tasks get when they ask at once: a token or an exception."""
     found: list[Any] = []
 
     async def one() -> None:
@@ -135,7 +135,7 @@ async def gathered(ask: Callable[[], Any], count: int) -> list[Any]:
 
 
 def released(source: Slow, *, after: int) -> threading.Thread:
-    """Let the source answer once so many tasks wait for it."""
+    """Let the source answer once this many tasks wait for it."""
 
     def release() -> None:
         eventually(lambda: waiting_for(source) >= after)

@@ -1813,7 +1813,7 @@ def test_the_password_is_tried_if_no_alternative_is_alive() -> None:
 
 
 def echoed_after_a_sign_in(*, age: timedelta) -> Scene:
-    """Return a server that echoes, and a sign-in that came to nothing so long ago."""
+    """Return a server that echoes, and a sign-in that failed this long ago."""
     scene = Scene()
     scene.store.hold(OLD)
     version = scene.log_in(BY_PASSWORD).current

@@ -63,7 +63,7 @@ REFUSALS = [
 
 
 class Functions:
-    """Lambda with the refresh function, which does what it is told to."""
+    """Lambda with a refresh function whose effect the test sets."""
 
     def __init__(self, effect: Callable[[], object]) -> None:
         self.effect = effect
@@ -105,7 +105,7 @@ def with_function(secrets: Any, clock: Clock, effect: Callable[[], object]) -> A
 
 
 def together(number: int, work: Callable[[], object]) -> list[object]:
-    """Do ``work`` in so many threads at once; return what each got, or its error."""
+    """Do ``work`` in a number of threads at once; return each result or error."""
     start = threading.Barrier(number)
 
     def one() -> object:

@@ -1,4 +1,4 @@
-"""The state table: who has the lease, and what is remembered, whatever becomes of a call."""
+"""The state table: the lease and the memory, whatever happens to a call."""
 
 from datetime import datetime, timedelta
 from typing import Any

@@ -22,7 +22,7 @@ Status = Callable[..., tuple[int, str]]
 
 
 def in_time(**duration: float) -> datetime:
-    """Return a whole second so long from now: a bit more, which no test notices."""
+    """Return the next whole second after this duration from now."""
     return datetime.now(UTC).replace(microsecond=0) + timedelta(**duration, seconds=1)
 
 
@@ -44,7 +44,7 @@ def _status(capsys: pytest.CaptureFixture[str]) -> Status:
 
 
 def holds(stack: FakeStack, *, left: float, life: float = 15, account: str | None = None) -> str:
-    """Put an access token with so many minutes left into the token secret; return its version."""
+    """Put an access token with this many minutes left into the token secret; return its version."""
     claims = {
         "type": "access_token",
         "exp": int(in_time(minutes=left).timestamp()),

@@ -181,7 +181,7 @@ def _api() -> Iterator[Api]:
 def outcome(
     url: str, auth: QwenAuth | None, read: Callable[[requests.Response], Any]
 ) -> tuple[Any, Any]:
-    """Return what a reader gets, or the class of what it is told."""
+    """Return what a reader gets, or the class of its exception."""
     with (
         requests.Session() as session,
         session.get(url, auth=auth, stream=True, timeout=3.0) as response,

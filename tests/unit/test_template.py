@@ -877,7 +877,7 @@ def test_the_live_check_has_a_schedule_of_its_own_unless_it_is_switched_off() ->
     assert target["Arn"] == {"Fn::GetAtt": ["RefreshFunction", "Arn"]}
     assert target["RoleArn"] == {"Fn::GetAtt": ["ScheduleRole", "Arn"]}
     assert target["RetryPolicy"] == own_retries
-    # A name would be that of another stack's, and another group is none that the role trusts.
+    # A fixed name would collide with another stack's, and the role trusts no other group.
     assert not timer["Properties"].keys() & {"Name", "GroupName"}
 
 

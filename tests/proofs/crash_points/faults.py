@@ -506,7 +506,7 @@ class _Story:
         self._begins_at = sandbox.clock.ahead
 
     def run_at(self, since: timedelta) -> _Run:
-        """Make a run so long after the disturbed one."""
+        """Make a run this long after the disturbed one."""
         sandbox, line = self.sandbox, self.line
         sandbox.clock.ahead = self._begins_at + since
         calls, emails = len(line.calls), sandbox.alerts
@@ -705,7 +705,7 @@ def _alerts(story: _Story) -> list[str]:
     problems: list[str] = []
     said: list[str] = []
     # A run that died as it signed in could not say whether that was answered: the next sign-in is
-    # allowed after a day, and an access token does not live for so long.
+    # allowed after a day, and no access token lives that long.
     waits = case.kind.session is not None and story.runs[0].end.killed and _noted(story)
     for run in story.runs:
         is_true = not run.serves or not run.can_go_on or waits or case.kind.ends != "refreshed"

@@ -126,7 +126,7 @@ class Sandbox:
         return self.qwen.mint(lifetime=left, jti=secrets.token_hex(16), line=line)
 
     def age_current(self, age: timedelta) -> None:
-        """Let what readers get have been written so long ago."""
+        """Make the current version this old."""
         held = self.client.get_secret_value(SecretId=self.secret_arn, VersionStage=CURRENT)
         self._written_at[held["VersionId"]] = self.clock() - age
 

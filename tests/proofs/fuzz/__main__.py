@@ -38,7 +38,7 @@ _WORDS: Final = (
 
 
 def main() -> None:
-    """Fuzz one target for so many seconds; libFuzzer says what it found, and exits with 77."""
+    """Fuzz one target for a number of seconds; libFuzzer prints its findings and exits with 77."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("target", choices=_TARGETS)
     parser.add_argument("--seconds", type=int, default=60)

@@ -55,7 +55,7 @@ _RECOVERS_IN: Final = 16 * MINUTE
 _REFUSED_FOR: Final = HOUR + 2 * TICK
 # So long after the token died, somebody knows: a check a day, and a run that does not get through.
 _NOTICED_IN: Final = CHECK + _RECOVERS_IN
-# While the same failure goes on, so many runs are made at the schedule's pace, then fewer.
+# While the same failure goes on, this many runs follow at the schedule's pace, then fewer.
 _AT_FULL_PACE: Final = 15
 _TABLE: Final = "state"
 # The call that spends a password, as a run's calls are named.
@@ -736,7 +736,7 @@ class SimulatedLife:
         self._told = {key: at for key, at in self._told.items() if key[0] == "session_ending"}
 
     def _excuse(self, duration: timedelta) -> None:
-        """Let readers be without a token for so long, should it come to that."""
+        """Allow readers to be without a token for this long."""
         self._served_from = max(self._served_from, self.now + duration)
 
     def _died(self) -> None:
