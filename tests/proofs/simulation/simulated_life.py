@@ -183,6 +183,8 @@ class SimulatedLife:
         self._sign_in_from = self.now
         self._answer_lost = False
         self._is_heard_of = False
+        # A dead run's lease goes on for so long at most.
+        self._leased_until = self.now
         self._broken: InvariantError | None = None
         self._clients = self._wired()
         self.log_in()
@@ -521,6 +523,7 @@ class SimulatedLife:
         self._incident_since = None
         self._last_version_at = None
         if run.died:
+            self._leased_until = self.now + TIMEOUT + TICK
             # It may have announced a sign-in that it did not come to make.
             self._sign_in_from = self.now + SIGN_IN_EVERY
         for trouble, name in run.struck:
@@ -624,8 +627,9 @@ class SimulatedLife:
         end = str(failure["session_expires_at"]) if event == "session_ending" else ""
         key = (event, severity, reason, version, end)
         last = self._told.get(key)
-        # A run that waits in vain for another one's lease tells it once more.
+        # A run that waits in vain for another one's lease, be it a dead one's, tells it once more.
         is_alone = len(self._runs) == 1 and not self._runs[-1].has_company()
+        is_alone &= self.now >= self._leased_until
         self._check(
             last is None or self.now - last >= REMIND_EVERY or not is_alone,
             "nobody is alerted twice to the same thing within a day",
