@@ -117,6 +117,13 @@ class Deployed:
     def _asked(self) -> int:
         return len(self.qwen.requests) + len(self.sign_in_host.requests)
 
+    def end_alarms(self) -> None:
+        """Set all alarms to OK: other tests may have let them go off."""
+        for name in self.stack.alarms():
+            self.stack.cloud.cloudwatch.set_alarm_state(
+                AlarmName=f"{self.stack.name}-{name}", StateValue="OK", StateReason="a test"
+            )
+
     def start_anew(self) -> None:
         """Forget what was said and done so far, and let the hosts behave again."""
         self.qwen.answer_with(MINTS_NEWER_CLAIMS)
@@ -224,6 +231,20 @@ def _newer(session_newer: Deployed) -> Deployed:
     """Return a stack for sessions. To it, no trouble is a notice."""
     session_newer.start_anew()
     return session_newer
+
+
+@pytest.fixture(scope="session", name="session_operated")
+def _session_operated(deploy_again: Deploy) -> Iterator[Deployed]:
+    with Hosts.started() as hosts:
+        names = {"SecretName": "operated/token", "SessionSecretName": "operated/session"}
+        yield Deployed(deploy_again("operated", hosts.parameters(**names)), hosts)
+
+
+@pytest.fixture(name="operated")
+def _operated(session_operated: Deployed) -> Deployed:
+    """Return a stack whose session secret may get a value, which it then keeps."""
+    session_operated.start_anew()
+    return session_operated
 
 
 @pytest.fixture(scope="session", name="session_fleet")

@@ -8,8 +8,8 @@ from tests.e2e.alert_commands import KINDS, command_of, in_cloudshell
 from tests.e2e.conftest import Deployed
 
 
-def test_the_command_of_each_alert_works_with_the_aws_cli_alone(deployed: Deployed) -> None:
-    stack = deployed.stack
+def test_the_command_of_each_alert_works_with_the_aws_cli_alone(operated: Deployed) -> None:
+    stack = operated.stack
     reasons: dict[str, list[str]] = {}
     for session_secret_id in (stack.session_secret_arn, ""):
         location = RunLocation(
@@ -26,13 +26,13 @@ def test_the_command_of_each_alert_works_with_the_aws_cli_alone(deployed: Deploy
     assert not [command for command in reasons if not command.startswith(("read -rs ", "aws "))]
 
     for command in reasons:
-        deployed.start_anew()
+        operated.start_anew()
         stack.put_session(" ")
-        deployed.hold(timedelta(days=1))
+        operated.hold(timedelta(days=1))
         before = stack.current().text
         stores = "put-secret-value" in command
         into_the_session = stack.session_secret_arn in command
-        login = deployed.sign_in_host.log_in() if into_the_session else deployed.qwen.mint()
+        login = operated.sign_in_host.log_in() if into_the_session else operated.qwen.mint()
 
         shown = in_cloudshell(stack.cloud, command, pasted=login if stores else "")
 

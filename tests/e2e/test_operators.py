@@ -15,17 +15,19 @@ DAY = timedelta(days=1)
 
 
 def test_an_operator_runs_every_command_with_these_policies(
-    deployed: Deployed,
+    operated: Deployed,
 ) -> None:
-    policies = [policy(name) for name in OPERATES]
-    session = session_with(deployed.stack.cloud, policies)
-    deployed.hold(2 * DAY)
+    named = {"stack": operated.stack.name, "secrets": "operated"}
+    policies = [policy(name, **named) for name in OPERATES]
+    session = session_with(operated.stack.cloud, policies)
+    operated.hold(2 * DAY)
+    operated.end_alarms()
 
-    with recorded(deployed.stack.cloud) as (cloud, calls):
-        stack = replace(deployed.stack, cloud=cloud)
+    with recorded(operated.stack.cloud) as (cloud, calls):
+        stack = replace(operated.stack, cloud=cloud)
         for arguments, typed in (
-            (("put",), deployed.qwen.mint(lifetime=2 * DAY)),
-            (("put",), deployed.sign_in_host.log_in()),
+            (("put",), operated.qwen.mint(lifetime=2 * DAY)),
+            (("put",), operated.sign_in_host.log_in()),
             (("status",), ""),
             (("status", "--check"), ""),
             (("refresh", "--force"), ""),
