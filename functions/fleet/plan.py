@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from jobs import LONGEST_DELAY
-from qwen_token.policy import TokenState, due_before, state_of
+from qwen_token.policy import BRAKE, TokenState, due_before, is_braked, state_of
 from qwen_token.stored_token import StoredToken
 
 # The next sweep may come a little late, and it, too, takes its time.
@@ -30,14 +30,18 @@ def plan_for(
     """Return the job that a sweep queues for a token; None where a later sweep is early enough.
 
     Sweeps come every ``interval``. What falls due before the next one is queued, to be done when it
-    is due. SQS delays for a quarter of an hour at most: what is due later than that is left to the
-    next sweep where half of the time that it is due for is left then, and is replaced early else.
+    is due, and not before the keeper's last version is ten minutes old. SQS delays for a quarter of
+    an hour at most: what is due later than that is left to the next sweep where half of the time
+    that it is due for is left then, and is replaced early else.
     """
-    if state_of(held, now=now, refresh_before=refresh_before) is not TokenState.FRESH:
+    state = state_of(held, now=now, refresh_before=refresh_before)
+    if state is TokenState.EXPIRED or held.is_rejected:
         return Plan()
     due_for = due_before(held.token, refresh_before=refresh_before, written_at=held.written_at)
     next_sweep = now + interval + _LATE
-    due_in = held.token.expires_at - due_for - now
+    due_in = max(held.token.expires_at - due_for - now, _braked_for(held, due_for, now=now))
+    if due_in <= timedelta(0):
+        return Plan()
     if now + due_in > next_sweep:
         return None
     # A second more: a worker that comes early would find nothing to do.
@@ -46,6 +50,23 @@ def plan_for(
         return Plan(delay)
     is_early_enough = held.token.remaining(next_sweep) >= due_for / 2
     return None if is_early_enough else Plan(force=True)
+
+
+def _braked_for(held: StoredToken, due_for: timedelta, *, now: datetime) -> timedelta:
+    """Return how long the version is still too young to be replaced: zero if it can bear no wait.
+
+    It can if half of the time that it is due for is left afterwards.
+    """
+    if held.written_at is None or not is_braked(held, now=now):
+        return timedelta(0)
+    # Our clock may be behind the store's.
+    wait = min(held.written_at + BRAKE - now, BRAKE)
+    return wait if held.token.remaining(now + wait) >= due_for / 2 else timedelta(0)
+
+
+def is_urgent(expires_at: datetime | None, *, now: datetime, interval: timedelta) -> bool:
+    """Return whether readers would have no valid token by the next sweep, as far as is known."""
+    return expires_at is None or expires_at <= now + interval + _LATE
 
 
 def is_checked_now(

@@ -1,12 +1,13 @@
 """What a sweep plans for a member: at once, later, early, or not yet; and when it is checked."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
-from plan import Plan, is_checked_now, plan_for
-from qwen_token.policy import TokenState, due_before, state_of
+from plan import Plan, is_checked_now, is_urgent, plan_for
+from qwen_token.policy import BRAKE, TokenState, due_before, state_of
 from qwen_token.stored_token import StoredToken
 from tests.minting import NOW, token
 
@@ -31,7 +32,31 @@ def held(left: timedelta, *, lifetime: timedelta | None = None) -> StoredToken:
         pytest.param(held(3 * DAY + 12 * MINUTE), 10 * MINUTE, None, id="after the next sweep"),
         pytest.param(held(30 * DAY), 12 * HOUR, None, id="fresh for days"),
         pytest.param(
-            held(15 * MINUTE, lifetime=15 * MINUTE), 10 * MINUTE, Plan(571), id="an access token"
+            held(15 * MINUTE, lifetime=15 * MINUTE), 10 * MINUTE, Plan(601), id="an access token"
+        ),
+        pytest.param(
+            held(MINUTE * 5.25, lifetime=15 * MINUTE),
+            10 * MINUTE,
+            Plan(16),
+            id="due, but not ten minutes old",
+        ),
+        pytest.param(
+            held(11 * MINUTE, lifetime=11 * MINUTE),
+            10 * MINUTE,
+            Plan(411),
+            id="one that would be nearly over after ten minutes",
+        ),
+        pytest.param(
+            replace(held(10 * MINUTE, lifetime=15 * MINUTE), is_rejected=True),
+            10 * MINUTE,
+            Plan(),
+            id="one that the API refused, at once",
+        ),
+        pytest.param(
+            held(16 * MINUTE, lifetime=15 * MINUTE),
+            10 * MINUTE,
+            Plan(631),
+            id="one of the future, as the store's clock has it",
         ),
         pytest.param(
             held(3 * DAY + 30 * MINUTE), HOUR, None, id="later than SQS delays, and in time then"
@@ -40,7 +65,7 @@ def held(left: timedelta, *, lifetime: timedelta | None = None) -> StoredToken:
             held(80 * MINUTE, lifetime=2 * HOUR), HOUR, Plan(force=True), id="early, or too late"
         ),
         pytest.param(
-            held(15 * MINUTE, lifetime=15 * MINUTE), HOUR, Plan(571), id="as well as it goes"
+            held(15 * MINUTE, lifetime=15 * MINUTE), HOUR, Plan(601), id="as well as it goes"
         ),
     ],
 )
@@ -81,6 +106,43 @@ def test_no_token_expires_between_two_sweeps_that_come_three_times_in_its_life(
     )
     state = state_of(stored, now=at, refresh_before=REFRESH_BEFORE)
     assert plan.force or state is TokenState.STALE, "a worker that comes then finds it due"
+
+
+@pytest.mark.parametrize("phase", range(10))
+@pytest.mark.parametrize("late", [timedelta(), timedelta(seconds=20)])
+def test_a_session_gets_at_most_one_version_in_ten_minutes(phase: int, late: timedelta) -> None:
+    """A day of sweeps every ten minutes, whose jobs are done at once or a little late."""
+    interval, lifetime = 10 * MINUTE, 15 * MINUTE
+    written = [NOW - phase * MINUTE]
+    for sweep in (NOW + number * interval for number in range(144)):
+        found = token(left=lifetime - (sweep - written[-1]), now=sweep)
+        stored = StoredToken(found, "v1", found.raw, written_at=written[-1])
+        plan = plan_for(stored, now=sweep, refresh_before=REFRESH_BEFORE, interval=interval)
+        if plan is None:
+            continue
+        at = sweep + timedelta(seconds=plan.delay) + late
+        assert state_of(stored, now=at, refresh_before=REFRESH_BEFORE) is TokenState.STALE
+        written.append(at)
+
+    pauses = [after - before for before, after in zip(written, written[1:], strict=False)]
+    assert min(pauses) >= BRAKE
+    assert max(pauses) <= 12 * MINUTE
+    assert len(pauses) <= 144
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "urgent"),
+    [
+        (None, True),
+        (NOW - MINUTE, True),
+        (NOW + 11 * MINUTE, True),
+        (NOW + 12 * MINUTE, False),
+    ],
+)
+def test_what_expires_before_the_next_sweep_is_urgent(
+    expires_at: datetime | None, *, urgent: bool
+) -> None:
+    assert is_urgent(expires_at, now=NOW, interval=10 * MINUTE) is urgent
 
 
 def test_a_secret_is_checked_at_its_own_time_of_day_by_the_sweeps_beside_it() -> None:
