@@ -20,7 +20,7 @@ from keeper_runtime.reporting import Reporter
 from keeper_runtime.run_location import location_of, time_left_of
 from keeper_runtime.state_table import ledger_of
 from marks import Marks
-from plan import Plan, is_checked_now, plan_for
+from plan import Plan, is_checked_now, is_urgent, plan_for
 from qwen_token.errors import ConfigError, QwenTokenError, StoreError, forgets_locals
 from qwen_token.fleet import WRITES_PER_SECOND, Fleet, Member
 from qwen_token.policy import AlertPolicy, Severity
@@ -196,7 +196,8 @@ class _Sweeping:
                 if plan is None or plan != Plan():
                     fresh.append((member, found))
                 if plan is not None:
-                    due.append(_due(member, found, plan))
+                    urgent = is_urgent(found, now=now, interval=self._settings.interval)
+                    due.append(_due(member, found, plan, urgent=urgent))
         except StoreError as error:
             failure = error
         finally:
@@ -227,7 +228,7 @@ class _Sweeping:
 
     def _queue(self, due: Sequence["_Due"], now: datetime) -> None:
         """Queue the jobs, the most urgent first, but for those that are in the queue already."""
-        in_order = sorted(due, key=lambda each: (each.delay, each.expires_at))
+        in_order = sorted(due, key=_Due.order)
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="mark") as threads:
             is_new = list(threads.map(self._mark, in_order))
         new = [each for each, is_marked in zip(in_order, is_new, strict=True) if is_marked]
@@ -255,7 +256,12 @@ class _Sweeping:
         A worker that finds nothing to do has done no harm.
         """
         try:
-            return self._marks.queue(each.job.secret_id, each.version_id, delay=each.delay)
+            return self._marks.queue(
+                each.job.secret_id,
+                each.version_id,
+                delay=each.delay,
+                expires_at=each.expires_at,
+            )
         except StoreError as error:
             self._note(error)
             return True
@@ -306,12 +312,18 @@ class _Due:
     job: Job
     delay: int = 0
     version_id: str = ""
-    expires_at: float = 0.0
+    expires_at: datetime | None = None
+
+    def order(self) -> tuple[int, float]:
+        """Return what sorts the most urgent first."""
+        return self.delay, 0.0 if self.expires_at is None else self.expires_at.timestamp()
 
 
-def _due(member: Member, held: StoredToken, plan: Plan) -> _Due:
-    job = Job(member.secret_id, member.session_id, force=plan.force, check=plan.check)
-    return _Due(job, plan.delay, held.version_id, held.token.expires_at.timestamp())
+def _due(member: Member, held: StoredToken, plan: Plan, *, urgent: bool) -> _Due:
+    job = Job(
+        member.secret_id, member.session_id, force=plan.force, check=plan.check, urgent=urgent
+    )
+    return _Due(job, plan.delay, held.version_id, held.token.expires_at)
 
 
 def _is_place(value: object) -> bool:

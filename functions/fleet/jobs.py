@@ -3,7 +3,7 @@
 import json
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 # SQS delays no message for longer (in seconds), and takes no more of them in one call.
 LONGEST_DELAY: Final = 900
 _BATCH: Final = 10
-# How often a job is put off by trouble with the API before that is reported.
+# How often a job is put off by trouble with the API before that is reported. One that is urgent goes
+# on being put off then; any other is left to the next sweep.
 POSTPONEMENTS: Final = 3
 
 # A job has about 200 characters, and the longest name of a secret 512. It may name two.
 _LONGEST_BODY: Final = 2048
 _STEP: Final = "queue the jobs"
+_HIDE: Final = "set when the jobs are delivered again"
 # A secret's name in an ARN, with the six characters that AWS adds.
 _NAME: Final = re.compile(r"([A-Za-z0-9/_+=.@-]{1,512})-[A-Za-z0-9]{6}")
 
@@ -45,8 +47,9 @@ class Job:
 
     ``session_id`` is the ARN of its session secret, if it has one. ``obstacle`` is why the run can
     only fail, where that is known (see ``qwen_token.fleet``). ``force`` has the token replaced
-    before it is due, and ``check`` has one that is not due tried with the API. ``postponed`` counts
-    how often the run was put off because the API could not be asked; ``waits`` says that it waits
+    before it is due, and ``check`` has one that is not due tried with the API. ``urgent`` says that
+    the token expires too soon for a later sweep to help. ``postponed`` counts how often the run was
+    put off because the API could not be asked, up to ``POSTPONEMENTS``; ``waits`` says that it waits
     for its turn to sign in.
     """
 
@@ -55,6 +58,7 @@ class Job:
     obstacle: str | None = None
     force: bool = False
     check: bool = False
+    urgent: bool = False
     postponed: int = 0
     waits: bool = False
 
@@ -88,7 +92,7 @@ class Job:
             and (
                 self.session_id is None or _name_in(self.session_id, secrets) == session_name(name)
             )
-            and all(type(flag) is bool for flag in (self.force, self.check, self.waits))
+            and all(type(flag) is bool for flag in (self.force, self.check, self.urgent, self.waits))
             and isinstance(self.obstacle, str | None)
             and (self.obstacle is None or obstacle_in_words(self.obstacle, self.secret_id) != "")
             # True is an int, too.
@@ -128,6 +132,27 @@ def send(jobs: Iterable[tuple[Job, int]], *, client: "SQSClient", queue_url: str
             unsent.append(batch[int(each["Id"])][0])
             failure = failure or _refusal(each)
     return None if failure is None else Unsent(tuple(unsent), failure)
+
+
+def hide(
+    receipts: Sequence[str], seconds: int, *, client: "Callable[[], SQSClient]", queue_url: str
+) -> None:
+    """Have messages that were received delivered again in ``seconds``, unless they are deleted.
+
+    Raises:
+        StoreError: the queue refused or failed. The messages keep the timeout that they had.
+    """
+    for batch in batched(receipts, _BATCH, strict=False):
+        with translated(_HIDE, by="SQS"):
+            refused = client().change_message_visibility_batch(
+                QueueUrl=queue_url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
+                    for number, receipt in enumerate(batch)
+                ],
+            ).get("Failed", ())
+        if refused:
+            raise StoreError(f"SQS could not {_HIDE}: {code_in(refused[0]['Code'])}")
 
 
 def _send(

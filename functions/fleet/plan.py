@@ -64,9 +64,13 @@ def _braked_for(held: StoredToken, due_for: timedelta, *, now: datetime) -> time
     return wait if held.token.remaining(now + wait) >= due_for / 2 else timedelta(0)
 
 
-def is_urgent(expires_at: datetime | None, *, now: datetime, interval: timedelta) -> bool:
-    """Return whether readers would have no valid token by the next sweep, as far as is known."""
-    return expires_at is None or expires_at <= now + interval + _LATE
+def is_urgent(held: StoredToken, *, now: datetime, interval: timedelta) -> bool:
+    """Return whether a job that fails cannot be left to a later sweep.
+
+    The next sweep may come before the job itself, so this asks if the token expires by the one
+    after it.
+    """
+    return held.token.remaining(now) <= 2 * interval + _LATE
 
 
 def is_checked_now(

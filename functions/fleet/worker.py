@@ -1,7 +1,8 @@
 """The fleet's worker: runs the keeper for each job of a batch, and reports all that failed."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,7 +19,16 @@ from aws_lambda_powertools.utilities.batch import (
 from breaker import TROUBLE
 from claims import ClaimedSessions, Claims
 from fleet_settings import WorkerSettings
-from jobs import LONGEST_DELAY, POSTPONEMENTS, Job, NotAJobError, delay, secrets_of, send
+from jobs import (
+    LONGEST_DELAY,
+    POSTPONEMENTS,
+    Job,
+    NotAJobError,
+    delay,
+    hide,
+    secrets_of,
+    send,
+)
 from keeper_runtime.clients import Clients
 from keeper_runtime.json_lines import log_all_as_json
 from keeper_runtime.opened_ledger import give_back
@@ -59,13 +69,16 @@ metrics = Metrics()
 
 # Jobs at once: nearly all of a run is waiting, for Qwen and for AWS.
 _THREADS: Final = 4
-# For about how many seconds a job is put off by trouble with the API the first time; each further
-# time takes twice as long.
+# For about how many seconds a job is put off by trouble with the API the first time. Each further
+# time takes twice as long, unless the job is urgent.
 _POSTPONEMENT: Final = 60
 # Over so many seconds at least, jobs that wait for their turn to sign in are spread.
 _SOONEST_SPREAD: Final = 120
 # With less than this left, no job is begun: the batch has to be reported.
 _RESERVE: Final = 4 * STORE_CALL_LIMIT
+# For so many seconds after this worker's end, its urgent messages are not delivered again: Lambda
+# needs a moment to delete those that are done.
+_CLEARING: Final = 10
 
 _clients = cache(Clients.real)
 # What this process has claimed, for all batches.
@@ -107,6 +120,7 @@ def run(
         Claims(clients.dynamodb, settings.state_table, clients.clock, clients.sessions, _claimed),
         ledger_of(clients, time_left_of(context), SHARED_TROUBLE),
     )
+    batch.hide_urgent(event["Records"])
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="job") as threads:
 
         async def do(record: "SQSRecord") -> None:
@@ -159,6 +173,12 @@ class _Run:
         at = self.ending.expires_at
         return at is not None and at <= self.ledger.now()
 
+    @property
+    def is_to_be_told(self) -> bool:
+        """Whether trouble that goes on is reported, although the job is tried again soon."""
+        was_patient = self.next_turn is None and self.job.postponed >= POSTPONEMENTS
+        return was_patient or self.has_expired
+
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
@@ -174,6 +194,29 @@ class _Batch:
     claims: Claims
     shared_ledger: Ledger
     runs: list[_Run] = field(default_factory=list)
+
+    def hide_urgent(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Have urgent jobs delivered again soon after this worker's end, if it is killed.
+
+        The queue's own timeout allows for the time until a worker takes them. It would bring them
+        back when their tokens have expired.
+        """
+        secrets = secrets_of(self.context.invoked_function_arn)
+        urgent = [each["receiptHandle"] for each in records if _is_urgent(each["body"], secrets)]
+        seconds = math.ceil(time_left_of(self.context)().total_seconds()) + _CLEARING
+        try:
+            hide(
+                urgent,
+                seconds,
+                client=self.clients.sqs,
+                queue_url=self.settings.queue_url,
+            )
+        except StoreError as error:
+            logger.warning(
+                "a job comes back late if this worker is killed",
+                reason=error.reason,
+                detail=str(error),
+            )
 
     def do(self, record: "SQSRecord") -> None:
         """Run the keeper for one job. What it raises is no QwenTokenError, but a crash.
@@ -234,8 +277,8 @@ class _Batch:
         try:
             later = [run for run in self.runs if _is_for_later(run)]
             self._postpone(later)
-            # What is tried again soon is no failure yet, unless readers feel it.
-            ended = [run for run in self.runs if run not in later or run.has_expired]
+            # What is tried again soon is no failure yet, unless it lasts or readers feel it.
+            ended = [run for run in self.runs if run not in later or run.is_to_be_told]
             self._count(ended)
             self._tell(ended)
         finally:
@@ -287,7 +330,7 @@ class _Batch:
             )
             run.is_queued = True
             try:
-                self.marks.queue(job.secret_id, run.version_id, delay=seconds)
+                self.marks.postpone(job.secret_id, run.version_id, delay=seconds)
             except StoreError as error:
                 _log_mark(run, error)
 
@@ -331,27 +374,35 @@ class _Batch:
             _log_mark(run, error)
 
 
+def _is_urgent(body: str, secrets: str) -> bool:
+    try:
+        return Job.from_body(body, secrets=secrets).urgent
+    except NotAJobError:
+        return False
+
+
 def _is_for_later(run: _Run) -> bool:
     """Return whether a run is tried again soon, before the next sweep."""
     may_pass = run.job.postponed < POSTPONEMENTS
     if isinstance(run.ending, Report):
         # The run that has the lease may be dead.
         return run.ending.outcome is Outcome.LEASED and may_pass
-    return run.next_turn is not None or (isinstance(run.ending, TROUBLE) and may_pass)
+    is_tried_again = may_pass or run.job.urgent
+    return run.next_turn is not None or (isinstance(run.ending, TROUBLE) and is_tried_again)
 
 
 def _postponed(run: _Run) -> Job:
     """Return the job of a run that is tried again."""
     if run.next_turn is not None:
         return replace(run.job, waits=True)
-    return replace(run.job, postponed=run.job.postponed + 1)
+    return replace(run.job, postponed=min(run.job.postponed + 1, POSTPONEMENTS))
 
 
 def _wait(run: _Run) -> int:
     """Return the delay in seconds until a postponed job is tried again."""
     if run.next_turn is not None:
         return _wait_for_turn(run, run.next_turn)
-    wait = float(_POSTPONEMENT * 2**run.job.postponed)
+    wait = float(_POSTPONEMENT * (1 if run.job.urgent else 2**run.job.postponed))
     error = run.ending
     asked = error.retry_after if isinstance(error, RateLimitedError) else None
     least = wait / 2 if asked is None else asked.total_seconds()

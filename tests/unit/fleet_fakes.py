@@ -32,6 +32,27 @@ class FakeQueue:
     sender_at_fault: bool = False
     fails_with: Exception | None = None
     sent: list[tuple[dict[str, Any], int]] = field(default_factory=list)
+    # When received messages are delivered again, by their receipts.
+    hidden: dict[str, int] = field(default_factory=dict)
+    no_receipts: frozenset[str] = frozenset()
+
+    def change_message_visibility_batch(
+        self,
+        *,
+        QueueUrl: str,  # noqa: N803 - boto3's
+        Entries: list[dict[str, Any]],  # noqa: N803 - boto3's
+    ) -> dict[str, Any]:
+        assert QueueUrl == QUEUE
+        assert 1 <= len(Entries) <= 10
+        if self.fails_with is not None:
+            raise self.fails_with
+        failed = []
+        for entry in Entries:
+            if entry["ReceiptHandle"] in self.no_receipts:
+                failed.append({"Id": entry["Id"], "Code": "ReceiptHandleIsInvalid"})
+            else:
+                self.hidden[entry["ReceiptHandle"]] = entry["VisibilityTimeout"]
+        return {"Failed": failed} if failed else {}
 
     def send_message_batch(self, *, QueueUrl: str, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803 - boto3's
         assert QueueUrl == QUEUE

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 import dispatch
-from qwen_token import ConfigError, QwenTokenError, StoreError
+from qwen_token import ConfigError, QwenTokenError, StoreError, Token
 from tests.fake_lambda_context import FakeLambdaContext
 from tests.fake_secrets_manager import SecretsManagerCall, arn
 from tests.fakes import Recorder
@@ -548,11 +548,14 @@ def test_what_falls_due_before_the_next_sweep_is_queued_with_the_delay_until_the
     assert done.metrics["RunSucceeded"] == [2], "readers of both have a token that lives"
 
 
+def access_token(left: timedelta) -> Token:
+    return token(left=left, type="access_token", iat=int(NOW.timestamp()))
+
+
 def test_an_access_token_is_replaced_in_time_by_sweeps_of_ten_minutes(
     world: FleetUnderTest, run: Runner
 ) -> None:
-    raw = token(left=15 * MINUTE, type="access_token", iat=int(NOW.timestamp())).raw
-    world.secrets.add("alice", raw)
+    world.secrets.add("alice", access_token(15 * MINUTE).raw)
     world.secrets.add("alice/session", "…", tags={TAG: "session"})
 
     run(world)
@@ -587,6 +590,41 @@ def test_a_mark_is_lifted_by_another_version_and_by_time(
     world.now += 31 * MINUTE
     run(world)
     assert len(world.queue.sent) == 3, "a job that was lost is not waited for"
+
+
+def test_a_lost_job_of_an_access_token_is_queued_again_once_the_token_has_expired(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("alice", access_token(15 * MINUTE).raw)
+    world.secrets.add("bob", STALE.raw)
+
+    sent = []
+    for _ in range(3):
+        run(world)
+        sent.append(sorted(world.queue.secret_ids))
+        world.queue.sent.clear()
+        world.now += 10 * MINUTE
+
+    # The job was due after 10 minutes, and its mark ended after 15.
+    assert sent == [[arn("alice"), arn("bob")], [], [arn("alice")]]
+
+
+def test_a_job_is_urgent_if_the_token_expires_before_a_later_sweep_can_help(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("alice", access_token(15 * MINUTE).raw)
+    world.secrets.add("expired", token(left=-DAY).raw)
+    world.secrets.add("stale", STALE.raw)
+    world.secrets.add("unreadable", "something else")
+
+    run(world)
+
+    assert {body["secret_id"]: body["urgent"] for body, _ in world.queue.sent} == {
+        arn("alice"): True,
+        arn("expired"): True,
+        arn("stale"): False,
+        arn("unreadable"): False,
+    }
 
 
 def test_a_member_that_is_fresh_for_days_costs_its_share_of_a_batch_read_and_no_write(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
@@ -131,18 +131,13 @@ def test_a_session_gets_at_most_one_version_in_ten_minutes(phase: int, late: tim
 
 
 @pytest.mark.parametrize(
-    ("expires_at", "urgent"),
-    [
-        (None, True),
-        (NOW - MINUTE, True),
-        (NOW + 11 * MINUTE, True),
-        (NOW + 12 * MINUTE, False),
-    ],
+    ("left", "urgent"),
+    [(-DAY, True), (15 * MINUTE, True), (21 * MINUTE, True), (22 * MINUTE, False)],
 )
-def test_what_expires_before_the_next_sweep_is_urgent(
-    expires_at: datetime | None, *, urgent: bool
+def test_what_expires_before_a_later_sweep_could_help_is_urgent(
+    left: timedelta, *, urgent: bool
 ) -> None:
-    assert is_urgent(expires_at, now=NOW, interval=10 * MINUTE) is urgent
+    assert is_urgent(held(left), now=NOW, interval=10 * MINUTE) is urgent
 
 
 def test_a_secret_is_checked_at_its_own_time_of_day_by_the_sweeps_beside_it() -> None:

@@ -70,6 +70,7 @@ def message(name: str, **more: Any) -> dict[str, Any]:
     job = {"secret_id": arn(name), "obstacle": None, "postponed": 0, **more}
     return {
         "messageId": f"message-{name}",
+        "receiptHandle": f"receipt-{name}",
         "body": json.dumps(job),
         "eventSource": "aws:sqs",
         "awsRegion": "eu-west-1",
@@ -370,6 +371,39 @@ def test_each_postponement_is_twice_as_long_and_after_the_third_the_failure_is_t
     assert done.again == []
 
 
+@in_trouble
+@pytest.mark.parametrize("left", [4 * MINUTE, -MINUTE], ids=["alive", "expired"])
+def test_an_urgent_job_goes_on_being_put_off_and_its_trouble_is_told_once(
+    left: timedelta, trouble: Exception, world: FleetUnderTest, run: Runner
+) -> None:
+    world.qwen.answers = lambda _: trouble
+    world.secrets.add("one", held_by("one", left).raw)
+    job: dict[str, Any] = {"urgent": True}
+
+    counts, severities = [], []
+    for _ in range(20):
+        run(world, message("one", **job))
+        [(job, seconds)] = world.queue.sent
+        del job["secret_id"]
+        assert 30 <= seconds <= 90
+        assert job["urgent"]
+        counts.append(job["postponed"])
+        mark = int(world.item(arn("one"))["queued_until"]["N"])
+        assert mark >= world.now.timestamp() + seconds + 300, "no sweep queues it again"
+        world.queue.sent.clear()
+        world.now += MINUTE
+    severities = [each["severity"] for each in world.topic.documents]
+
+    assert counts == [1, 2, 3, *[3] * 17]
+    assert Counter(severities) <= Counter(["notice", "warning", "critical"]), "not each attempt"
+    assert severities[-1] == "critical"
+
+    world.qwen.answers = renewed
+    done = run(world, message("one", **job))
+    assert done.metrics["TokenRefreshed"] == [1]
+    assert world.queue.sent == []
+
+
 @pytest.mark.parametrize(
     ("asked", "least", "most"), [(75, 75, 135), (300, 300, 360), (7200, 840, 900)]
 )
@@ -533,6 +567,7 @@ NO_JOBS: dict[str, str] = {
     ),
     "a session of another name": json.dumps({"secret_id": arn("one"), "session_id": arn("s")}),
     "a flag that is a number": json.dumps({"secret_id": arn("one"), "force": 1}),
+    "an urgency that is a word": json.dumps({"secret_id": arn("one"), "urgent": "yes"}),
     "a flag that is null": json.dumps({"secret_id": arn("one"), "check": None}),
     "a replica of nowhere": json.dumps({"secret_id": arn("one"), "obstacle": "replica_of:"}),
     **{
@@ -574,7 +609,15 @@ def test_what_dispatch_and_a_worker_send_is_a_job() -> None:
     longest = "a" * 504
     jobs = [
         Job(arn("a/b_+=.@-9")),
-        Job(arn("a"), arn("a/session"), force=True, check=True, waits=True, postponed=3),
+        Job(
+            arn("a"),
+            arn("a/session"),
+            force=True,
+            check=True,
+            urgent=True,
+            waits=True,
+            postponed=3,
+        ),
         Job(arn(longest), arn(f"{longest}/session"), "replica_of:us-gov-west-1"),
         *(Job(arn("a"), obstacle=each) for each in ("being_deleted", "unknown_tag", "no_member")),
         Job(arn("a/session"), obstacle="name_of_a_session"),
@@ -615,6 +658,57 @@ def test_what_there_is_no_time_left_for_is_put_off_unread(
     assert sorted(world.queue.secret_ids) == [arn("one"), arn("two")]
     assert {body["postponed"] for body, _ in world.queue.sent} == {1}
     assert done.again == []
+
+
+def test_an_urgent_job_is_delivered_again_soon_after_its_worker_was_killed(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    for name in ("fresh", "urgent", *(f"u{number}" for number in range(15))):
+        world.secrets.add(name, held_by(name, 5 * DAY).raw)
+    urgent = ["urgent", *(f"u{number}" for number in range(15))]
+
+    run(
+        world,
+        message("fresh"),
+        {**message("stray"), "body": "{"},
+        *(message(name, urgent=True) for name in urgent),
+        context=FakeLambdaContext(119_500),
+    )
+
+    # Never before the worker's end: another one would find the lease taken.
+    assert world.queue.hidden == {f"receipt-{name}": 130 for name in urgent}
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["the queue", "a receipt"])
+def test_that_a_message_keeps_its_timeout_holds_up_no_job(
+    *, fails: bool, world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("one", held_by("one").raw)
+    if fails:
+        world.queue.fails_with = RuntimeError("no queue")
+    else:
+        world.queue.no_receipts = frozenset({"receipt-one"})
+
+    done = run(world, message("one", urgent=True))
+
+    assert done.metrics["TokenRefreshed"] == [1]
+    [line] = [each for each in done.log if each["message"].startswith("a job comes back late")]
+    assert line["reason"] == "store_failed"
+
+
+def test_a_job_that_comes_twice_is_done_once(world: FleetUnderTest, run: Runner) -> None:
+    world.sign_in_host.answers = grants
+    world.secrets.add("alice", access("alice", 4 * MINUTE).raw)
+    add_session(world, "alice", credential("alice-1"))
+    twice = (of_session("alice", urgent=True), of_session("alice", urgent=True))
+
+    together = run(world, *twice)
+    later = run(world, of_session("alice", urgent=True))
+
+    assert len(world.sign_in_host.spent) == 1
+    assert together.metrics["TokenRefreshed"] == [1]
+    assert later.metrics["TokenRefreshed"] == [0]
+    assert (together.again, later.again, world.topic.documents) == ([], [], [])
 
 
 def test_what_could_not_be_postponed_is_left_to_the_next_sweep(
