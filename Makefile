@@ -44,7 +44,7 @@ status: ## show the token, its login, their time left, trouble and alarms (ARGS=
 refresh: ## run the deployed function now (ARGS=--force, ARGS=--check, ARGS=--dry-run)
 smoke: ## check it all: read the token, refresh it, use the new one (ARGS=--stdin: a token of yours)
 remove-token: ## take a member out of the fleet; its secrets stay as they are (ARGS='--name pool/zoe')
-sweep: ## have the fleet looked through now: what is due is queued
+sweep: ## start a sweep of the fleet now
 redrive: ## put the fleet's dead letters back into its queue
 # Each is a command of the library's command line.
 put-token status refresh smoke remove-token sweep redrive: .venv/ready
@@ -53,7 +53,7 @@ put-token status refresh smoke remove-token sweep redrive: .venv/ready
 logs: .venv/ready .tools/sam/ready ## follow the function's log
 	$(SAM) logs --stack-name $(STACK) --name RefreshFunction --tail $(IN_REGION)
 
-destroy: .venv/ready .tools/sam/ready ## delete the stack, and what it was told; the secrets stay
+destroy: .venv/ready .tools/sam/ready ## delete the stack and your answers; the secrets stay
 	$(SAM) delete --stack-name $(STACK) $(IN_REGION) $(ARGS) && rm -f $(CONFIG)
 
 ##@ Develop

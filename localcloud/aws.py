@@ -237,16 +237,19 @@ class Cloud:
     def _complete_fleet(self, stack: Stack) -> None:
         """Correct two differences between MiniStack and AWS for the fleet's queue.
 
-        Its IAM requires another permission for sending a batch than for sending a message; AWS
+        Its IAM requires another permission for a batch of messages than for a message; AWS
         requires the same. And it takes numbers from parameters for texts, and then does not poll.
         """
         resources = stack.resources()
         arn = self.sqs.get_queue_attributes(
             QueueUrl=stack.outputs["FleetQueueUrl"], AttributeNames=["QueueArn"]
         )["Attributes"]["QueueArn"]
-        statement = {"Effect": "Allow", "Action": "sqs:SendMessageBatch", "Resource": arn}
-        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-        for logical_id in ("DispatchFunctionRole", "WorkerFunctionRole"):
+        for logical_id, actions in {
+            "DispatchFunctionRole": ["sqs:SendMessageBatch"],
+            "WorkerFunctionRole": ["sqs:ChangeMessageVisibilityBatch", "sqs:SendMessageBatch"],
+        }.items():
+            statement = {"Effect": "Allow", "Action": actions, "Resource": arn}
+            policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
             self.session.client("iam", endpoint_url=self.endpoint).put_role_policy(
                 RoleName=resources[logical_id], PolicyName=EMULATOR_POLICY, PolicyDocument=policy
             )

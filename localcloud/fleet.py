@@ -240,7 +240,7 @@ class Fleet:
 
     @contextmanager
     def redelivering_after(self, seconds: int) -> Iterator[None]:
-        """Let what a worker did not finish come back so soon; AWS takes half an hour."""
+        """Let what a worker did not finish come back so soon; AWS takes twelve minutes."""
         url = self.stack.outputs["FleetQueueUrl"]
         before = self.cloud.sqs.get_queue_attributes(
             QueueUrl=url, AttributeNames=["VisibilityTimeout"]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # SQS delays no message for longer (in seconds), and takes no more of them in one call.
 LONGEST_DELAY: Final = 900
 _BATCH: Final = 10
-# How often a job is put off by trouble with the API before that is reported. One that is urgent goes
-# on being put off then; any other is left to the next sweep.
+# How often a job is put off by trouble with the API before that is reported. An urgent one is still
+# put off then; any other is left to the next sweep.
 POSTPONEMENTS: Final = 3
 
 # A job has about 200 characters, and the longest name of a secret 512. It may name two.
@@ -48,9 +48,9 @@ class Job:
     ``session_id`` is the ARN of its session secret, if it has one. ``obstacle`` is why the run can
     only fail, where that is known (see ``qwen_token.fleet``). ``force`` has the token replaced
     before it is due, and ``check`` has one that is not due tried with the API. ``urgent`` says that
-    the token expires too soon for a later sweep to help. ``postponed`` counts how often the run was
-    put off because the API could not be asked, up to ``POSTPONEMENTS``; ``waits`` says that it waits
-    for its turn to sign in.
+    the token expires too soon for a later sweep to help. ``postponed`` counts, up to
+    ``POSTPONEMENTS``, how often the run was put off because the API could not be asked; ``waits``
+    says that it waits for its turn to sign in.
     """
 
     secret_id: str
@@ -92,7 +92,9 @@ class Job:
             and (
                 self.session_id is None or _name_in(self.session_id, secrets) == session_name(name)
             )
-            and all(type(flag) is bool for flag in (self.force, self.check, self.urgent, self.waits))
+            and all(
+                type(flag) is bool for flag in (self.force, self.check, self.urgent, self.waits)
+            )
             and isinstance(self.obstacle, str | None)
             and (self.obstacle is None or obstacle_in_words(self.obstacle, self.secret_id) != "")
             # True is an int, too.
@@ -144,13 +146,17 @@ def hide(
     """
     for batch in batched(receipts, _BATCH, strict=False):
         with translated(_HIDE, by="SQS"):
-            refused = client().change_message_visibility_batch(
-                QueueUrl=queue_url,
-                Entries=[
-                    {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
-                    for number, receipt in enumerate(batch)
-                ],
-            ).get("Failed", ())
+            refused = (
+                client()
+                .change_message_visibility_batch(
+                    QueueUrl=queue_url,
+                    Entries=[
+                        {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
+                        for number, receipt in enumerate(batch)
+                    ],
+                )
+                .get("Failed", ())
+            )
         if refused:
             raise StoreError(f"SQS could not {_HIDE}: {code_in(refused[0]['Code'])}")
 

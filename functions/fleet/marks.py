@@ -4,7 +4,7 @@ Only a member that falls due gets one, so that a member that is fresh for days c
 mark that a member is queued is of the version that is current: a new one, whoever wrote it, lifts
 it. So does a run that takes the lease. Otherwise the mark ends when the token expires, five minutes
 after the job was due at the earliest and half an hour at the latest: the next sweep then queues a
-job that was lost. One that comes twice is harmless: it waits for the lease, and finds a fresh token.
+job that was lost. A second job is harmless: it waits for the lease, and finds a fresh token.
 """
 
 from collections.abc import Callable

@@ -609,6 +609,20 @@ def test_a_lost_job_of_an_access_token_is_queued_again_once_the_token_has_expire
     assert sent == [[arn("alice"), arn("bob")], [], [arn("alice")]]
 
 
+def test_a_job_of_a_token_that_has_expired_is_given_five_minutes(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    world.secrets.add("expired", token(left=-DAY).raw)
+
+    sent = []
+    for _ in range(4):
+        run(world)
+        sent.append(len(world.queue.sent))
+        world.now += 2 * MINUTE
+
+    assert sent == [1, 1, 1, 2]
+
+
 def test_a_job_is_urgent_if_the_token_expires_before_a_later_sweep_can_help(
     world: FleetUnderTest, run: Runner
 ) -> None:

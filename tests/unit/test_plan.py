@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -124,7 +125,7 @@ def test_a_session_gets_at_most_one_version_in_ten_minutes(phase: int, late: tim
         assert state_of(stored, now=at, refresh_before=REFRESH_BEFORE) is TokenState.STALE
         written.append(at)
 
-    pauses = [after - before for before, after in zip(written, written[1:], strict=False)]
+    pauses = [after - before for before, after in pairwise(written)]
     assert min(pauses) >= BRAKE
     assert max(pauses) <= 12 * MINUTE
     assert len(pauses) <= 144

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+import worker
 from qwen_token.fleet import WRITES_PER_SECOND
+from qwen_token.policy import BRAKE
 from tests.unit import test_dispatch, test_worker
 from tests.unit.template import (
     PARAMETERS,
@@ -120,6 +122,7 @@ def test_the_environment_is_what_the_code_reads(name: str, environ: dict[str, st
                 (KEEPS, ANY_SESSION),
                 (
                     {
+                        "sqs:ChangeMessageVisibility",
                         "sqs:DeleteMessage",
                         "sqs:GetQueueAttributes",
                         "sqs:ReceiveMessage",
@@ -233,14 +236,23 @@ def test_the_property_is_left_out_where_lambda_may_refuse_it(
 def test_the_queue_gives_a_worker_the_time_that_aws_advises_and_a_crash_three_tries() -> None:
     queue = properties("FleetQueue")
 
-    worker = properties("WorkerFunction")
-    window = worker["Events"]["Jobs"]["Properties"]["MaximumBatchingWindowInSeconds"]
-    assert queue["VisibilityTimeout"] == 6 * worker["Timeout"] + window
+    function = properties("WorkerFunction")
+    window = function["Events"]["Jobs"]["Properties"]["MaximumBatchingWindowInSeconds"]
+    assert queue["VisibilityTimeout"] == 6 * function["Timeout"] + window
     assert queue["RedrivePolicy"] == {
         "deadLetterTargetArn": {"Fn::GetAtt": ["FleetDeadLetterQueue", "Arn"]},
         "maxReceiveCount": 3,
     }
     assert properties("FleetDeadLetterQueue")["MessageRetentionPeriod"] == 14 * 86_400
+
+
+def test_a_killed_workers_urgent_jobs_come_back_while_an_access_token_lives() -> None:
+    token, due_after = 900, BRAKE.total_seconds()
+    trigger = properties("WorkerFunction")["Events"]["Jobs"]["Properties"]
+    taken_by = due_after + trigger["MaximumBatchingWindowInSeconds"]
+    timeout = properties("WorkerFunction")["Timeout"]
+
+    assert taken_by + timeout + worker._CLEARING <= token - 120, "and two minutes are left"
 
 
 def test_what_crashes_is_told_as_a_dead_letter_before_it_is_told_as_old() -> None:

@@ -8,7 +8,7 @@ from .deployed import run_function, session_for
 from .membership import find_fleet
 from .output import OK, console_for, print_rows
 
-SUMMARY: Final = "have the fleet looked through now: what is due is queued"
+SUMMARY: Final = "start a sweep of the fleet now"
 
 # Of the function's result.
 _MEMBERS: Final = ("seen", "skipped", "queued", "unreadable", "completed")
