@@ -175,7 +175,7 @@ def test_a_chat_that_moves_while_the_pages_are_read_is_listed_once(qwen: QwenSta
         pytest.param([b'{"success": true, "data": {"a": {}}}'], "page 1 .* list", id="no list"),
         pytest.param([b'{"success": true}'], "no envelope", id="no data"),
         pytest.param([b'{"data": []}'], "no envelope", id="no success"),
-        pytest.param([b"[]"], "not an answer", id="no envelope"),
+        pytest.param([b"[]"], "unknown answer", id="no envelope"),
         pytest.param([page("a"), b"<html>"], "a page", id="the web app"),
     ],
 )

@@ -64,7 +64,7 @@ NOT_SET = {
     ),
     "secretsmanager:": (
         # The template sets no value: whoever deploys reads no token.
-        "GetRandomPassword GetSecretValue RemoveRegionsFromReplication ReplicateSecretToRegions"
+        "GetRandomPassword GetSecretValue"
     ),
     "s3:": "GetObjectMetadata GetObjectVersion REST.PUT.OBJECT",
     "sns:": "PutDataProtectionPolicy",

@@ -52,6 +52,7 @@ DEFAULTS = {
     "SessionSecretName": "qwen/session",
     "SessionSecretArn": "",
     "SecretKmsKeyArn": "",
+    "ReplicaRegion": "",
     "ApiBaseUrl": "https://chat.qwen.ai",
     "AuthBaseUrl": "https://auth.qwen.ai",
     "WebVersion": "0.3.12",
@@ -128,6 +129,19 @@ THE_BUS = {
     "Fn::Sub": "arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default"
 }
 THE_KEY = {"Ref": "SecretKmsKeyArn"}
+# In the other region, under the same name.
+THE_COPY = {
+    "Fn::Join": [
+        ":",
+        [
+            {
+                "Fn::Sub": "arn:${AWS::Partition}:secretsmanager:${ReplicaRegion}"
+                ":${AWS::AccountId}:secret"
+            },
+            {"Fn::Select": [6, {"Fn::Split": [":", {"Fn::GetAtt": ["Secret", "Id"]}]}]},
+        ],
+    ]
+}
 THE_FLEET = {"Fn::Sub": "${AWS::StackName}.fleet"}
 NOTHING = {"Ref": "AWS::NoValue"}
 
@@ -379,6 +393,19 @@ VALUES: dict[str, dict[str, tuple[object, bool]]] = {
         "lower case": ("info", False),
         "nothing": ("", False),
     },
+    "ReplicaRegion": {
+        "a region": ("eu-west-1", True),
+        "one with two digits": ("eu-central-10", True),
+        "of the government": ("us-gov-west-1", True),
+        "in China": ("cn-northwest-1", True),
+        "isolated": ("us-isob-east-1", True),
+        "nothing": ("", True),
+        "two": ("eu-west-1,eu-west-2", False),
+        "a zone": ("eu-west-1a", False),
+        "in capitals": ("EU-WEST-1", False),
+        "a place": ("Ireland", False),
+        "any": ("*", False),
+    },
     "PermissionsBoundaryArn": {
         "a policy": ("arn:aws:iam::111122223333:policy/team/boundary", True),
         "a policy of AWS's own": ("arn:aws:iam::aws:policy/PowerUserAccess", True),
@@ -565,6 +592,11 @@ COMBINATIONS: dict[str, dict[str, tuple[dict[str, str], bool]]] = {
         "subnets alone": (SUBNETS, False),
         "security groups alone": (GROUPS, False),
     },
+    "TheReplicaIsElsewhere": {
+        "none": ({}, True),
+        "in another region": ({"ReplicaRegion": "eu-west-2"}, True),
+        "in the stack's own region": ({"ReplicaRegion": "eu-west-1"}, False),
+    },
     "TheSecretsAreTwo": {
         "two new ones": ({}, True),
         "two that exist": (
@@ -602,7 +634,7 @@ def test_every_rule_has_combinations_to_accept_and_to_refuse() -> None:
 def test_a_rule_refuses_parameters_that_do_not_go_together(
     rule: str, given_values: dict[str, str], *, accepted: bool
 ) -> None:
-    values = DEFAULTS | given_values
+    values = DEFAULTS | {"AWS::Region": "eu-west-1"} | given_values
     assertions = TEMPLATE["Rules"][rule]["Assertions"]
 
     assert all(accepts(name, value) for name, value in given_values.items())
@@ -786,9 +818,27 @@ def test_a_token_secret_is_created_unless_one_is_given() -> None:
     assert not holds({"Condition": "CreateSecret"}, DEFAULTS | {"SecretArn": SECRET_ARN})
 
 
+def test_the_token_alone_is_copied_to_another_region() -> None:
+    wanted = {"Fn::If": ["HasReplica", [{"Region": {"Ref": "ReplicaRegion"}}], NOTHING]}
+    copied = {
+        name: properties["ReplicaRegions"]
+        for name, resource in RESOURCES.items()
+        if "ReplicaRegions" in (properties := resource.get("Properties", {}))
+    }
+    assert copied == {"Secret": wanted}
+    for given_values, is_copied in (
+        ({}, False),
+        ({"ReplicaRegion": "eu-west-2"}, True),
+        ({"ReplicaRegion": "eu-west-2", "SecretArn": SECRET_ARN}, False),
+    ):
+        assert holds({"Condition": "HasReplica"}, DEFAULTS | given_values) is is_copied
+
+
 @pytest.mark.parametrize("name", ["Secret", "SessionSecret"])
 def test_the_stack_never_knows_a_secrets_value(name: str) -> None:
-    assert RESOURCES[name]["Properties"].keys() == {"Name", "Description", "KmsKeyId"}
+    assert RESOURCES[name]["Properties"].keys() - {"ReplicaRegions"} == {
+        *("Name", "Description", "KmsKeyId")
+    }
     assert RESOURCES[name]["Properties"]["KmsKeyId"] == {
         "Fn::If": ["HasCustomerKey", THE_KEY, NOTHING]
     }
@@ -990,6 +1040,7 @@ def test_a_log_group_has_a_name_that_no_function_logs_to_by_default(name: str) -
             "ReaderPolicy",
             [
                 (READ, THE_SECRET),
+                (READ, THE_COPY),
                 ({"kms:Decrypt"}, THE_KEY),
             ],
         ),
@@ -1011,7 +1062,7 @@ def test_readers_of_the_token_can_never_read_the_login() -> None:
     for statement in policies("ReaderPolicy"):
         assert not {name for name in named(statement) if name.startswith("SessionSecret")}
         assert not [text for text in texts(statement) if "*" in text or "?" in text]
-        assert THE_SECRET in (
+        assert statement["Resource"] == THE_COPY or THE_SECRET in (
             statement["Resource"],
             statement.get("Condition", {})
             .get("StringEquals", {})
@@ -1088,7 +1139,7 @@ def test_a_customer_key_opens_the_stacks_secrets_only_and_through_secrets_manage
                 "HasCustomerKey": THE_KEY,
             },
         ),
-        ("ReaderPolicy", {"HasCustomerKey": THE_KEY}),
+        ("ReaderPolicy", {"HasReplica": THE_COPY, "HasCustomerKey": THE_KEY}),
     ],
 )
 def test_what_is_not_wanted_is_not_allowed(logical_id: str, conditions: dict[str, Json]) -> None:
