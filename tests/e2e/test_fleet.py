@@ -229,6 +229,34 @@ def test_a_worker_that_is_killed_loses_nothing_and_tells_nothing_twice(fleet: Fl
     assert fleet.queued("FleetDeadLetterQueueUrl")["Visible"] == 0
 
 
+@pytest.mark.nightly
+def test_the_sessions_of_a_killed_worker_are_refreshed_before_their_tokens_expire(
+    fleet: Fleet,
+) -> None:
+    """Nothing is made faster here: it takes as long as AWS's timeouts are set to."""
+    left = 4 * MINUTE
+    names = [f"pool/{number}" for number in range(8)]
+    for name in names:
+        fleet.add_session(name, left=left)
+    counting, killed = threading.Lock(), threading.Event()
+
+    def kill_at_once(qwen: scenarios.QwenStandIn, request: Request) -> Reply | None:
+        with counting:
+            if not killed.is_set():
+                assert fleet.kill_workers() >= 1
+                killed.set()
+        return scenarios.MINTS_NEWER_CLAIMS.answer(qwen, request)
+
+    fleet.qwen.answer_with(Scenario("killing", "the workers die at once", kill_at_once))
+
+    fleet.sweep()
+    fleet.drain(within=left)
+
+    assert killed.is_set()
+    assert min(fleet.minutes_left(name) for name in names) > 10
+    assert fleet.alerts() == []
+
+
 def test_what_crashes_three_times_is_put_aside_and_can_be_put_back(fleet: Fleet) -> None:
     with fleet.redelivering_after(1):
         fleet.cloud.sqs.send_message(
