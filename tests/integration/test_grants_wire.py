@@ -46,6 +46,7 @@ from qwen_token import (
     WrongAccountError,
     decode_token,
 )
+from qwen_token.errors import ChallengedError
 from qwen_token.grants import Granted, Login, sign_in_host
 from qwen_token.grants.hosts import Hosts
 from qwen_token.origin import USER_AGENT, WEB_VERSION
@@ -675,10 +676,10 @@ FAILS: dict[Scenario, type[QwenTokenError]] = {
 }
 # Where a sign-in is answered by a challenge, another one would only make it worse.
 A_SIGN_IN_FAILS = {
-    scenarios.BLOCK_SLIDER: SignInRefusedError,
-    either.BLOCK_PAGE: SignInRefusedError,
-    either.BLOCK_REDIRECT: SignInRefusedError,
-    either.BLOCK_JSON: SignInRefusedError,
+    scenarios.BLOCK_SLIDER: ChallengedError,
+    either.BLOCK_PAGE: ChallengedError,
+    either.BLOCK_REDIRECT: ChallengedError,
+    either.BLOCK_JSON: ChallengedError,
     scenarios.REFUSES: SignInRefusedError,
     scenarios.REFUSES_AND_DELETES: SignInRefusedError,
 }
@@ -890,7 +891,7 @@ ALB_PAGE = b"<html><h1>502 Bad Gateway</h1><hr><center>alb</center></html>"
                 "a challenge with x5secdata",
                 reply("200 OK", b"<script>location='/?x5secdata=1'</script>"),
                 UpstreamBlockedError,
-                SignInRefusedError,
+                ChallengedError,
             ),
             (
                 "a request header that is missing",
@@ -997,9 +998,9 @@ AN_OPEN_WEBUI_FAILS: dict[Scenario, type[QwenTokenError]] = {
     either.SIGN_IN_OFF: SignInRefusedError,
     either.TOKEN_DEAD: SignInRefusedError,
     either.TOKEN_DEAD_ENVELOPE: SignInRefusedError,
-    either.BLOCK_PAGE: SignInRefusedError,
-    either.BLOCK_REDIRECT: SignInRefusedError,
-    either.BLOCK_JSON: SignInRefusedError,
+    either.BLOCK_PAGE: ChallengedError,
+    either.BLOCK_REDIRECT: ChallengedError,
+    either.BLOCK_JSON: ChallengedError,
     either.FORBIDDEN_PAGE: UpstreamBlockedError,
     either.NOT_ALLOWED_PAGE: UpstreamBlockedError,
     either.UNAVAILABLE_PAGE: UpstreamUnavailableError,

@@ -239,7 +239,7 @@ def a_directory(path: Path) -> str:
 
 def a_pipe(path: Path) -> str:
     os.mkfifo(path)
-    return "no regular file"
+    return "not a regular file"
 
 
 @pytest.mark.parametrize("make", [linked, a_directory, a_pipe])

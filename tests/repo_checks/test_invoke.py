@@ -191,10 +191,11 @@ def test_an_interrupted_run_waits_for_the_sam_cli_to_clean_up(
     number: signal.Signals,
 ) -> None:
     slow = (
-        "import signal, sys, time\n"
+        "import os, signal, sys, time\n"
         "def end(*_):\n"
         "    time.sleep(1)\n"  # Removing a container takes that long.
-        "    print('removed', file=sys.stderr)\n"
+        # It may interrupt the print below, and two prints at once are an error.
+        "    os.write(2, b'removed\\n')\n"
         "    sys.exit(1)\n"
         "for number in (signal.SIGINT, signal.SIGTERM):\n"
         "    signal.signal(number, end)\n"

@@ -91,8 +91,12 @@ def make(*arguments: str) -> str:
     done = subprocess.run(  # noqa: S603 - the project's own targets
         ["make", *arguments],  # noqa: S607 - the user's make
         cwd=ROOT,
-        # Not the settings of a make that this may be running under.
-        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        # Without what was given to a make that this may be running under, its ARGS included.
+        env={
+            name: value
+            for name, value in os.environ.items()
+            if name != "ARGS" and not name.startswith("MAKE")
+        },
         capture_output=True,
         text=True,
         check=True,
