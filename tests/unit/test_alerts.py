@@ -117,8 +117,8 @@ Token:          14 minutes left; it expires on 2026-11-24 12:14 UTC
 What to do:     {SessionRejectedError.advice}
 Command:        make put-token STACK=my-stack REGION=eu-west-1
   AWS CLI only: {PUT_SESSION}
-                It waits: paste the value of the cookie 'refresh_token' (or, on one line, an \
-object with the keys 'email' and 'password'), and press Enter. Nothing is shown.
+                The command waits: paste the value of the cookie 'refresh_token' (or, on one \
+line, an object with the keys 'email' and 'password'), and press Enter. Nothing is shown.
 Secret:         {SECRET}
 
 Run request-1, 2026-11-24 12:00 UTC.
@@ -222,7 +222,7 @@ def test_no_command_replaces_a_value_that_holds_more_or_that_could_not_be_read(
 def test_without_a_session_secret_the_token_is_what_is_put_in() -> None:
     told = alert(TokenRejectedError("dead"), left=DAY, level=Severity.CRITICAL, location=ALONE)
     assert f"  AWS CLI only: {PUT_TOKEN}\n" in told.text()
-    assert "It waits: paste the token, and press Enter." in told.text()
+    assert "The command waits: paste the token, and press Enter." in told.text()
 
 
 def test_the_command_for_the_aws_cli_alone_puts_in_what_is_pasted_and_shows_it_nowhere(

@@ -286,8 +286,8 @@ class Alert:
             lines += [f"  AWS CLI only: {command}" for command in with_aws]
             if with_aws and failure.todo.to_paste:
                 lines.append(
-                    f"                It waits: paste {failure.todo.to_paste}, and press Enter. "
-                    "Nothing is shown."
+                    f"                The command waits: paste {failure.todo.to_paste}, "
+                    "and press Enter. Nothing is shown."
                 )
             if failure.todo.by_hand:
                 lines.append(f"  Or by hand:   {failure.todo.by_hand}")
