@@ -1,4 +1,4 @@
-"""The breaker: a host, which a batch does not ask any more once it cannot be asked."""
+"""The breaker: stops a batch from calling a host that gives no usable answers."""
 
 import threading
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from qwen_token.errors import (
     UpstreamUnavailableError,
 )
 
-# Trouble that says nothing about a login, but much about whether the next one is worth sending.
+# Failures of the host, not of a login: the next member's call would probably fail, too.
 TROUBLE: Final = (RateLimitedError, UpstreamUnavailableError, UpstreamBlockedError)
-# How many members in a row have to meet it before all others are kept from the host: Qwen limits
-# single accounts, too, and one account's limit must not hold up all that share a batch with it.
+# This many members in a row must meet trouble before the rest of the batch stops calling the host:
+# Qwen also limits single accounts, and one account's limit must not hold up the rest of its batch.
 _MEMBERS_IN_TROUBLE: Final = 2
 
 
@@ -23,23 +23,23 @@ class Breaker:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # The members that met trouble since the host last answered one of them, and the trouble.
+        # The members that met trouble since the host last answered a member.
         self._members: set[str] = set()
         self._trouble: QwenTokenError | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether the host is not asked any more."""
+        """Whether the batch has stopped calling the host."""
         return self._trouble is not None
 
     def ask[Answer](self, member: str, question: Callable[[], Answer]) -> Answer:
-        """Return the host's answer to what is asked for a member.
+        """Call the host for a member, and return its answer.
 
         Raises:
-            QwenTokenError: the host's answer, or the trouble that keeps it from being asked.
+            QwenTokenError: the call failed, or the breaker is open.
         """
         if self._trouble is not None:
-            # The expiry in it is another token's.
+            # The error's expiry belongs to another member's token.
             raise self._trouble.with_expiry(None) from self._trouble
         try:
             answer = question()

@@ -1,8 +1,9 @@
-"""Claims: that one login has one keeper, however many members it was put into.
+"""Claims: only one member may use a login, even if several members hold a copy of it.
 
-A refresh credential may be good for one use, and a second use may end the login. So a member claims
-the credential of its session before it is spent, by an item of the state table. The item's key is a
-digest, which nobody can make the credential of; it holds the member's ARN, and nothing else.
+A refresh credential may be good for one use, and a second use may end the login. So before a member
+spends its session's credential, it claims the credential with an item in the state table. The
+item's key is a digest, from which nobody can recover the credential. The item holds the member's
+ARN and nothing else.
 """
 
 import hashlib
@@ -23,16 +24,16 @@ if TYPE_CHECKING:
     from qwen_token.session import Session
     from qwen_token.stored_session import StoredSession
 
-# A credential lives for 30 days. While it is kept, its claim is renewed.
+# Longer than the 30 days that a credential lives. A claim is renewed for as long as it is used.
 _LASTS: Final = timedelta(days=40)
-# A process that claimed a version does not write that again for so long.
+# How long a process remembers that it claimed a version, and does not write the claim again.
 _KNOWN_FOR: Final = timedelta(hours=6)
 _MOST_KNOWN: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """All claims. Every method raises StoreError where DynamoDB refuses or fails.
+    """All claims. Every method raises StoreError if DynamoDB refuses or fails.
 
     ``sessions`` returns a session secret by its name.
     """
@@ -41,14 +42,14 @@ class Claims:
     table: str
     clock: Callable[[], datetime]
     sessions: Callable[[str], "Sessions"]
-    # What this process claimed: each member's version, and when.
+    # When this process claimed each member's version.
     known: dict[tuple[str, str], datetime] = field(default_factory=dict)
 
     def take(self, stored: "StoredSession", member: str) -> None:
-        """Claim the refresh credential of a member's session, if it has one.
+        """Claim the refresh credential of a member's session, if the session has one.
 
         Raises:
-            MembershipError: another member holds it.
+            MembershipError: another member holds the credential.
         """
         credential, now = stored.session.refresh_token, self.clock()
         if credential is None:
@@ -95,9 +96,9 @@ class Claims:
         return holder
 
     def _holds(self, holder: str, credential: str) -> bool:
-        """Return whether a login is still the holder's: also in the form of a later credential.
+        """Return whether the holder still has this login, perhaps with a later credential.
 
-        It is not where the holder is gone, or a person has put another login in there.
+        It does not if its secret is gone, or if a person has stored another login in that secret.
         """
         try:
             stored = self.sessions(session_name(name_of(holder))).read()
@@ -114,14 +115,14 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedSessions:
-    """A member's session secret, whose credential is claimed before it is used."""
+    """A member's session secret. Reading it claims the credential."""
 
     sessions: "Sessions"
     claims: Claims
     member: str
 
     def read(self) -> "StoredSession | None":
-        """Return what is current.
+        """Return the current session, after claiming its credential.
 
         Raises:
             MembershipError: another member holds this login.

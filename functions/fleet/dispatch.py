@@ -1,4 +1,4 @@
-"""The fleet's scheduled function: looks at every secret of it, and queues those that are due."""
+"""The fleet's scheduled function: sweeps all members, and queues those that are due."""
 
 import json
 import re
@@ -36,19 +36,19 @@ logger = Logger()
 log_all_as_json(logger)
 metrics = Metrics()
 
-# With less than this left, the rest is another invocation's: some calls of a part may take long.
+# With less time than this left, another invocation takes over: some of a part's calls may be slow.
 _RESERVE: Final = 4 * STORE_CALL_LIMIT
-# So many members are looked at, and those of them queued that are due, before the next ones.
+# Members that are read and queued before the next ones are read.
 _PART: Final = 100
-# Marks that are written at once.
+# Marks written at the same time.
 _THREADS: Final = 8
-# A refresh stages and promotes a token, and where there is a session, its credential as well.
+# A refresh stages and promotes a token: two writes. A session's credential may take two more.
 _WRITES_OF_A_TOKEN: Final = 2
-# Where the state table keeps what was alerted of sweeps.
+# The state table's item for alerts about sweeps.
 _KEY: Final = "fleet:sweep"
 _AT_ONCE: Final = AlertPolicy(timedelta(), timedelta())
 
-# What an event may say of a sweep. AWS's places in a list have at most 4096 characters.
+# Limits for what an event may say about a sweep.
 _PLACE: Final = re.compile(r"[!-~]{1,4096}")
 _MOST: Final = 10**10
 _LONGEST_SWEEP: Final = 86_400
@@ -59,11 +59,11 @@ _clients = cache(Clients.real)
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """One look through the whole fleet, as far as it got, in numbers of secrets.
+    """The progress of a sweep, as numbers of members.
 
-    Of the ``seen`` members, ``queued`` got a job. The others were ``skipped``: they are fresh, or a
-    job is in the queue for them already. The ``unreadable`` are among the queued. ``begun_at`` is
-    in seconds since 1970.
+    Of the ``seen`` members, ``queued`` got a job. The others were ``skipped``: they are fresh, or
+    already have a job in the queue. ``queued`` includes the ``unreadable`` ones. ``begun_at`` is in
+    seconds since 1970.
     """
 
     begun_at: int
@@ -77,31 +77,32 @@ class Sweep:
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: object, context: "LambdaContext") -> dict[str, object]:
-    """Look through the fleet, or the rest of it; return what was seen so far."""
+    """Sweep the fleet, or the rest of it; return the sweep's progress."""
     return run(event, context, _clients())
 
 
 def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, object]:
-    """Look through the fleet against ``clients``. The event is ``{}``, or this function's own.
+    """Sweep the fleet with ``clients``. The event is ``{}``, or one that this function sent itself.
 
-    A failure of a part of it, which may pass, ends nothing: the rest is looked at. It is reported
-    at the end, and raised unless it is a notice.
+    If a part of the sweep fails, the rest goes on. The failure is reported at the end, and raised
+    unless it is a notice.
 
     Raises:
-        QwenTokenError: after it was logged, counted and, by this sweep or an earlier one,
-            published.
+        QwenTokenError: the sweep failed. The failure has been logged, counted and, by this sweep or
+            an earlier one, published.
     """
     time_left = time_left_of(context)
     location = location_of(context, stack=clients.environ.get(STACK_NAME, ""), of_fleet=True)
     reporter = Reporter(logger, metrics, clients, location, context.aws_request_id)
-    # Also a crash writes out what was counted, and complains where that is nothing.
+    # After a crash, Powertools still writes out the metrics, and complains if there are none.
     reporter.count({"RefreshFailed": 0})
     ledger = ledger_of(clients, time_left, _KEY)
     policy, rest_after = _AT_ONCE, None
     result: dict[str, object] = {"completed": False}
     try:
         settings = DispatchSettings.from_environ(clients.environ)
-        # The next sweep is the second try. A third would be late: nobody else looks at the tokens.
+        # A failure is reported if the next sweep fails, too. Nothing else looks after the tokens,
+        # so waiting for a third sweep would be too long.
         patience = min(settings.alert_after, settings.interval / 2)
         policy = replace(settings.alert_policy(), alert_after=patience)
         sweeping = _Sweeping(settings, reporter, *_begun(event, clients.clock()))
@@ -129,7 +130,7 @@ def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, 
 
 
 def _go_on(sweep: Sweep, after: str, clients: Clients, function: str) -> None:
-    """Start another invocation for the rest, and do not wait for it."""
+    """Start another invocation for the rest of the sweep, without waiting for it."""
     functions = clients.functions()
     event = json.dumps({"continue": {"after": after, **asdict(sweep)}})
     with translated("go on with the sweep", by="Lambda"):
@@ -137,7 +138,7 @@ def _go_on(sweep: Sweep, after: str, clients: Clients, function: str) -> None:
 
 
 class _Sweeping:
-    """One invocation's part of a sweep; ``failure`` is the first that some of it met."""
+    """One invocation's part of a sweep; ``failure`` is the first one that it met."""
 
     def __init__(
         self, settings: DispatchSettings, reporter: Reporter, sweep: Sweep, after: str | None
@@ -153,14 +154,14 @@ class _Sweeping:
         self.failure: StoreError | None = None
 
     def run(self, time_left: Callable[[], timedelta]) -> str | None:
-        """Look at the members; return the last that there was time for, None where it was all."""
+        """Sweep until time runs out; return the last member's ARN, or None if all are done."""
         roster = self._fleet.roster(now=self._clients.clock())
         self._note(roster.failure)
         members = [each for each in roster.members if each.secret_id > (self._after or "")]
         unread: list[Member] = []
         rest_after: str | None = None
         for start in range(0, len(members), _PART):
-            # One is looked at in any case, so that a sweep comes to its end.
+            # Each invocation does at least one part, so that the sweep always ends.
             if start and time_left() <= _RESERVE:
                 rest_after = members[start - 1].secret_id
                 break
@@ -168,7 +169,7 @@ class _Sweeping:
             unread += self._look_at(part)[0]
             self.sweep = replace(self.sweep, seen=self.sweep.seen + len(part))
         if unread:
-            # Trouble with one batch may be over, and was not to hold up those behind it.
+            # These reads failed earlier. The trouble may be over by now, so try them once more.
             unread, failure = self._look_at(unread)
             for member in unread:
                 logger.warning("unread", secret_id=member.secret_id)
@@ -179,7 +180,7 @@ class _Sweeping:
         self.failure = self.failure or failure
 
     def _look_at(self, members: Sequence[Member]) -> tuple[list[Member], StoreError | None]:
-        """Queue those that are due, and count all; return those that could not be read, and why."""
+        """Queue the members that are due; return those that could not be read, and the reason."""
         unread = {member.secret_id: member for member in members}
         failure: StoreError | None = None
         due: list[_Due] = []
@@ -201,7 +202,7 @@ class _Sweeping:
         except StoreError as error:
             failure = error
         finally:
-            # Also where reading others crashed: these were found to be due.
+            # Even if reading the others crashed, these are known to be due.
             self._queue(due, now)
         self._count_fresh(fresh)
         read = len(members) - len(unread)
@@ -222,12 +223,12 @@ class _Sweeping:
         except StoreError as error:
             self._note(error)
             return None
-        # At any time before the next sweep: all of this one at once would be too many.
+        # Spread until the next sweep, so that this sweep's checks do not all run at once.
         longest = min(settings.interval.total_seconds(), LONGEST_DELAY)
         return Plan(delay(0, longest), check=True) if is_to_be_checked else None
 
     def _queue(self, due: Sequence["_Due"], now: datetime) -> None:
-        """Queue the jobs, the most urgent first, but for those that are in the queue already."""
+        """Queue the jobs that are not in the queue yet, the most urgent first."""
         in_order = sorted(due, key=_Due.order)
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="mark") as threads:
             is_new = list(threads.map(self._mark, in_order))
@@ -241,7 +242,7 @@ class _Sweeping:
         if unsent is not None:
             self._note(unsent.error)
             for job in lost:
-                # It is to be queued by the next sweep.
+                # Without the mark, the next sweep queues it.
                 self._unmark(job.secret_id)
         self.sweep = replace(
             self.sweep,
@@ -251,9 +252,9 @@ class _Sweeping:
         )
 
     def _mark(self, each: "_Due") -> bool:
-        """Return whether a job is to be queued: also where that cannot be known.
+        """Mark a member as queued; return whether to queue its job.
 
-        A worker that finds nothing to do has done no harm.
+        If the mark cannot be written, the job is queued: a second one does no harm.
         """
         try:
             return self._marks.queue(
@@ -273,22 +274,22 @@ class _Sweeping:
             self._note(error)
 
     def _spread(self, due: Sequence["_Due"], now: datetime) -> Iterator[tuple[Job, int]]:
-        """Yield jobs with delays: at random, over the time that AWS lets them be written in.
+        """Yield jobs with random delays, spread over the time that their writes take at AWS's rate.
 
-        Of that time, so much is over as the sweep has taken so far.
+        The time that the sweep has already taken is subtracted.
         """
         taken = now.timestamp() - self.sweep.begun_at
         writes = self.sweep.queued * _WRITES_OF_A_TOKEN
         for each in due:
             within = max(0, writes / WRITES_PER_SECOND - taken)
-            # What is due later is spread as it falls due.
+            # A job that is due later has its own delay already.
             yield each.job, each.delay or delay(0, within)
             writes += _WRITES_OF_A_TOKEN * (1 if each.job.session_id is None else 2)
 
     def _count_fresh(self, fresh: Sequence[tuple[Member, StoredToken]]) -> None:
         if not fresh:
             return
-        # For a job's token, its worker says what is left after the run.
+        # Only fresh members are counted here: the worker counts the others after their runs.
         self._reporter.count(
             {"RunSucceeded": len(fresh)},
             expiries=[held.token.expires_at for _, held in fresh],
@@ -307,7 +308,7 @@ class _Sweeping:
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """A job, its delay, and the version that it is for (empty: none could be read)."""
+    """A job, its delay, and the token's current version (empty if none could be read)."""
 
     job: Job
     delay: int = 0
@@ -315,7 +316,7 @@ class _Due:
     expires_at: datetime | None = None
 
     def order(self) -> tuple[int, float]:
-        """Return what sorts the most urgent first."""
+        """Return a sort key that puts the most urgent job first."""
         return self.delay, 0.0 if self.expires_at is None else self.expires_at.timestamp()
 
 
@@ -327,20 +328,20 @@ def _due(member: Member, held: StoredToken, plan: Plan, *, urgent: bool) -> _Due
 
 
 def _is_place(value: object) -> bool:
-    """Return whether this may be what Secrets Manager calls a place in its list."""
+    """Return whether this may be the ARN after which a sweep goes on."""
     return isinstance(value, str) and _PLACE.fullmatch(value) is not None
 
 
 def _is_count(value: object) -> bool:
-    # True is an int, too.
+    # Not isinstance, which would accept True.
     return type(value) is int and 0 <= value <= _MOST
 
 
 def _begun(event: Any, now: datetime) -> tuple[Sweep, str | None]:
-    """Read the event: an empty object begins a sweep, this function's own goes on with one.
+    """Read the event: an empty object begins a sweep, and one from ``_go_on`` continues a sweep.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the event is neither of the two.
     """
     if event == {}:
         return Sweep(int(now.timestamp())), None
@@ -350,7 +351,7 @@ def _begun(event: Any, now: datetime) -> tuple[Sweep, str | None]:
         after, values = marker["after"], {name: marker[name] for name in numbers}
         if _is_place(after) and all(map(_is_count, values.values())):
             sweep = Sweep(**values)
-            # Clocks differ a little.
+            # Another machine's clock may have set begun_at.
             if -_CLOCKS_DIFFER <= now.timestamp() - sweep.begun_at <= _LONGEST_SWEEP:
                 return sweep, after
     raise ConfigError(

@@ -1,4 +1,4 @@
-"""What the fleet's functions are told by their environments, parsed once."""
+"""The settings of the fleet's functions, parsed once from their environments."""
 
 import re
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class DispatchSettings(Settings):
     stack: str = field(metadata=_STACK)
     queue_url: str = field(metadata=_QUEUE)
     tag: str = field(metadata=read_from(FLEET_TAG, "the key of a tag", text))
-    # What falls due before the next sweep is queued by this one.
+    # The time between two sweeps: each queues what falls due before the next one.
     interval: timedelta = field(
         metadata=read_from(FLEET_SCHEDULE, "rate(N minutes) or rate(N hours)", _interval)
     )
@@ -58,7 +58,7 @@ class WorkerSettings(HostSettings):
     stack: str = field(metadata=_STACK)
     queue_url: str = field(metadata=_QUEUE)
     dispatch_function: str = field(metadata=read_from(DISPATCH_FUNCTION, "a function's name", text))
-    # How many workers there may be at once, and share what AWS lets an account write.
+    # The most workers that run at once. They share the writes that AWS allows an account.
     workers: int = field(
         metadata=read_from(MAXIMUM_CONCURRENCY, "a whole number from 1 to 9999", _count)
     )

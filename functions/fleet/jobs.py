@@ -19,14 +19,14 @@ if TYPE_CHECKING:
         SendMessageBatchRequestEntryTypeDef,
     )
 
-# SQS delays no message for longer (in seconds), and takes no more of them in one call.
+# SQS's limits: a message's longest delay in seconds, and the most messages in one call.
 LONGEST_DELAY: Final = 900
 _BATCH: Final = 10
-# How often a job is put off by trouble with the API before that is reported. An urgent one is still
-# put off then; any other is left to the next sweep.
+# How often trouble with the API postpones a job before the trouble is reported. After that, an
+# urgent job is still postponed; any other is left to the next sweep.
 POSTPONEMENTS: Final = 3
 
-# A job has about 200 characters, and the longest name of a secret 512. It may name two.
+# A job has about 200 characters plus up to two secret names of at most 512 each.
 _LONGEST_BODY: Final = 2048
 _STEP: Final = "queue the jobs"
 _HIDE: Final = "set when the jobs are delivered again"
@@ -35,7 +35,7 @@ _NAME: Final = re.compile(r"([A-Za-z0-9/_+=.@-]{1,512})-[A-Za-z0-9]{6}")
 
 
 class NotAJobError(Exception):
-    """A message of the queue that is none of ours."""
+    """A message in the queue that neither dispatch nor a worker sent."""
 
     def __init__(self) -> None:
         super().__init__("a message of the queue is not a job")
@@ -45,12 +45,12 @@ class NotAJobError(Exception):
 class Job:
     """A secret that needs a run.
 
-    ``session_id`` is the ARN of its session secret, if it has one. ``obstacle`` is why the run can
-    only fail, where that is known (see ``qwen_token.fleet``). ``force`` has the token replaced
-    before it is due, and ``check`` has one that is not due tried with the API. ``urgent`` says that
-    the token expires too soon for a later sweep to help. ``postponed`` counts, up to
-    ``POSTPONEMENTS``, how often the run was put off because the API could not be asked; ``waits``
-    says that it waits for its turn to sign in.
+    ``session_id`` is the ARN of its session secret, if it has one. ``obstacle`` is the reason for
+    which the run is bound to fail, if one is known (see ``qwen_token.fleet``). ``force`` replaces
+    the token even if it is not due; ``check`` tests a token that is not due with the API. An
+    ``urgent`` job's token expires too soon for a later sweep to help. ``postponed`` counts, up to
+    ``POSTPONEMENTS``, how often trouble with the API postponed the run. A job that ``waits`` was
+    postponed until its turn to sign in.
     """
 
     secret_id: str
@@ -64,12 +64,14 @@ class Job:
 
     @classmethod
     def from_body(cls, body: str, *, secrets: str) -> Self:
-        """Read a message; ``secrets`` is what all ARNs of this account's secrets here begin with.
+        """Read a message; ``secrets`` is the ARN prefix of this account's secrets in this region.
 
-        Whoever may send to the queue decides what is in it, and what is in it may reach the owner.
+        Anybody who may send to the queue can write anything into a message, and parts of a job
+        appear in alerts, so the message is checked strictly.
 
         Raises:
-            NotAJobError: it is not one that dispatch or a worker sent. Nothing of it is quoted.
+            NotAJobError: neither dispatch nor a worker sent the message. The error quotes none of
+                it.
         """
         try:
             if len(body) > _LONGEST_BODY:
@@ -79,13 +81,12 @@ class Job:
             if job.is_valid(secrets):
                 return job
         except (TypeError, ValueError, RecursionError):
-            # Not JSON, no object, a member too many or too few: without the text, which may say
-            # anything.
+            # Not JSON, not an object, or wrong members. The original error may quote the message.
             raise NotAJobError from None
         raise NotAJobError
 
     def is_valid(self, secrets: str) -> bool:
-        """Return whether each member is what dispatch or a worker would have written."""
+        """Return whether dispatch or a worker could have written each of these values."""
         name = _name_in(self.secret_id, secrets)
         return (
             name is not None
@@ -97,19 +98,19 @@ class Job:
             )
             and isinstance(self.obstacle, str | None)
             and (self.obstacle is None or obstacle_in_words(self.obstacle, self.secret_id) != "")
-            # True is an int, too.
+            # Not isinstance, which would accept True.
             and type(self.postponed) is int
             and 0 <= self.postponed <= POSTPONEMENTS
         )
 
     def body(self) -> str:
-        """Return the message."""
+        """Return the job as the body of a message."""
         return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True, slots=True)
 class Unsent:
-    """Jobs that are not in the queue, and why the first of them is not."""
+    """Jobs that could not be queued, and the error of the first one."""
 
     jobs: tuple[Job, ...]
     error: StoreError
@@ -118,7 +119,7 @@ class Unsent:
 def send(jobs: Iterable[tuple[Job, int]], *, client: "SQSClient", queue_url: str) -> Unsent | None:
     """Queue each job with its delay in seconds; return those that could not be queued, if any.
 
-    Whatever the queue refuses, the others are queued. Where it fails, it is not asked again.
+    If the queue refuses some jobs, the others are still queued. If a call fails, no more are made.
     """
     unsent: list[Job] = []
     failure: StoreError | None = None
@@ -139,10 +140,10 @@ def send(jobs: Iterable[tuple[Job, int]], *, client: "SQSClient", queue_url: str
 def hide(
     receipts: Sequence[str], seconds: int, *, client: "Callable[[], SQSClient]", queue_url: str
 ) -> None:
-    """Have messages that were received delivered again in ``seconds``, unless they are deleted.
+    """Make received messages visible again in ``seconds``, unless they are deleted before that.
 
     Raises:
-        StoreError: the queue refused or failed. The messages keep the timeout that they had.
+        StoreError: the queue refused or failed. The messages keep their old visibility timeout.
     """
     for batch in batched(receipts, _BATCH, strict=False):
         with translated(_HIDE, by="SQS"):
@@ -164,12 +165,12 @@ def hide(
 def _send(
     batch: Sequence[tuple[Job, int]], client: "SQSClient", queue_url: str
 ) -> "list[BatchResultErrorEntryTypeDef]":
-    """Queue a batch; return what the queue refused, for good or twice."""
+    """Queue a batch; return the entries that the queue refused for good, or twice."""
     entries: list[SendMessageBatchRequestEntryTypeDef] = [
         {"Id": str(number), "MessageBody": job.body(), "DelaySeconds": seconds}
         for number, (job, seconds) in enumerate(batch)
     ]
-    # The call as a whole succeeds even where it refuses messages, and boto3 repeats calls only.
+    # boto3 does not retry single messages: a call that refuses some of them still succeeds.
     with translated(_STEP, by="SQS"):
         refused = _send_batch(entries, client, queue_url)
         again = {each["Id"] for each in refused if not each["SenderFault"]}
@@ -187,13 +188,13 @@ def _refusal(refused: "BatchResultErrorEntryTypeDef") -> StoreError:
 
 
 def secrets_of(function_arn: str) -> str:
-    """Return what the ARNs of the secrets beside a function begin with."""
+    """Return the ARN prefix of all secrets in a function's account and region."""
     arn, partition, _, region, account, *_ = function_arn.split(":")
     return f"{arn}:{partition}:secretsmanager:{region}:{account}:secret:"
 
 
 def _name_in(secret_id: object, secrets: str) -> str | None:
-    """Return the name in the ARN of a secret of this account here, None for anything else."""
+    """Return the secret's name if this is the ARN of a secret with that prefix, else None."""
     if not isinstance(secret_id, str) or not secret_id.startswith(secrets):
         return None
     found = _NAME.fullmatch(secret_id.removeprefix(secrets))
@@ -214,5 +215,5 @@ def _send_batch(
 
 
 def delay(least: float, most: float) -> int:
-    """Return a delay in whole seconds, at random in between, as far as SQS delays."""
+    """Return a random delay between the two, in whole seconds, within SQS's limit."""
     return max(0, min(LONGEST_DELAY, round(random.uniform(least, most))))  # noqa: S311 - no secret

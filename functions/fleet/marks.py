@@ -1,10 +1,11 @@
-"""The marks on the members' items in the state table: what is queued, and what was checked.
+"""The marks on the members' items in the state table: which are queued, and which were checked.
 
-Only a member that falls due gets one, so that a member that is fresh for days costs no write. The
-mark that a member is queued is of the version that is current: a new one, whoever wrote it, lifts
-it. So does a run that takes the lease. Otherwise the mark ends when the token expires, five minutes
-after the job was due at the earliest and half an hour at the latest: the next sweep then queues a
-job that was lost. A second job is harmless: it waits for the lease, and finds a fresh token.
+A member is marked as queued only when it falls due, so a member that is fresh for days costs no
+write. The mark names the secret's current version: a new version, whoever wrote it, makes the mark
+void. A run that takes the lease removes the mark. Otherwise the mark ends when the token expires,
+but at least five minutes and at most half an hour after the job was due. If the job was lost, the
+next sweep then queues another one. A second job is harmless: it waits for the lease, and finds a
+fresh token.
 """
 
 from collections.abc import Callable
@@ -17,12 +18,12 @@ from keeper_runtime.state_table import number, update_if
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-# For how long after it was due a job is taken to be still in the queue.
+# How long after its due time a job is assumed to be still in the queue.
 _QUEUED_AT_LEAST: Final = timedelta(minutes=5)
 _QUEUED_AT_MOST: Final = timedelta(minutes=30)
-# A mark that ends later was set by a clock that was wrong.
+# A mark that ends later than this was set by a wrong clock, and is ignored.
 _LONGEST: Final = timedelta(hours=24)
-# Between two checks of one member. Sweeps come a little early, or late.
+# The least time between two checks of a member: under a day, because a sweep may come a bit early.
 CHECK_EVERY: Final = timedelta(hours=23)
 _FORGET_AFTER: Final = timedelta(days=90)
 _MARK: Final = "SET queued_until = :until, queued_for = :version, expires_at = :forget"
@@ -31,7 +32,7 @@ _MARKING: Final = "mark what is queued"
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The marks of all members. Every method raises StoreError where DynamoDB refuses or fails."""
+    """The marks of all members. Every method raises StoreError if DynamoDB refuses or fails."""
 
     client: Callable[[], "DynamoDBClient"]
     table: str
@@ -40,9 +41,9 @@ class Marks:
     def queue(
         self, secret_id: str, version_id: str, *, delay: int, expires_at: datetime | None
     ) -> bool:
-        """Mark a member whose job is due in ``delay`` seconds; return False if it was marked.
+        """Mark a member whose job is due in ``delay`` seconds; return False if a mark still holds.
 
-        ``expires_at`` is when its token expires, if that is known.
+        ``expires_at`` is when the member's token expires, if known.
         """
         now = self.clock()
         return update_if(
@@ -63,7 +64,7 @@ class Marks:
         )
 
     def postpone(self, secret_id: str, version_id: str, *, delay: int) -> None:
-        """Mark a member whose job a worker queued again, for as long as a mark may last."""
+        """Mark a member whose job a worker queued again; the mark lasts as long as any may."""
         update_if(
             self.client(),
             self.table,
@@ -74,7 +75,7 @@ class Marks:
         )
 
     def check(self, secret_id: str) -> bool:
-        """Mark a member as checked; return False where that was done lately."""
+        """Mark a member as checked; return False if it was checked less than 23 hours ago."""
         now = self.clock()
         return update_if(
             self.client(),
@@ -94,7 +95,7 @@ class Marks:
         )
 
     def done(self, secret_id: str) -> None:
-        """Take the mark of a job away that came to an end without the lease."""
+        """Remove the mark of a job that ended without taking the lease."""
         update_if(
             self.client(),
             self.table,

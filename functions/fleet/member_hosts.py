@@ -1,4 +1,4 @@
-"""Qwen's hosts, as the members of one batch reach them: each host has one breaker for all."""
+"""Qwen's hosts for the members of one batch, who share one breaker for each host."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from qwen_token.tokens import Token
     from sign_ins import SignIns
 
-# After these, a sign-in of another member would only make it worse.
+# After one of these, another member's sign-in would only make things worse.
 _TOO_MANY_SIGN_INS: Final = (ChallengedError, UpstreamBlockedError, RateLimitedError)
 
 
 @dataclass(frozen=True, slots=True)
 class MemberHosts:
-    """The hosts for one batch. Threads may share it."""
+    """The hosts for one batch. Threads may share an instance."""
 
     settings: "HostSettings"
     clients: "Clients"
@@ -31,14 +31,14 @@ class MemberHosts:
     _of_sign_in_host: Breaker = field(default_factory=Breaker)
 
     def api(self, member: str) -> "MemberApi":
-        """Return the API, as it is asked for a member."""
+        """Return the API for a member's calls."""
         settings = self.settings
         return MemberApi(
             self.clients.qwen(settings.api_base_url, settings.user_agent), self._of_api, member
         )
 
     def source(self, grant: Grant, member: str, sign_ins: "SignIns") -> "TokenSource":
-        """Return a grant, as a member spends it."""
+        """Return the source of tokens for a member's grant."""
         if grant is Grant.EXCHANGE:
             return Exchange(self.api(member))
         source = self.clients.grant(grant, self.settings)
@@ -48,17 +48,17 @@ class MemberHosts:
         return _Spending(source, breaker, member)
 
     def may_not_sign_in(self) -> bool:
-        """Return whether the host that signs in is not asked any more by this batch."""
+        """Return whether this batch has stopped calling the sign-in host."""
         return self._breaker_of_sign_in().is_open
 
     def _breaker_of_sign_in(self) -> Breaker:
-        # An Open WebUI server signs in itself.
+        # An Open WebUI server has no separate sign-in host.
         return self._of_sign_in_host if self.settings.auth_base_url else self._of_api
 
 
 @dataclass(frozen=True, slots=True)
 class MemberApi:
-    """The API for one member; once its breaker is open, every call raises what opened it."""
+    """The API for one member; once the breaker is open, every call raises its error."""
 
     api: "TokenApi"
     breaker: Breaker
@@ -73,7 +73,7 @@ class MemberApi:
 
 @dataclass(frozen=True, slots=True)
 class _Spending:
-    """A grant for one member, behind the breaker of the host that it is spent at."""
+    """A grant for one member, behind the sign-in host's breaker."""
 
     source: "TokenSource"
     breaker: Breaker
@@ -85,7 +85,7 @@ class _Spending:
 
 @dataclass(frozen=True, slots=True)
 class _SignIn:
-    """A sign-in of one member, after which a challenge has all others rest."""
+    """A member's sign-in. If the host answers with a challenge or a limit, all sign-ins pause."""
 
     source: "TokenSource"
     breaker: Breaker

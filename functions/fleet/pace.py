@@ -17,10 +17,10 @@ _WRITES: Final = ("PutSecretValue", "UpdateSecretVersionStage")
 
 
 def pace_writes(secrets: "SecretsManagerClient", *, workers: int) -> None:
-    """Let each write of ``secrets`` wait for its turn, one of ``workers`` that share the pace.
+    """Make each write of ``secrets`` wait for its turn; ``workers`` processes share the pace.
 
-    It waits before each attempt on the wire, botocore's own retries included. To call this again
-    for the same client changes nothing.
+    Each attempt waits, including botocore's own retries. Calling this again for the same client
+    changes nothing.
     """
     for operation in _WRITES:
         secrets.meta.events.register(
@@ -31,10 +31,10 @@ def pace_writes(secrets: "SecretsManagerClient", *, workers: int) -> None:
 
 
 class Pace:
-    """Lets callers through one by one, so many a second, whatever thread they come from.
+    """Lets callers through one by one at a fixed rate, shared by all threads.
 
-    After a rest, the first one waits as well, for a part of the interval that ``phase`` draws (0 to
-    1): workers that begin together would else all write in the same moment.
+    After an idle time, the first caller waits as well, for a part of the interval that ``phase``
+    returns (0 to 1): otherwise workers that start together would all write at the same moment.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Pace:
         self._next_turn = -math.inf
 
     def __call__(self, **_: object) -> None:
-        """Wait for this caller's turn. (botocore's hooks are called with what they may look at.)"""
+        """Wait for this caller's turn. (botocore passes arguments to its hooks; none is needed.)"""
         with self._lock:
             now = self._clock()
             turn = self._next_turn
@@ -65,5 +65,5 @@ class Pace:
 
 @cache
 def _pace(workers: int) -> Pace:
-    """Return this process's share of the writes that the workers may make together."""
+    """Return this process's pace: its share of the writes allowed to all workers together."""
     return Pace(WRITES_PER_SECOND / workers)

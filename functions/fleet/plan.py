@@ -1,4 +1,4 @@
-"""What a sweep does about a member: pure decisions."""
+"""Pure decisions: what a sweep does about a member."""
 
 import hashlib
 import math
@@ -10,14 +10,14 @@ from jobs import LONGEST_DELAY
 from qwen_token.policy import BRAKE, TokenState, due_before, is_braked, state_of
 from qwen_token.stored_token import StoredToken
 
-# The next sweep may come a little late, and it, too, takes its time.
+# The next sweep may come a little late, and takes some time to reach a member.
 _LATE: Final = timedelta(minutes=1)
 _DAY: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """When a member's job is to be done, in seconds from now, and what is special about it."""
+    """A member's job: its delay in seconds, and the job's options."""
 
     delay: int = 0
     force: bool = False
@@ -27,12 +27,12 @@ class Plan:
 def plan_for(
     held: StoredToken, *, now: datetime, refresh_before: timedelta, interval: timedelta
 ) -> Plan | None:
-    """Return the job that a sweep queues for a token; None where a later sweep is early enough.
+    """Return the job that a sweep queues for a token, or None if a later sweep is early enough.
 
-    Sweeps come every ``interval``. What falls due before the next one is queued, to be done when it
-    is due, and not before the keeper's last version is ten minutes old. SQS delays for a quarter of
-    an hour at most: what is due later than that is left to the next sweep where half of the time
-    that it is due for is left then, and is replaced early else.
+    Sweeps come every ``interval``. A token that falls due before the next sweep is queued with a
+    delay until it is due and the keeper's last version is ten minutes old. SQS delays a message by
+    at most a quarter of an hour. A token that is due later than that is left to the next sweep if
+    it will still have half of its time between due and expiry; otherwise it is replaced early.
     """
     state = state_of(held, now=now, refresh_before=refresh_before)
     if state is TokenState.EXPIRED or held.is_rejected:
@@ -44,7 +44,7 @@ def plan_for(
         return Plan()
     if now + due_in > next_sweep:
         return None
-    # A second more: a worker that comes early would find nothing to do.
+    # One second more: a worker that comes too early would find nothing to do.
     delay = math.ceil(due_in.total_seconds()) + 1
     if delay <= LONGEST_DELAY:
         return Plan(delay)
@@ -53,9 +53,10 @@ def plan_for(
 
 
 def _braked_for(held: StoredToken, due_for: timedelta, *, now: datetime) -> timedelta:
-    """Return how long the version is still too young to be replaced: zero if it can bear no wait.
+    """Return how long to wait because the version is too young to be replaced.
 
-    It can if half of the time that it is due for is left afterwards.
+    It is zero if the token cannot wait: after the wait, it must still have at least half of its
+    time between due and expiry (``due_for``).
     """
     if held.written_at is None or not is_braked(held, now=now):
         return timedelta(0)
@@ -65,10 +66,10 @@ def _braked_for(held: StoredToken, due_for: timedelta, *, now: datetime) -> time
 
 
 def is_urgent(held: StoredToken, *, now: datetime, interval: timedelta) -> bool:
-    """Return whether a job that fails cannot be left to a later sweep.
+    """Return whether a later sweep would be too late if the job fails.
 
-    The next sweep may come before the job itself, so this asks if the token expires by the one
-    after it.
+    The next sweep may come before the job itself, so the token is urgent if it expires by the sweep
+    after that.
     """
     return held.token.remaining(now) <= 2 * interval + _LATE
 
@@ -76,10 +77,10 @@ def is_urgent(held: StoredToken, *, now: datetime, interval: timedelta) -> bool:
 def is_checked_now(
     secret_id: str, held: StoredToken, *, now: datetime, interval: timedelta
 ) -> bool:
-    """Return whether a sweep may check a token that is fresh for a day: at its own time of day.
+    """Return whether now is a secret's time of day for the check of a token with over a day left.
 
-    Each secret has one, by its ARN, so that the checks of many are spread over the day. The sweeps
-    beside that time count, too, as one may come late, or not at all.
+    That time is derived from the secret's ARN, which spreads the checks over the day. The two
+    sweeps nearest to it may both check, because a sweep may come late, or not at all.
     """
     if held.token.remaining(now) <= _DAY:
         return False

@@ -1,7 +1,7 @@
-"""Trouble with Qwen's hosts that members share: one incident for all of them, with their number.
+"""Trouble with Qwen's hosts: one incident for all members, with the number of those affected.
 
-A blocked address, a limit or an outage meets every member. Its incident has an item of its own in
-the state table; the members' items only say that they are in it.
+A blocked address, a limit or an outage affects every member. The incident has an item of its own in
+the state table; a member's item only records that the member is affected.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from qwen_token.policy import AlertPolicy
     from qwen_token.run_memory import RunMemory
 
-# No member's item: an ARN has no such beginning.
+# Cannot collide with a member's key, which is an ARN.
 KEY: Final = "fleet:upstream"
-# It is over once a host answers a member, and none has met it for so long. Single accounts that are
-# limited go on being so while others are served.
+# The incident ends when a host answers a member and no member has met trouble for this long. The
+# wait matters when Qwen limits single accounts and goes on serving the others.
 _OVER_AFTER: Final = timedelta(minutes=20)
 
 
 @dataclass(frozen=True, slots=True)
 class SharedTrouble:
-    """The incident of all members; ``ledger`` is that of its item, ``peek`` reads it alone."""
+    """The shared incident; ``ledger`` opens its item, ``peek`` reads the item without the lease."""
 
     owner: "Owner"
     ledger: "Ledger"
@@ -35,7 +35,7 @@ class SharedTrouble:
     policy: "AlertPolicy"
 
     def met(self, failures: Sequence[tuple[str, QwenTokenError, "Ledger"]]) -> "list[Due]":
-        """Return what is due after some members' runs failed with it."""
+        """Record the failures of members that met the trouble; return what to publish."""
         now, memory = self.ledger.now(), self.ledger.history()
         known = memory.affected if memory.incident is not None else 0
         for secret_id, error, own in failures:
@@ -44,12 +44,12 @@ class SharedTrouble:
                 memory.incident is None or before is None or before.since < memory.incident.since
             )
             known += begun
-            # It is logged, and the member's item says since when.
+            # Log the failure, and record it in the member's item, but publish nothing for it.
             self.owner.failed(error, secret_id=secret_id, ledger=own, policy=self.policy)
         self.ledger.remember(replace(memory, affected=known, troubled_at=now))
         secret_id, worst = _worst(failures)
         many = "" if known == 1 else f"; {known} members of the fleet have met this so far"
-        # Not of one member's version: those of all change, and it goes on.
+        # Without the version: the incident must not end when this one member's version changes.
         facts = replace(worst.facts or RunFacts(), version_id=None)
         shared = type(worst)(f"{worst}{many}").of_run(facts, expires_at=worst.expires_at)
         return self.owner.failed(
@@ -57,18 +57,18 @@ class SharedTrouble:
         )[1]
 
     def is_over_by(self, endings: Sequence[Report | QwenTokenError]) -> "list[Due]":
-        """Return what is due after some runs of which none met it."""
+        """End the incident if it is over, after runs without trouble; return what to publish."""
         if not any(
             isinstance(each, Report) and each.outcome in {Outcome.REFRESHED, Outcome.CHECKED}
             for each in endings
         ):
             return []
         try:
-            # Most batches find none, and need not take turns for that.
+            # There is usually no incident, and reading the item takes no lease.
             if not self._is_over(self.peek()):
                 return []
         except StoreError:
-            # A later batch says so.
+            # A later batch can end the incident.
             return []
         memory = self.ledger.history()
         if not self._is_over(memory):
@@ -84,7 +84,7 @@ class SharedTrouble:
 
 
 def _worst(failures: Sequence[tuple[str, QwenTokenError, "Ledger"]]) -> tuple[str, QwenTokenError]:
-    """Return the failure of the member whose token ends first."""
+    """Return the failure of the member whose token expires first."""
 
     def ends(failure: tuple[str, QwenTokenError, "Ledger"]) -> float:
         expires_at = failure[1].expires_at

@@ -1,4 +1,4 @@
-"""The turns to sign in: one in so many seconds for the whole stack, and none after a challenge."""
+"""Turns to sign in: one in 45 seconds for the whole stack, and none for an hour after trouble."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # About twelve sign-ins in six minutes from one address bring a challenge.
 SIGN_IN_EVERY: Final = timedelta(seconds=45)
 REST: Final = timedelta(hours=1)
-# No member's item: an ARN has no such beginning.
+# Cannot collide with a member's key, which is an ARN.
 KEY: Final = "fleet:sign-in"
 
 _UPDATE: Final = "SET next_turn = :next"
@@ -21,26 +21,26 @@ _UPDATE: Final = "SET next_turn = :next"
 
 @dataclass(frozen=True, slots=True)
 class SignIns:
-    """The stack's turns. Every method raises StoreError where DynamoDB refuses or fails."""
+    """The stack's turns. Every method raises StoreError if DynamoDB refuses or fails."""
 
     client: Callable[[], "DynamoDBClient"]
     table: str
     clock: Callable[[], datetime]
 
     def take_turn(self) -> datetime | None:
-        """Take the turn, if it is free (None); else return when the next one is."""
+        """Take the turn and return None, or return the time of the next turn if it is not free."""
         now = self.clock()
         taken = update_if(
             self.client(),
             self.table,
             KEY,
             update=_UPDATE,
-            # Later than any rest ends: by a clock that was wrong.
+            # A turn later than the end of any rest was set by a wrong clock.
             condition=(
                 "attribute_not_exists(next_turn) OR next_turn <= :now OR next_turn > :beyond"
             ),
             values={
-                # A whole second, and not earlier.
+                # Stored as whole seconds; one more, so that no turn comes too early.
                 ":next": number(now + SIGN_IN_EVERY + timedelta(seconds=1)),
                 ":now": number(now),
                 ":beyond": number(now + REST + timedelta(minutes=1)),
@@ -50,14 +50,14 @@ class SignIns:
         return None if taken else self.next_turn()
 
     def next_turn(self) -> datetime:
-        """Return when the next turn is; the present where it is free."""
+        """Return the time of the next turn, which is now if the turn is free."""
         now = self.clock()
         item = get_item(self.client(), self.table, KEY, step="see whose turn it is to sign in")
         at = int(item.get("next_turn", {}).get("N", 0))
         return max(now, datetime.fromtimestamp(at, UTC))
 
     def rest(self) -> None:
-        """Have nobody sign in for an hour: the host answered with a challenge."""
+        """Block all sign-ins for an hour."""
         now = self.clock()
         update_if(
             self.client(),
@@ -71,14 +71,14 @@ class SignIns:
 
 @dataclass(slots=True)
 class Turn:
-    """One job's turn: a keeper calls it before it signs in. ``next_at``: it has to wait."""
+    """One job's turn, taken before the keeper signs in; ``next_at`` is set if it has to wait."""
 
     sign_ins: SignIns
     is_blocked: Callable[[], bool]
     next_at: datetime | None = field(default=None)
 
     def __call__(self) -> datetime | None:
-        """Take the turn, or return when the next one is, also where the host is not asked now."""
+        """Take the turn and return None, or return when to try again if it is not free."""
         if self.is_blocked():
             self.next_at = self.sign_ins.clock() + SIGN_IN_EVERY
         else:

@@ -1,4 +1,4 @@
-"""The fleet's worker: runs the keeper for each job of a batch, and reports all that failed."""
+"""The fleet's worker: runs the keeper for each job of a batch, and reports the results."""
 
 import asyncio
 import math
@@ -67,21 +67,21 @@ logger = Logger()
 log_all_as_json(logger)
 metrics = Metrics()
 
-# Jobs at once: nearly all of a run is waiting, for Qwen and for AWS.
+# Jobs that run at once. A run spends nearly all of its time waiting for Qwen and AWS.
 _THREADS: Final = 4
-# For about how many seconds a job is put off by trouble with the API the first time. Each further
-# time takes twice as long, unless the job is urgent.
+# Roughly how many seconds trouble with the API postpones a job the first time. The delay doubles
+# each time, unless the job is urgent.
 _POSTPONEMENT: Final = 60
-# Over so many seconds at least, jobs that wait for their turn to sign in are spread.
+# Jobs that wait for their turn to sign in are spread over at least this many seconds.
 _SOONEST_SPREAD: Final = 120
-# With less than this left, no job is begun: the batch has to be reported.
+# With less time than this left, no job is started, so that the batch can still be reported.
 _RESERVE: Final = 4 * STORE_CALL_LIMIT
-# For so many seconds after this worker's end, its urgent messages are not delivered again: Lambda
-# needs a moment to delete those that are done.
+# Urgent messages stay hidden this many seconds beyond this worker's timeout: Lambda needs a moment
+# to delete those that are done.
 _CLEARING: Final = 10
 
 _clients = cache(Clients.real)
-# What this process has claimed, for all batches.
+# The claims that this process has written, kept across batches.
 _claimed: dict[tuple[str, str], datetime] = {}
 
 
@@ -89,20 +89,20 @@ _claimed: dict[tuple[str, str], datetime] = {}
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: dict[str, Any], context: "LambdaContext") -> "PartialItemFailureResponse":
-    """Do the jobs of a batch; return which messages the queue is to deliver again."""
+    """Run the jobs of a batch; return the messages that the queue should deliver again."""
     return run(event, context, _clients())
 
 
 def run(
     event: dict[str, Any], context: "LambdaContext", clients: Clients
 ) -> "PartialItemFailureResponse":
-    """Do the jobs of a batch against ``clients``.
+    """Run the jobs of a batch with ``clients``.
 
-    A token that fails is reported, and its message is done with. What is delivered again is a job
-    whose run crashed.
+    A failed refresh is reported, and its message is deleted. Only a job whose run crashed is
+    delivered again.
 
     Raises:
-        ConfigError: the environment is off. The refresh function and dispatch report that.
+        ConfigError: invalid environment. The refresh function and dispatch report it.
     """
     settings = WorkerSettings.from_environ(clients.environ)
     pace_writes(clients.secrets(), workers=settings.workers)
@@ -131,7 +131,7 @@ def run(
             record_handler=do,
             processor=AsyncBatchProcessor(
                 EventType.SQS,
-                # A batch of which nothing is left is reported like any other.
+                # If all messages failed, still return, so that the batch is reported as usual.
                 raise_on_entire_batch_failure=False,
                 logger=logger,  # type: ignore[arg-type] # it has a logger's methods
             ),
@@ -145,7 +145,8 @@ def run(
 class _Run:
     """The run of one job, and how it ended.
 
-    ``next_turn`` is when it may sign in, if it waits for that. ``is_queued``: it is tried again.
+    ``next_turn`` is when the job may sign in, if it has to wait for its turn. ``is_queued`` is true
+    if the job was queued again.
     """
 
     job: Job
@@ -156,12 +157,12 @@ class _Run:
 
     @property
     def reason(self) -> str:
-        """What it failed with, or what it did."""
+        """The reason of the failure, or the outcome."""
         return self.ending.outcome if isinstance(self.ending, Report) else self.ending.reason
 
     @property
     def version_id(self) -> str:
-        """The token's version that is current, empty where that is not known."""
+        """The token's current version, or empty if unknown."""
         if isinstance(self.ending, Report):
             return "" if self.ending.held is None else self.ending.held.version_id
         facts = self.ending.facts
@@ -169,20 +170,20 @@ class _Run:
 
     @property
     def has_expired(self) -> bool:
-        """Whether readers have a token that expired, as far as that is known."""
+        """Whether the token that readers have is known to have expired."""
         at = self.ending.expires_at
         return at is not None and at <= self.ledger.now()
 
     @property
     def is_to_be_told(self) -> bool:
-        """Whether trouble that goes on is reported, although the job is tried again soon."""
+        """Whether to report the failure although the job is retried soon."""
         was_patient = self.next_turn is None and self.job.postponed >= POSTPONEMENTS
         return was_patient or self.has_expired
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """The jobs of one batch, and what came of them; ``do`` is called by several threads."""
+    """The jobs of one batch, and how they ended; several threads call ``do``."""
 
     settings: WorkerSettings
     clients: Clients
@@ -196,10 +197,10 @@ class _Batch:
     runs: list[_Run] = field(default_factory=list)
 
     def hide_urgent(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Have urgent jobs delivered again soon after this worker's end, if it is killed.
+        """Make urgent jobs return to the queue soon after this worker's timeout, if it is killed.
 
-        The queue's own timeout allows for the time until a worker takes them. It would bring them
-        back when their tokens have expired.
+        The queue's visibility timeout also allows for the time until a worker starts, so it is too
+        long for urgent jobs: their tokens would have expired by then.
         """
         secrets = secrets_of(self.context.invoked_function_arn)
         urgent = [each["receiptHandle"] for each in records if _is_urgent(each["body"], secrets)]
@@ -219,10 +220,10 @@ class _Batch:
             )
 
     def do(self, record: "SQSRecord") -> None:
-        """Run the keeper for one job. What it raises is no QwenTokenError, but a crash.
+        """Run the keeper for one job. Record a QwenTokenError; raise anything else, a crash.
 
-        What is no job is delivered twice more, and is a dead letter then: there it can be looked
-        at, and an alarm says so.
+        A message that is not a job is delivered twice more, and then becomes a dead letter, which
+        sets off an alarm and can be examined.
         """
         try:
             job = Job.from_body(record.body, secrets=secrets_of(self.context.invoked_function_arn))
@@ -238,7 +239,7 @@ class _Batch:
         except QwenTokenError as error:
             ending = error
         except BaseException:
-            # A crash: the job is delivered again, and is not to wait for its own lease to end.
+            # After a crash, the job is delivered again: its own lease must not make it wait.
             give_back(ledger, logger)
             raise
         waits_until = turn.next_at if isinstance(ending, QwenTokenError) else None
@@ -249,7 +250,7 @@ class _Batch:
             raise obstacle_error(job.obstacle, job.secret_id)
         time_left = time_left_of(self.context)
         if time_left() < _RESERVE:
-            # Also a run that comes to nothing reads, and a worker that is killed reports nothing.
+            # Even a run that only reads takes time, and a worker that is killed reports nothing.
             raise UpstreamUnavailableError("no time was left to call the API")
         clients = self.clients
         return Keeper(
@@ -273,11 +274,11 @@ class _Batch:
         )
 
     def report(self) -> None:
-        """Report what came of the batch, and give the leases back."""
+        """Report how the batch's runs ended, and give the leases back."""
         try:
             later = [run for run in self.runs if _is_for_later(run)]
             self._postpone(later)
-            # What is tried again soon is no failure yet, unless it lasts or readers feel it.
+            # A run that is retried soon counts as a failure only if it lasts or readers notice.
             ended = [run for run in self.runs if run not in later or run.is_to_be_told]
             self._count(ended)
             self._tell(ended)
@@ -308,7 +309,7 @@ class _Batch:
         )
 
     def _postpone(self, later: Sequence[_Run]) -> None:
-        """Queue what is to be tried later; the next sweep does it where that fails."""
+        """Queue these jobs again; the next sweep queues those for which this fails."""
         if not later:
             return
         jobs = [(_postponed(run), _wait(run)) for run in later]
@@ -335,7 +336,7 @@ class _Batch:
                 _log_mark(run, error)
 
     def _tell(self, ended: Sequence[_Run]) -> None:
-        """Publish what it is time to publish of all of them, in one message for each kind."""
+        """Publish what is due for these runs, in one message for each kind of event."""
         policy = self.settings.alert_policy()
         shared = SharedTrouble(self.reporter.owner, self.shared_ledger, self._peek, policy)
         in_trouble = [run for run in ended if isinstance(run.ending, TROUBLE)]
@@ -368,7 +369,7 @@ class _Batch:
         give_back(run.ledger, logger)
         try:
             if is_marked and not run.is_queued:
-                # The mark is the lease's to take away, and there was none.
+                # Taking the lease would have removed the mark, but this run did not take it.
                 self.marks.done(run.job.secret_id)
         except StoreError as error:
             _log_mark(run, error)
@@ -385,14 +386,14 @@ def _is_for_later(run: _Run) -> bool:
     """Return whether a run is tried again soon, before the next sweep."""
     may_pass = run.job.postponed < POSTPONEMENTS
     if isinstance(run.ending, Report):
-        # The run that has the lease may be dead.
+        # The other run, which holds the lease, may have died.
         return run.ending.outcome is Outcome.LEASED and may_pass
     is_tried_again = may_pass or run.job.urgent
     return run.next_turn is not None or (isinstance(run.ending, TROUBLE) and is_tried_again)
 
 
 def _postponed(run: _Run) -> Job:
-    """Return the job of a run that is tried again."""
+    """Return the job to queue again after this run."""
     if run.next_turn is not None:
         return replace(run.job, waits=True)
     return replace(run.job, postponed=min(run.job.postponed + 1, POSTPONEMENTS))
@@ -406,9 +407,9 @@ def _wait(run: _Run) -> int:
     error = run.ending
     asked = error.retry_after if isinstance(error, RateLimitedError) else None
     least = wait / 2 if asked is None else asked.total_seconds()
-    # However long the API asks for, a part of the delay stays random. Jobs that all waited for the
-    # longest one would come back as one batch, and be put off as one batch again, although the API
-    # limits only some of their accounts.
+    # Whatever pause the API asks for, part of the delay stays random. If all jobs waited for the
+    # longest delay, they would come back as one batch and be postponed as one batch again, although
+    # the API limits only some of their accounts.
     least = min(least, LONGEST_DELAY - wait)
     return delay(least, least + wait)
 
@@ -416,8 +417,8 @@ def _wait(run: _Run) -> int:
 def _wait_for_turn(run: _Run, turn: datetime) -> int:
     """Return the delay in seconds until a job asks for its turn to sign in again.
 
-    The queue knows no order, so that the more urgent jobs ask sooner and more often: those whose
-    tokens are over, or are not there yet, within two minutes of the turn.
+    The queue keeps no order, so more urgent jobs ask sooner and more often. A job whose token has
+    expired, or that has no token yet, asks within two minutes of the turn.
     """
     now, expires_at = run.ledger.now(), run.ending.expires_at
     left = 0.0 if expires_at is None else (expires_at - now).total_seconds()

@@ -30,18 +30,19 @@ _clients = cache(Clients.real)
 @logger.inject_lambda_context
 @metrics.log_metrics
 def handler(event: object, context: "LambdaContext") -> dict[str, object]:
-    """Run once; return the outcome as the contract has it, or raise the failure just reported."""
+    """Run once; return the function's result, or raise the failure that was just reported."""
     return run(event, context, _clients())
 
 
 def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, object]:
-    """Run once against ``clients``. The event is ``{}``, or has an option of the run true.
+    """Run once with ``clients``. The event is ``{}``, or sets one of the run's options to true.
 
     Raises:
-        QwenTokenError: after it was logged, counted and, by this run or an earlier one, published.
+        QwenTokenError: the run failed. The failure has been logged, counted and, by this run or an
+            earlier one, published.
     """
     environ, time_left = clients.environ, time_left_of(context)
-    # Powertools' service is the stack's name.
+    # Powertools' service name is the stack's name.
     location = location_of(
         context, stack=logger.service, session_secret_id=environ.get(SESSION_SECRET_ID, "")
     )

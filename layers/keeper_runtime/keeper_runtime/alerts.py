@@ -1,4 +1,4 @@
-"""The alert: what a run tells its owner, and how that gets to the topic."""
+"""The alert: what a run reports to the owner, and how it is published to the topic."""
 
 import json
 import re
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
 
 SOURCE: Final = "qwen-token-refresh"
-# The reason of an alert that the login ends, which is no failure of a run.
+# The reason in an alert about a login that will end. No run has failed.
 SESSION_ENDING: Final = "session_ending"
-# SNS refuses a longer subject, and a message with its attributes that is larger than 256 KB.
+# SNS's limits: 100 characters for a subject, and 256 KB for a message with its attributes.
 _SUBJECT_LIMIT: Final = 100
 _MESSAGE_LIMIT: Final = 256 * 1024 - 1024
 
-# What of these is said of a login's end does not count any more.
+# For these failures, the login is already dead, so its end is not mentioned.
 _LOGIN_IS_DEAD: Final = frozenset({SessionRejectedError.reason, SignInRefusedError.reason})
 
 _ARN_OF_A_SECRET: Final = re.compile(r"arn:.*:secret:(?P<name>.+)-[A-Za-z0-9]{6}")
@@ -54,9 +54,9 @@ class Event(StrEnum):
 class ToDo(NamedTuple):
     """What the owner may type or do.
 
-    ``commands`` are for a checkout of the project, and for the AWS CLI alone, which then waits for
-    ``to_paste``. ``by_hand`` stands in the place of the second one where that would lose what else
-    is stored.
+    ``commands`` has one command for a checkout of the project and one for the AWS CLI, which then
+    waits for ``to_paste``. ``by_hand`` replaces the second command if that would overwrite other
+    values in the secret.
     """
 
     commands: tuple[str, ...]
@@ -69,9 +69,9 @@ _NOTHING: Final = ToDo(())
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One secret's failure, in words. Times and what is left are None where they are unknown.
+    """One secret's failure, in words. Times and durations are None if unknown.
 
-    ``remaining`` is what the token has left, and ``login_ends_at`` when a person is needed at the
+    ``remaining`` is the token's time left. ``login_ends_at`` is when a person is needed at the
     latest.
     """
 
@@ -107,7 +107,7 @@ class Failure:
     @classmethod
     def awaiting(cls, *, secret_id: str, location: RunLocation) -> Self:
         """Describe that the secret still waits for its first token."""
-        # There is nothing yet that could be lost.
+        # The secrets are still empty, so the command cannot overwrite anything.
         todo = _put(location, secret_id, location.session_secret_id, holds_more=False)
         return cls(
             secret_id=secret_id,
@@ -128,7 +128,7 @@ class Failure:
         session_expires_at: datetime | None,
         now: datetime,
     ) -> Self:
-        """Describe a failure that is over, beside what the token has left by now."""
+        """Describe a failure that is over, and the token's time left now."""
         return cls(
             secret_id=secret_id,
             reason=reason,
@@ -178,9 +178,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Everything that one run says, the gravest first.
+    """Everything that one invocation reports, the most severe failure first.
 
-    ``since`` is when the incident began. ``omitted`` failures more did not fit into the message.
+    ``since`` is when the incident began. ``omitted`` is the number of failures that did not fit
+    into the message.
     """
 
     severity: Severity
@@ -192,7 +193,7 @@ class Alert:
     omitted: int = 0
 
     def subject(self) -> str:
-        """Return one line for an inbox: ASCII, at most 100 characters."""
+        """Return the subject line: ASCII, at most 100 characters."""
         first = self.failures[0]
         if (count := len(self.failures) + self.omitted) > 1:
             reasons = Counter(failure.reason for failure in self.failures).items()
@@ -211,9 +212,9 @@ class Alert:
         return f"[{self._kind()}] Qwen token{said}"[:_SUBJECT_LIMIT]
 
     def document(self) -> dict[str, object]:
-        """Return the document for programs, as the contract fixes it.
+        """Return the document for programs, in its documented form.
 
-        Where some failures did not fit, ``failures_omitted`` is their number.
+        If some failures did not fit, ``failures_omitted`` is their number.
         """
         document: dict[str, object] = {
             "source": SOURCE,
@@ -249,7 +250,7 @@ class Alert:
         return "\n\n".join((head, *sections, tail)) + "\n"
 
     def _kind(self) -> str:
-        # Nobody has to get up for what is over, however bad it was.
+        # A recovery needs no action, however severe the incident was.
         return "RECOVERED" if self.event is Event.REFRESH_RECOVERED else self.severity.upper()
 
     def _happened(self) -> str:
@@ -295,7 +296,7 @@ class Alert:
         return "\n".join(lines)
 
     def fitted(self) -> Self:
-        """Return the alert with as many of its failures as fit into one message, at least one."""
+        """Return the alert with as many failures as fit into one message, and at least one."""
         alert = self
         while (size := len(alert.message())) > _MESSAGE_LIMIT and (have := len(alert.failures)) > 1:
             keep = max(1, min(have - 1, have * _MESSAGE_LIMIT // size))
@@ -305,7 +306,7 @@ class Alert:
         return alert
 
     def message(self) -> str:
-        """Return the text and the document as SNS takes them: ASCII."""
+        """Return the text and the document as one message for SNS, in ASCII."""
         return json.dumps({"default": json.dumps(self.document()), "email": self.text()})
 
 
@@ -328,7 +329,7 @@ def publish(alert: Alert, *, client: "SNSClient", topic_arn: str) -> None:
 
 
 def name_of(secret_id: str) -> str:
-    """Return a secret's name, where ``secret_id`` is its ARN; or else what was given."""
+    """Return the secret's name if ``secret_id`` is an ARN; otherwise return it unchanged."""
     arn = _ARN_OF_A_SECRET.fullmatch(secret_id)
     return arn["name"] if arn else secret_id
 
@@ -337,7 +338,8 @@ def _commands(
     error: QwenTokenError, facts: RunFacts, location: RunLocation, secret_id: str | None
 ) -> ToDo:
     if isinstance(error, TokenError | SessionError):
-        # What mends a token that cannot be read is a token; all else, a session, if there may be.
+        # If the token itself is missing or malformed, the owner stores a token; otherwise a
+        # session, if the stack has a session secret.
         is_the_token_itself = isinstance(error, TokenMalformedError | TokenMissingError)
         session_secret_id = "" if is_the_token_itself else location.session_secret_id
         holds_more = facts.session_holds_more if session_secret_id else facts.token_holds_more
@@ -353,11 +355,11 @@ def _commands(
 def _put(
     location: RunLocation, secret_id: str | None, session_secret_id: str, *, holds_more: bool
 ) -> ToDo:
-    """Return what puts a login in, and has it used.
+    """Return the commands that store a login and start a run with it.
 
-    The first command needs the project, and keeps what else is in the secret. The second one needs
-    the AWS CLI alone, as in CloudShell. It replaces the whole value, so it is only for a secret
-    that holds nothing else.
+    The first one needs a checkout, and keeps everything else in the secret. The second one needs
+    only the AWS CLI, as in CloudShell. It replaces the whole value, so it is only for a secret that
+    holds nothing else.
     """
     put = f"make put-token STACK={location.stack} REGION={location.region}"
     if location.of_fleet and secret_id is not None:
@@ -374,15 +376,15 @@ def _put(
             by_hand=f"in the AWS console, Secrets Manager, {name_of(target)}, "
             f'"Retrieve secret value", "Edit": change {changed}, and leave the rest as it is.',
         )
-    # Nothing that is typed comes into the history, or into a list of processes.
+    # What is pasted appears neither in the shell's history nor in the list of processes.
     with_aws = (
         f'read -rs LOGIN; printf %s "$LOGIN" | aws secretsmanager put-secret-value --region '
         f"{location.region} --secret-id {target} --secret-string file:///dev/stdin"
     )
     if not location.of_fleet:
-        # A token that is dead, but has not expired, is not due: the next run would not look.
+        # A dead token that has not expired is not due, so an ordinary run would not read the login.
         with_aws += (
-            # Given as a file, the event is taken as it is, by version 1 of the AWS CLI and by 2.
+            # Versions 1 and 2 of the AWS CLI both pass an event from a file unchanged.
             f" && printf '{{\"check\":true}}' | aws lambda invoke --region {location.region} "
             f"--function-name {location.function} --payload fileb:///dev/stdin /dev/stdout"
         )
@@ -407,7 +409,7 @@ def _time_left(failure: Failure, *, is_over: bool) -> str:
 def _in_words(failure: Failure) -> str:
     remaining = failure.remaining or timedelta(0)
     if failure.reason == TokenRejectedError.reason:
-        # Whatever its expiry says: a token with days left would be taken for one that still works.
+        # Do not mention the time left: "days left" would sound as if the token still worked.
         return "dead already"
     return "expired" if remaining <= timedelta(0) else _duration(remaining)
 

@@ -1,6 +1,6 @@
-"""What the owner is told: alerts to the topic, events to the bus.
+"""Tells the owner how runs ended: alerts go to the topic, events to the bus.
 
-Who is told, and when, is decided in ``qwen_token.incidents``; here that is carried out.
+``qwen_token.incidents`` decides what is published and when; this module publishes it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GradedFailure:
-    """A failure in words, and how bad it is."""
+    """A failure in words, and its severity."""
 
     severity: Severity
     failure: Failure
@@ -36,9 +36,10 @@ class GradedFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """What it is time to publish of one secret; ``remembered`` is the memory once it was.
+    """Something to publish about one secret.
 
-    ``is_announced`` says that programs are to hear of it as well, on the bus.
+    ``remembered`` returns the memory to store once it is published. If ``is_announced`` is true, it
+    also goes to the bus, for programs.
     """
 
     event: Event
@@ -51,10 +52,10 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Tells the owner what came of the runs of one invocation.
+    """Tells the owner how the runs of one invocation ended.
 
-    The topic and the bus are read from the environment as it is: also an environment that is
-    invalid in other ways is reported. What fails to be told is logged, and hides nothing else.
+    The topic and the bus are read straight from the environment, so that an environment that is
+    otherwise invalid can still be reported. If publishing fails, that is logged and nothing raised.
     """
 
     logger: "Logger"
@@ -63,7 +64,7 @@ class Owner:
     request_id: str
 
     def of_member(self, session_secret_id: str) -> Self:
-        """Return the same, for what is said of another secret, with this session secret."""
+        """Return an Owner for a member of the fleet, with this session secret (empty if none)."""
         return replace(self, location=replace(self.location, session_secret_id=session_secret_id))
 
     def hear_of_failure(
@@ -74,19 +75,19 @@ class Owner:
         ledger: "Ledger",
         policy: AlertPolicy,
     ) -> Severity:
-        """Log a failed run, and publish it where it is time to; return how bad it is."""
+        """Log a failed run, and publish the failure if that is due; return its severity."""
         level, due = self.failed(error, secret_id=secret_id, ledger=ledger, policy=policy)
         self.publish_due(due)
         return level
 
     def hear_that_a_token_is_awaited(self, secret_id: str, ledger: "Ledger") -> None:
-        """Publish, once and daily, that the secret still waits for its first token."""
+        """Publish once, and then daily, that the secret still waits for its first token."""
         self.publish_due(self.awaiting(secret_id, ledger))
 
     def hear_of_success(
         self, report: Report, secret_id: str | None, ledger: "Ledger", policy: AlertPolicy
     ) -> None:
-        """Publish that an incident is over, and that the login ends, where it is time to."""
+        """Publish, if due, that an incident is over and that the login will end soon."""
         self.publish_due(self.succeeded(report, secret_id, ledger, policy))
 
     def failed(
@@ -97,7 +98,7 @@ class Owner:
         ledger: "Ledger",
         policy: AlertPolicy,
     ) -> tuple[Severity, list[Due]]:
-        """Log a failed run, and have it remembered; return how bad it is, and what is due."""
+        """Log and remember a failed run; return its severity, and what to publish."""
         memory = ledger.history()
         observed = incidents.observe(
             memory.incident,
@@ -121,7 +122,7 @@ class Owner:
         return observed.severity, [due]
 
     def awaiting(self, secret_id: str, ledger: "Ledger") -> list[Due]:
-        """Return what is due of a secret that still waits for its first token."""
+        """Return what to publish about a secret that still waits for its first token."""
         ledger.remember(ledger.history())
         failure = Failure.awaiting(secret_id=secret_id, location=self.location)
         return self._reminder(
@@ -131,14 +132,14 @@ class Owner:
     def succeeded(
         self, report: Report, secret_id: str | None, ledger: "Ledger", policy: AlertPolicy
     ) -> list[Due]:
-        """Return what is due after a run that did not fail: a recovery, that the login ends."""
+        """Return what to publish after a run without failure: a recovery, a login's coming end."""
         return [
             *self._recovery(report, secret_id, ledger),
             *self._reminder_of_end(report, secret_id, ledger, policy),
         ]
 
     def publish_due(self, due: Sequence[Due]) -> None:
-        """Publish what is due, one alert for each kind of event; what was is remembered."""
+        """Publish one alert for each kind of event, and remember what was published."""
         for event in Event:
             of_event = [each for each in due if each.event is event]
             if not of_event:
@@ -203,9 +204,9 @@ class Owner:
         return self._reminder(GradedFailure(level, failure), Event.SESSION_ENDING, ledger)
 
     def _reminder(self, told: GradedFailure, event: Event, ledger: "Ledger") -> list[Due]:
-        """Return what is told once and daily, if it is due."""
+        """Return something that is published once and then daily, if it is due."""
         now = self.clients.clock()
-        # Without the login's end: a host may move that a little with each refresh.
+        # The key leaves out when the login ends: a host may move that a little with each refresh.
         key = incidents.published_as(told.severity, told.failure.reason)
         if not incidents.is_due(ledger.memory.reminded, key, now=now):
             return []
@@ -239,7 +240,7 @@ class Owner:
         return self._graded(level, error, secret_id)
 
     def alert(self, failures: Sequence[GradedFailure]) -> Alert:
-        """Return the alert of at least one failure, the gravest first."""
+        """Return an alert about these failures (at least one), the most severe first."""
         gravest_first = sorted(failures, key=lambda each: -each.severity.grade)
         return Alert(
             gravest_first[0].severity,
@@ -257,19 +258,19 @@ class Owner:
         try:
             publish(alert, client=self.clients.sns(), topic_arn=topic_arn)
         except Exception:
-            # Whatever boto3 and what it calls raise: the failure that it reports matters more.
+            # boto3 and the code that it runs may raise anything. The reported failure matters more.
             self.logger.exception("the alert could not be published", topic_arn=topic_arn)
             return False
         return True
 
     def announce_refreshed(self, results: Iterable[Mapping[str, object]]) -> None:
-        """Put an event for each result of a run that refreshed on the bus, if there is a bus."""
+        """Put an event on the bus, if there is one, for each of these results of a refresh."""
         self._announce(
             [ChangeEvent(REFRESHED, each, (str(each["secret_id"]),)) for each in results]
         )
 
     def announce_failed(self, alert: Alert) -> None:
-        """Put what an alert says, as far as one message holds it, on the bus, if there is one."""
+        """Put an alert's failures, as far as they fit, on the bus (if any) as one event."""
         published = alert.fitted()
         secret_ids = (failure.secret_id for failure in published.failures)
         change = ChangeEvent(
@@ -286,7 +287,7 @@ class Owner:
         try:
             announce(changes, client=self.clients.events(), bus_arn=bus_arn)
         except Exception:
-            # As with an alert: the token is what it is, whoever heard of it.
+            # As with an alert, an event that cannot be sent must not fail the run.
             self.logger.exception("the change events could not be sent", event_bus_arn=bus_arn)
 
     def _graded(

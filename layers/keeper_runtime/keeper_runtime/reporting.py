@@ -1,6 +1,6 @@
-"""Reporting: what became of a run, for the log, the metrics and the caller.
+"""Reports how a run ended to the log, the metrics and the caller.
 
-What its owner is told is in ``owner``.
+Alerts and events for the owner are in ``owner``.
 """
 
 from collections import Counter
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
     from .owner import Owner
 
-# For invalid settings: their ConfigError is critical, however old it is.
+# For invalid settings, whose own policy is unknown. Their ConfigError is critical from the start.
 _AT_ONCE: Final = AlertPolicy(timedelta(), timedelta())
 
-# What SessionDaysRemaining says where no end of the login is known, or a sign-in has none.
+# The value of SessionDaysRemaining if the login has no known end, as with a sign-in.
 _NO_END_DAYS = 365.0
-# After these, an incident may be over, and whose session it is is known.
+# Only after these may an incident be over, and is it known whose session it is.
 ENDS_AN_INCIDENT = frozenset({Outcome.REFRESHED, Outcome.SUPERSEDED, Outcome.CHECKED})
 
 
 def _result_of_run(report: Report, *, secret_id: str, now: datetime) -> dict[str, object]:
-    """Return what a run that did not fail did: the function's result, as the contract has it."""
+    """Return the function's result after a run that did not fail."""
     return _result(
         report.outcome,
         secret_id=secret_id,
@@ -58,7 +58,7 @@ def _result_of_run(report: Report, *, secret_id: str, now: datetime) -> dict[str
 def _result_of_failure(
     error: QwenTokenError, outcome: str, *, secret_id: str | None, now: datetime
 ) -> dict[str, object]:
-    """Return the result of a run that failed, and did something all the same."""
+    """Return the result of a failed run that is retried, or that had already replaced the token."""
     facts = error.facts or RunFacts()
     return _result(
         outcome,
@@ -93,7 +93,7 @@ def _result(  # noqa: PLR0913 - the result's members, by name
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Reports what became of the runs of one invocation."""
+    """Reports how the runs of one invocation ended."""
 
     logger: "Logger"
     metrics: "Metrics"
@@ -109,11 +109,11 @@ class Reporter:
         dry_run: bool,
         ledger: Callable[[], "Ledger"],
     ) -> dict[str, object]:
-        """Report an invocation's one run, which did not fail; return its result."""
+        """Report an invocation's only run, which did not fail; return its result."""
         secret_id = settings.secret_id
         counts = counts_of([report])
         if dry_run:
-            # It changed nothing, so it is no word on whether the token is kept alive.
+            # A dry run changes nothing, so it does not show that the token is kept alive.
             counts.pop("RunSucceeded", None)
         else:
             self._tell_owner(report, settings, ledger)
@@ -133,10 +133,9 @@ class Reporter:
         secret_id: str | None,
         ledger: Callable[[], "Ledger"],
     ) -> dict[str, object] | None:
-        """Report that an invocation's one run failed; ``settings`` are None where they are invalid.
+        """Report that an invocation's only run failed; ``settings`` are None if invalid.
 
-        Return the result of one that may pass, and needs nobody; None where the failure is to be
-        raised.
+        Return the result if the failure is only a notice, or None if the caller should raise it.
         """
         self.count({"RunCompleted": 1, **counts_of([error])}, expiries=expiries_of([error]))
         facts = error.facts or RunFacts(is_login_known=False)
@@ -150,14 +149,14 @@ class Reporter:
         )
         result = partial(_result_of_failure, error, secret_id=secret_id, now=self.clients.clock())
         if facts.replaced is not None:
-            # What it failed with came after that: readers have another token.
+            # The run failed after it had replaced the token, so readers have a new one.
             self.owner.announce_refreshed([result(Outcome.REFRESHED)])
         return result("retrying") if severity is Severity.NOTICE else None
 
     def _tell_owner(
         self, report: Report, settings: RefreshSettings, ledger: Callable[[], "Ledger"]
     ) -> None:
-        """Have the owner told what a run that did not fail gives to tell, as most give nothing."""
+        """Tell the owner about a run that did not fail, if there is anything to tell."""
         secret_id = settings.secret_id
         if report.outcome is Outcome.AWAITING_TOKEN:
             self.owner.hear_that_a_token_is_awaited(secret_id, ledger())
@@ -166,7 +165,7 @@ class Reporter:
 
     @property
     def owner(self) -> "Owner":
-        """What tells the owner: most runs do not, and need not pay for importing it."""
+        """The Owner, imported only when needed: most runs have nothing to tell the owner."""
         from .owner import Owner  # noqa: PLC0415
 
         return Owner(self.logger, self.clients, self.location, self.request_id)
@@ -184,9 +183,10 @@ class Reporter:
         expiries: Iterable[datetime] = (),
         logins: Iterable[datetime | None] = (),
     ) -> None:
-        """Count; of the tokens that expire, the first one says how many days are left.
+        """Write the metrics.
 
-        So does the first one to end of the ``logins`` (None: no end of it is known).
+        The token that expires first gives the days left of tokens. The login that ends first gives
+        those of logins (None: a login without a known end).
         """
         first = min(expiries, default=None)
         if first is not None:
@@ -200,7 +200,7 @@ class Reporter:
             self.metrics.add_metric(name, MetricUnit.Count, count)
 
     def _count_login(self, ends_at: datetime | None, *, is_known: bool) -> None:
-        """Say for how many days the keeper can go on without a person."""
+        """Write for how many days the keeper can go on without a person."""
         if is_known:
             days = _NO_END_DAYS
             if ends_at is not None:
@@ -208,19 +208,20 @@ class Reporter:
             self.metrics.add_metric("SessionDaysRemaining", MetricUnit.NoUnit, days)
 
     def _name_secret(self, secret_id: str | None) -> None:
-        # A dimension would make one more metric to pay for of each secret.
+        # Not a dimension: CloudWatch would charge for one more metric for each secret.
         self.metrics.add_metadata("secret_id", secret_id)
 
 
 def expiries_of(ended: Iterable[Report | QwenTokenError]) -> list[datetime]:
-    """Return when the tokens expire that readers have after these runs, as far as that is known."""
+    """Return the known expiries of the tokens that readers have after these runs."""
     return [each.expires_at for each in ended if each.expires_at is not None]
 
 
 def logins_of(ended: Report | QwenTokenError, *, has_session: bool) -> list[datetime | None]:
-    """Return when the login ends of a run's secret (None: no end is known), where the run knew it.
+    """Return when the login of a run's secret ends, in a list that is empty if the run read none.
 
-    ``has_session`` says that there is a session secret: then a token is not all of the login.
+    None stands for a login without a known end. ``has_session`` says that there is a session
+    secret, so that the token alone is not the whole login.
     """
     if isinstance(ended, QwenTokenError):
         facts = ended.facts
@@ -231,7 +232,7 @@ def logins_of(ended: Report | QwenTokenError, *, has_session: bool) -> list[date
 
 
 def _is_login_known(report: Report) -> bool:
-    """Return whether a run knew what keeps the token alive: a fresh one only sees the token."""
+    """Return whether the run knew the login: a run with a fresh token reads no session."""
     if report.session is not None:
         return True
     return report.held is not None and not report.held.token.is_access_token
@@ -243,12 +244,12 @@ def _login_end(report: Report) -> datetime | None:
 
 
 def counts_of(ended: Iterable[Report | QwenTokenError]) -> dict[str, int]:
-    """Return what is counted of runs. What did not happen is left out, but for failures."""
+    """Return the metrics' counts of these runs. Zeros are left out, except for failures."""
     counts: Counter[str] = Counter()
     for each in ended:
         if isinstance(each, QwenTokenError):
             counts["RefreshFailed"] += 1
-            # What a run failed with may have come after the token was stored.
+            # The run may have failed after it had stored the token.
             replaced = each.facts is not None and each.facts.replaced is not None
             counts["TokenRefreshed"] += replaced or isinstance(each, TokenShortLivedError)
         else:
