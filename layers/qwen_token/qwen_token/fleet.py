@@ -1,4 +1,4 @@
-"""The fleet: the secrets that carry one tag, found page by page and read twenty at a time."""
+"""The fleet: all secrets with one tag, listed page by page and read twenty at a time."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -26,54 +26,55 @@ if TYPE_CHECKING:
         SecretListEntryTypeDef,
     )
 
-# The values of the fleet's tag: a member has ``ON`` (or any other value than these), one that is
-# left alone for as long as it has it, ``OFF``, and the session secret of a member, ``SESSION``.
+# The values of the fleet's tag: ``ON`` (or any value but the other two) marks a member, ``OFF`` a
+# secret that is left alone, and ``SESSION`` the session secret of a member.
 ON: Final = "on"
 OFF: Final = "off"
 SESSION: Final = "session"
-# A value that differs from one of these by a letter or two is not taken for a member's: it would
-# open a session to whoever reads tokens.
+# A value that differs from one of these by a letter or two does not mark a member: treating a
+# mistyped session secret as a token secret would show the login to whoever reads tokens.
 _NOT_A_MEMBERS: Final = (OFF, SESSION)
 _ALIKE: Final = 0.8
-# What a session secret's name ends with. No member's name does.
+# The end of every session secret's name, and of no member's.
 _SESSION_SUFFIX: Final = "/session"
 
-# Why nobody can keep the token of a secret where it is; the second with the primary's region.
+# Why a secret's token cannot be kept alive here. The replica's obstacle ends with the primary's
+# region.
 _BEING_DELETED: Final = "being_deleted"
 _REPLICA_OF: Final = "replica_of:"
 # What is wrong with the fleet's tag on a secret, or with its name.
 _UNKNOWN_TAG: Final = "unknown_tag"
 _NAME_OF_A_SESSION: Final = "name_of_a_session"
 _NO_MEMBER: Final = "no_member"
-# Lists of secrets lag: a session whose member is not listed yet is not without one.
+# Lists of secrets lag: a session secret younger than this may have a member that is not listed yet.
 _LISTED_WITHIN: Final = timedelta(minutes=15)
 _REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]{2,10}){1,3}-[0-9]{1,2}")
 
-# What Secrets Manager lists, and reads, in one call at most.
+# The most secrets that Secrets Manager lists, and reads, in one call.
 _PAGE: Final = 100
 _BATCH: Final = 20
 
-# AWS bears 50 writes of secrets a second from an account, of all kinds together. The fleet leaves
-# some of them to others.
+# AWS allows an account 50 writes of secrets a second, of all kinds together. The fleet leaves some
+# of them to others.
 WRITES_PER_SECOND: Final = 40
 
 
 def session_name(member_name: str) -> str:
-    """Return the name of the session secret that belongs to the member of this name."""
+    """Return the name of this member's session secret."""
     return f"{member_name}{_SESSION_SUFFIX}"
 
 
 def member_name(session_name: str) -> str | None:
-    """Return the name of the member that a session secret belongs to; None for another name."""
+    """Return the member's name for a session secret's name, or None for any other name."""
     name = session_name.removesuffix(_SESSION_SUFFIX)
     return name if name and name != session_name else None
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A secret of the fleet; ``session_id`` is the ARN of its session secret, where it has one.
+    """A secret of the fleet; ``session_id`` is the ARN of its session secret, if it has one.
 
-    ``obstacle`` is why no run can keep its token, where that is so, for ``obstacle_error``.
+    ``obstacle`` is the reason, if any, why no run can keep its token (see ``obstacle_error``).
     """
 
     secret_id: str
@@ -84,7 +85,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class SessionSecret:
-    """The session secret of a member, as it is listed."""
+    """A member's session secret, from the list of secrets."""
 
     secret_id: str
     name: str
@@ -93,9 +94,9 @@ class SessionSecret:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some members and session secrets, and what gets the next page: None on the last one.
+    """Some members and session secrets, and the token for the next page (None on the last one).
 
-    ``paused`` are the names of the members that are left alone.
+    ``paused`` are the names of the secrets that are left alone.
     """
 
     members: tuple[Member, ...]
@@ -108,8 +109,8 @@ class Page:
 class Roster:
     """The whole fleet: each member with its session secret, in the order of their ARNs.
 
-    A session secret without a member is among them, with that as its obstacle. ``failure`` is why
-    the list is not complete, where it is not: then no session is taken for one without a member.
+    A session secret without a member is listed as a member with that obstacle. ``failure`` is why
+    the list is incomplete, if it is; then no session secret is reported as one without a member.
     """
 
     members: tuple[Member, ...]
@@ -119,9 +120,9 @@ class Roster:
 class Fleet:
     """All secrets of this region with the tag ``tag``, whatever its value.
 
-    Those with ``off`` are left alone, those with ``session`` are the members' session secrets.
-    ``client`` is boto3's for Secrets Manager. Every method raises StoreError where Secrets Manager
-    refuses or fails as a whole.
+    Secrets with ``off`` are left alone; those with ``session`` are the members' session secrets.
+    ``client`` is boto3's for Secrets Manager. Every method raises StoreError if Secrets Manager
+    refuses or fails a whole call.
     """
 
     def __init__(self, client: "SecretsManagerClient", tag: str) -> None:
@@ -130,11 +131,11 @@ class Fleet:
 
     @forgets_locals
     def page(self, after: str | None = None) -> Page:
-        """Return the first page of members, or the one that ``after`` (a ``next_token``) gets."""
+        """Return the first page of members, or the page after the ``next_token`` ``after``."""
         request: ListSecretsRequestTypeDef = {
             "MaxResults": _PAGE,
             "Filters": [{"Key": "tag-key", "Values": [self._tag]}],
-            # A member that is about to be lost is worth a word.
+            # Include members that are being deleted, so that they are reported.
             "IncludePlannedDeletion": True,
         }
         if after is not None:
@@ -161,7 +162,7 @@ class Fleet:
         )
 
     def pages(self) -> Iterator[Page]:
-        """Yield all pages."""
+        """Yield all pages of members."""
         page = self.page()
         yield page
         while page.next_token is not None:
@@ -169,7 +170,7 @@ class Fleet:
             yield page
 
     def roster(self, *, now: datetime) -> Roster:
-        """Return all members with their sessions; where listing them fails, those listed before."""
+        """Return all members with their sessions; if listing fails, those listed until then."""
         members: list[Member] = []
         sessions: dict[str, SessionSecret] = {}
         paused: set[str] = set()
@@ -197,14 +198,14 @@ class Fleet:
     def read(
         self, members: Sequence[Member]
     ) -> Iterator[tuple[Member, StoredToken | QwenTokenError]]:
-        """Yield each member with what is current in its secret, or with why that cannot be said.
+        """Yield each member with the token in its secret, or with the error of reading it.
 
-        Where Secrets Manager fails for some of them as a whole, StoreError comes after the others.
+        Members whose whole batch fails are left out, and StoreError is raised at the end.
         """
         failure: StoreError | None = None
         batches = [members[start : start + _BATCH] for start in range(0, len(members), _BATCH)]
-        # Nearly all of it is waiting. More at once than a page has would soon meet AWS's limit of
-        # 100 batches a second.
+        # Threads, because nearly all of the time is spent waiting. With more than a page's worth of
+        # batches at once, the calls would soon exceed AWS's limit of 100 batches a second.
         with ThreadPoolExecutor(_PAGE // _BATCH, thread_name_prefix="read") as threads:
             readings = [threads.submit(self._read_batch, batch) for batch in batches]
             for batch, reading in zip(batches, readings, strict=True):
@@ -243,13 +244,13 @@ class Fleet:
         return found
 
     def _tag_of(self, entry: "SecretListEntryTypeDef") -> str | None:
-        """Return the tag's value, None without it: the filter finds tags that begin alike, too."""
+        """Return the tag's value, or None: AWS's filter also finds keys that begin with the tag."""
         tags = {tag["Key"]: tag.get("Value", "") for tag in entry.get("Tags", ())}
         return tags.get(self._tag)
 
 
 def _refusal(code: str) -> QwenTokenError:
-    # It was listed a moment ago: what was not found is its value.
+    # The secret was listed a moment ago, so what is missing is its value.
     if code == "ResourceNotFoundException":
         return TokenMissingError("the secret has no current value")
     return StoreError(f"Secrets Manager could not read the secret: {code}")
@@ -280,7 +281,7 @@ def _is_listed_for_long(session: SessionSecret, now: datetime) -> bool:
 
 
 def _obstacle(entry: "SecretListEntryTypeDef", name: str, tag: str) -> str | None:
-    """Return why the token of a listed secret cannot be kept alive, by anybody, where it is."""
+    """Return why the token of a listed secret cannot be kept alive here, or None."""
     if "DeletedDate" in entry:
         return _BEING_DELETED
     region = region_of(entry["ARN"])
@@ -293,16 +294,16 @@ def _obstacle(entry: "SecretListEntryTypeDef", name: str, tag: str) -> str | Non
 
 
 def obstacle_error(obstacle: str, secret_id: str) -> QwenTokenError:
-    """Return the failure of a secret whose token cannot be kept alive where it is."""
+    """Return the error for a secret whose token cannot be kept alive here."""
     words = obstacle_in_words(obstacle, secret_id)
     is_set_up_wrong = obstacle in {_UNKNOWN_TAG, _NAME_OF_A_SESSION, _NO_MEMBER}
     return MembershipError(words) if is_set_up_wrong else StoreError(words)
 
 
 def obstacle_in_words(obstacle: str, secret_id: str) -> str:
-    """Say why the token of a secret cannot be kept alive where it is; empty for what is no reason.
+    """Return the obstacle's text, or an empty one for anything that is not an obstacle.
 
-    The reasons travel through a queue: so they are names, not texts.
+    Obstacles are names instead of texts because jobs in the queue contain them.
     """
     if obstacle in _OBSTACLES:
         return _OBSTACLES[obstacle]

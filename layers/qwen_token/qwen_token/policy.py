@@ -19,14 +19,14 @@ from .session import Grant, Session
 from .stored_token import StoredToken
 from .tokens import Token
 
-# A token that lives less than this may expire before its successor is stored. It is also the
-# minimum average time between two versions of a secret that AWS advises.
+# A token that lives less than this may expire before its successor is stored. AWS also advises
+# that a secret gets a new version at most every ten minutes.
 SHORTEST_LIFE: Final = timedelta(minutes=10)
 BRAKE: Final = SHORTEST_LIFE
 
 _FIRST_PAUSE: Final = timedelta(minutes=1)
 _LONGEST_PAUSE: Final = timedelta(hours=1)
-# The pause after a 429 that names none.
+# The pause after a 429 without one of its own.
 _RATE_LIMITED_PAUSE: Final = timedelta(minutes=15)
 # Added so that a run that starts a little early does not leave the token to the next run.
 _SCHEDULING_MARGIN: Final = timedelta(seconds=30)
@@ -111,8 +111,9 @@ def state_of(held: StoredToken, *, now: datetime, refresh_before: timedelta) -> 
 def is_braked(held: StoredToken, *, now: datetime) -> bool:
     """Return whether the keeper wrote this version too recently to write another one.
 
-    A forced run then only checks it, and if the API refuses it, no other one follows at once.
-    Its time is of the store's clock. Ours may be behind that, but not by hours.
+    If it did, a forced run first checks the token. If the API refuses a staged token this young,
+    the run does not stage another one. The version's time comes from the store's clock, which may
+    be ahead of ours, but not by hours.
     """
     return held.written_at is not None and abs(now - held.written_at) < BRAKE
 
@@ -120,12 +121,12 @@ def is_braked(held: StoredToken, *, now: datetime) -> bool:
 def require_better(successor: Token, *, than: Token, is_dead: bool = False) -> Token:
     """Return ``successor`` if it may replace the token ``than``.
 
-    It must expire strictly later, unless ``than`` is dead, or ``than`` is a token of the first kind
-    and ``successor`` one of a session, which the owner put in later.
+    It must expire strictly later, with two exceptions: ``than`` is dead, or ``than`` is a
+    long-lived token and ``successor`` an access token from a session that the owner stored later.
 
     Raises:
-        WrongAccountError: it belongs to another account.
-        TokenNotExtendedError: it does not expire strictly later.
+        WrongAccountError: the successor belongs to another account.
+        TokenNotExtendedError: the successor does not expire strictly later.
     """
     if not same_account(successor, than):
         raise WrongAccountError("the API answered with a token of another account")
@@ -141,7 +142,7 @@ def require_better(successor: Token, *, than: Token, is_dead: bool = False) -> T
 
 
 def same_account(token: Token, other: Token) -> bool:
-    """Return whether both may belong to one account. An access token may not name its account."""
+    """Return whether both may belong to one account. Some access tokens name no account."""
     return None in {token.account, other.account} or token.account == other.account
 
 
@@ -154,7 +155,7 @@ def require_long_lived(token: Token, *, now: datetime) -> None:
     """Check that a token just stored lives for ten minutes; exactly that is enough.
 
     Raises:
-        TokenShortLivedError: it does not, so the next one may come too late.
+        TokenShortLivedError: the token lives for less, so its successor may come too late.
     """
     if token.remaining(now) < SHORTEST_LIFE:
         raise TokenShortLivedError(
@@ -183,7 +184,7 @@ def grants_for(token: Token | None, session: Session) -> tuple[Grant, ...]:
 def login_ends_at(token: Token | None, session: Session) -> datetime | None:
     """Return when a person is needed at the latest, or None if no end is known.
 
-    That is when the refresh credential expires, or the token, if it is its own login.
+    That is when the refresh credential expires, or when the token does if it is its own login.
     """
     if session.email is not None:
         return None
@@ -197,11 +198,11 @@ def severity(
 ) -> Severity:
     """Return how bad a failure of an incident that began at ``since`` is.
 
-    CRITICAL if only a person can help, if the token is dead or has expired, or if a token
-    that is exchanged has less than ``critical_before`` left. Anything else may pass: it is a NOTICE
-    until the incident is ``alert_after`` old, and a WARNING from then on. A failure that waits for
-    a sign-in which is allowed before the token expires may pass, too. An unknown time left counts
-    as enough. If the clock was set back, an incident in the future counts as beginning now.
+    CRITICAL if only a person can help, if the token is dead or has expired, or if a token that is
+    exchanged has less than ``critical_before`` left. Any other failure may pass: it is a NOTICE
+    until the incident is ``alert_after`` old, and a WARNING from then on. That includes waiting for
+    a sign-in that is allowed before the token expires. If the time left is unknown, it counts as
+    enough. If the clock was set back, an incident in the future counts as beginning now.
     """
     needs_a_person = isinstance(error, TokenError | SessionError | ConfigError)
     if needs_a_person and not _signs_in_in_time(error):

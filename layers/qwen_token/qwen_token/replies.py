@@ -28,16 +28,16 @@ from .errors import (
     WrongAccountError,
 )
 
-# Statuses that are worth another attempt within the same call.
+# Statuses after which the same call is worth another attempt.
 PASSING_STATUSES: Final = (429, 500, 502, 503, 504)
 # A failure envelope has a few hundred bytes. A longer body is not one, so it is not parsed.
 ENVELOPE_LIMIT: Final = 64 * 1024
 
-# No pause is worth a token: a longer one is cut to this.
+# The longest pause that is honoured: during a longer one, the token could expire.
 _LONGEST_PAUSE: Final = timedelta(days=1)
 _SECONDS: Final = re.compile(r"\s*[0-9]+\s*")
 
-# The header with the true status when the site answers 200.
+# The header with the true status if the site answers 200 to a failure.
 _STATUS_HEADER: Final = "x-actual-status-code"
 _STATUS_SHAPE: Final = re.compile(r"[1-5][0-9][0-9]", re.ASCII)
 
@@ -67,8 +67,8 @@ _CHALLENGE_CODES: Final = ("FAIL_SYS_USER_VALIDATE", "RGV587_ERROR")
 class Reply:
     """An HTTP reply, read in full. Its headers and its body may hold tokens.
 
-    ``received_at`` is the server's own date, if it sent one: its other times are of the same clock,
-    and ours may be wrong.
+    ``received_at`` is the server's own date, if it sent one: the other times in the reply come from
+    the same clock, and ours may be wrong.
     """
 
     status: int
@@ -77,7 +77,7 @@ class Reply:
     received_at: datetime
 
     def header(self, name: str) -> str:
-        """Return a header's value: several are joined by commas; an absent one is empty."""
+        """Return a header's value: several values joined by commas, or empty if it is absent."""
         return ", ".join(self.values(name))
 
     def values(self, name: str) -> tuple[str, ...]:
@@ -145,7 +145,7 @@ def require_member(document: Mapping[str, object]) -> None:
 
 
 def _refuses_token(code: str | None, status: int, has_detail: bool) -> bool:  # noqa: FBT001 - a table's
-    # A 403 with a code means what the code says; one with a text only is about the token.
+    # A 403 with a code means what the code says; one with only a text is about the token.
     return (
         _folded(code) == _UNAUTHORIZED
         or (code is not None and status == HTTPStatus.UNAUTHORIZED)
@@ -166,7 +166,7 @@ def _refuses_sign_in(code: str | None, status: int, has_detail: bool) -> bool:  
 
 _Refuses = Callable[[str | None, int, bool], bool]
 
-# By the error for a refusal: what was sent, and how a refusal of it is recognised.
+# For each refusal's error: what was sent, and how its refusal is recognised.
 _REFUSALS: Final[Mapping[type[QwenTokenError], tuple[str, _Refuses]]] = {
     TokenRejectedError: ("the token", _refuses_token),
     SessionRejectedError: ("the refresh credential", _refuses_credential),
@@ -281,7 +281,7 @@ def _refuses_headers(document: Mapping[str, object]) -> bool:
 
 
 def _has_detail(reply: Reply, document: Mapping[str, object]) -> bool:
-    """Return whether a failure is in the API's older form; gateways use a similar standard one."""
+    """Return whether a failure has the API's older form, and not the similar one of gateways."""
     return (
         isinstance(document.get("detail"), str)
         and not _PROBLEM_KEYS & document.keys()
@@ -294,7 +294,7 @@ def _is_challenge(reply: Reply, document: Mapping[str, object]) -> bool:
     if any(mark in location for mark in _CHALLENGE_PAGE_MARKS):
         return True
     if document:
-        # The API's own documents may hold such words, too, so only these places count.
+        # The API's own documents may contain these words elsewhere, so only these members count.
         codes, url = document.get("ret"), document.get("url")
         return (isinstance(url, str) and any(mark in url for mark in _CHALLENGE_PAGE_MARKS)) or (
             isinstance(codes, list)

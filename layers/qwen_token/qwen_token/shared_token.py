@@ -32,7 +32,7 @@ from .fork_safety import renew_after_fork
 from .library_logs import guard_library_logs
 from .names import require_name
 
-# boto3, and all that comes with it, is imported by the first read and not before.
+# boto3 and its dependencies are slow to import, so only the first read imports them.
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -75,7 +75,7 @@ class _CachedToken:
     """A token that was read from the secret. Instants are in seconds since 1970."""
 
     raw: str = field(repr=False)
-    # Fresh from the first instant until before the second, which is never after the expiry.
+    # Fresh from ``fresh_from`` until just before ``fresh_until``, which is never after the expiry.
     fresh_from: float
     fresh_until: float
     # Until when it may bridge an outage of Secrets Manager.
@@ -139,13 +139,13 @@ class SharedToken:
     stack's function, which ``renew`` may run (with ``lambda_client``, or one that it creates); the
     role needs ``lambda:InvokeFunction`` on it.
 
-    Time is the wall clock's (``clock``, in seconds since 1970), because it goes on while Lambda
-    freezes the process; a monotonic clock may not. If it is set back, the next call reads, and no
-    pause is waited for.
+    Times come from the wall clock (``clock``, in seconds since 1970), which goes on while Lambda
+    freezes the process; a monotonic clock may not. If the clock is set back, the next call reads
+    the secret at once, whatever pause was in force.
 
-    After a fork, the child process keeps the copy, and creates a lock and clients of its own. It
-    uses a client that was passed as it is, so give each process its own. A pickle holds the
-    arguments and no token: in another process it becomes the instance that ``of`` returns there.
+    After a fork, the child process keeps the copy, and creates its own lock and clients. A client
+    that was passed in is used unchanged, so pass each process its own. A pickle holds the arguments
+    and no token: in another process, it becomes the instance that ``of`` returns there.
     """
 
     def __init__(  # noqa: PLR0913 - each is an option of its own, by name
@@ -180,7 +180,7 @@ class SharedToken:
         self._lambda_client = lambda_client
         self._clock = clock
         self._copy = _NOT_READ
-        # Only the holder of the lock changes what follows.
+        # Only the holder of the lock changes the attributes below.
         self._lock = threading.Lock()
         self._store: SecretStore | None = None
         self._functions: LambdaClient | None = None
@@ -215,8 +215,8 @@ class SharedToken:
     def current_nowait(self, *, is_reading: bool = False) -> str | None:
         """Return a token that has not expired, or None if ``current`` would read or wait.
 
-        While another thread reads (with ``is_reading``, one is about to), it may also be the copy
-        that bridges an outage of Secrets Manager.
+        While another thread reads the secret, this may also return the copy that bridges an outage
+        of Secrets Manager; ``is_reading`` says that a thread is about to read.
         """
         held = self._copy
         if held.fresh_from <= self._clock() < held.fresh_until:
@@ -269,7 +269,7 @@ class SharedToken:
         if bridge is None:
             self._lock.acquire()
         elif not self._lock.acquire(blocking=False):
-            # Another thread is already trying again, and its try may be in vain.
+            # Another thread is already reading, and its read may fail.
             return bridge.raw
         try:
             held = self._copy
@@ -292,7 +292,7 @@ class SharedToken:
             return None
         now = self._clock()
         if now < held.fresh_from:
-            # The clock was set back since, so the copy's age is unknown: it counts as read now.
+            # The clock was set back, so the copy's age is unknown: treat it as read just now.
             usable_until = now + self._max_age + self._max_stale
             held = replace(held, fresh_from=now, usable_until=usable_until)
         return held if now < min(held.usable_until, held.expires_at) else None
@@ -371,7 +371,7 @@ class SharedToken:
     def _refresh(self, function: str) -> str:
         """Run the refresh function, and describe the result for an error's message.
 
-        Whether there is a new token, only the secret shows: read it afterwards in any case.
+        Only the secret shows whether there is a new token, so read it afterwards in any case.
         """
         now = self._clock()
         if self._refreshed_at is not None and (
@@ -441,9 +441,9 @@ class SharedToken:
 
 
 def _may_pass(error: QwenTokenError) -> bool:
-    """Return whether such a failed read says nothing about the secret.
+    """Return whether a failed read may pass, because it says nothing about the secret.
 
-    A client that cannot be created is such a failure: it could be created before.
+    That includes a client that cannot be created, because it could be created before.
     """
     return isinstance(error, ConfigError) or (isinstance(error, StoreError) and error.may_pass)
 

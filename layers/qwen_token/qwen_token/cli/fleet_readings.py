@@ -1,6 +1,6 @@
-"""What AWS says about the fleet's members, read for many of them at once.
+"""Reads what AWS holds about the fleet's members, many at a time.
 
-What cannot be read does not keep the rest from being read: it is said in place of the value.
+If a value cannot be read, the problem stands in its place, and the rest is still read.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,13 +31,13 @@ from .readings import (
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-# So many tokens are read before the next ones; one call reads so many secrets, or items of a table.
+# Members read before the next ones; the most secrets, and the most table items, in one call.
 _PAGE: Final = 100
 _BATCH: Final = 20
 _ITEMS: Final = 100
-# Nearly all of it is waiting.
+# Threads: nearly all of the time is spent waiting for AWS.
 _AT_ONCE: Final = 5
-# Under load, DynamoDB leaves items out, which are asked for again: so often at most.
+# Under load, DynamoDB leaves items out of its answer. This is how often the rest is requested.
 _ROUNDS: Final = 5
 
 _Each = TypeVar("_Each")
@@ -47,7 +47,7 @@ def read_tokens(fleet: Fleet, *, now: datetime) -> Iterator[tuple[Member, Secret
     """Yield the members with what their token secrets hold.
 
     Raises:
-        StoreError: Secrets Manager refused or failed as a whole.
+        StoreError: Secrets Manager refused or failed a whole call.
     """
     roster = fleet.roster(now=now)
     if roster.failure is not None:
@@ -62,7 +62,7 @@ def _token_reading(member: Member, found: StoredToken | QwenTokenError) -> Secre
         return SecretReading(found)
     return SecretReading(
         problem=f"{found} ({found.reason})",
-        # Not the token's fault, nor the secret's: it may not be read from here, or not now.
+        # Neither the token nor the secret is at fault: we may not read it, or cannot at the moment.
         unread=member.obstacle is None and isinstance(found, StoreError),
         awaits_first=isinstance(found, TokenMissingError),
     )
@@ -71,7 +71,7 @@ def _token_reading(member: Member, found: StoredToken | QwenTokenError) -> Secre
 def read_sessions(
     client: "SecretsManagerClient", secret_ids: Sequence[str]
 ) -> dict[str, SessionReading]:
-    """Return the logins in these session secrets. Nothing of them is to be shown as it is."""
+    """Return the logins in these session secrets. They contain secrets: never print them."""
     found: dict[str, SessionReading] = {}
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="login") as threads:
         for each in threads.map(
@@ -103,7 +103,7 @@ def _read_batch(
 def _session_reading(value: Mapping[str, Any] | None, refusal: str) -> SessionReading:
     if value is None:
         if refusal == "ResourceNotFoundException":
-            # It was listed a moment ago: what was not found is its value.
+            # The secret was listed a moment ago, so what is missing is its value.
             return SessionReading(exists=True)
         forbidden = "AccessDenied" in refusal
         return SessionReading(problem=refusal, unread=True, forbidden=forbidden, exists=True)
@@ -116,7 +116,7 @@ def _session_reading(value: Mapping[str, Any] | None, refusal: str) -> SessionRe
 def read_memories(
     session: boto3.Session, stack: Stack, secret_ids: Iterable[str]
 ) -> dict[str, MemoryReading]:
-    """Return what the runs remember of each of these token secrets."""
+    """Return the runs' memory for each of these token secrets."""
     asked_for = list(secret_ids)
     table = stack.outputs.get("StateTableName")
     if table is None:
@@ -132,7 +132,7 @@ def read_memories(
 
 
 def _read_items(client: Any, table: str, secret_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the memories of those of these secrets that have one."""
+    """Yield each secret that has a memory, with that memory's text."""
     keys = [{"secret_id": {"S": secret_id}} for secret_id in secret_ids]
     wanted: Any = {table: {"Keys": keys, "ProjectionExpression": "secret_id, memory"}}
     for _ in range(_ROUNDS):

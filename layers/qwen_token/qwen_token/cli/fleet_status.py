@@ -1,6 +1,6 @@
-"""``status --fleet``: the members, those that need a look first, and totals of all.
+"""``status --fleet``: the members, starting with those that need attention, and the totals.
 
-The session secrets are the fleet's alone: only the logins of those members are read that are shown.
+Session secrets are meant for the fleet alone, so this reads only the logins of the members shown.
 """
 
 import argparse
@@ -37,33 +37,33 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from rich.console import Console
 
-# More rows than that are for --all.
+# The most rows shown without --all.
 _ROWS: Final = 30
 _COLOURS: Final = {TokenState.FRESH: "green", TokenState.STALE: "yellow", TokenState.EXPIRED: "red"}
 _UNREAD: Final = SessionReading(
     problem="not read: --all reads every login", unread=True, exists=True
 )
 _SESSION_ENDING: Final = "session_ending"
-# The items of the state table that are of the whole fleet, by what people read of them.
+# The state table's items for the whole fleet, by the names shown for them.
 SHARED: Final = {"Qwen": "fleet:upstream", "Sweeps": "fleet:sweep"}
-# What is published again every day was published lately, if it still holds.
+# A reminder older than this, although it is published daily, no longer applies.
 _LATELY: Final = 2 * REMIND_EVERY
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A member, and where its token and login stand."""
+    """A member, with the state of its token and login."""
 
     member: Member
     standing: Standing
 
     @property
     def ends_at(self) -> datetime | None:
-        """When a person is needed, as far as that is known: a run may remember it."""
+        """When a person is needed, if the login was read or a run remembers it; otherwise None."""
         return self.standing.login_ends_at or self.standing.runs.memory.session_expires_at
 
     def order(self) -> tuple[bool, bool, float, str]:
-        """Sort by who needs a look: no token, trouble, and then the time until a login ends."""
+        """Return a sort key: first those without a token, then trouble, then the login's end."""
         standing = self.standing
         ends_at = float("inf") if self.ends_at is None else self.ends_at.timestamp()
         in_trouble = standing.needs_a_person or _is_announced_to_end(standing)
@@ -72,18 +72,18 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Status:
-    """All that is shown: the members in their order, of which the logins of ``shown`` were read."""
+    """All that is shown: the members in order. The logins of the first ``shown`` were read."""
 
     stack: Stack
     now: datetime
     rows: Sequence[_Row]
     shown: int
-    # What is wrong with the whole of it, by where that is.
+    # Incidents of the whole fleet, by the names in SHARED.
     shared: Mapping[str, Incident]
 
     @property
     def runs_problem(self) -> str | None:
-        """Why the state table could not be read, for the first member of which that is so."""
+        """Why the state table could not be read: the first member's problem, if there is any."""
         problems = (row.standing.runs.problem for row in self.rows)
         return next((problem for problem in problems if problem is not None), None)
 
@@ -120,10 +120,10 @@ def run(options: argparse.Namespace) -> int:
 def _read(
     aws: boto3.Session, stack: Stack, *, show_all: bool, told: Callable[[str], None]
 ) -> _Status:
-    """Read the fleet; ``told`` is called with how far that is.
+    """Read the fleet; ``told`` is called with the progress, as text.
 
     Raises:
-        StoreError: Secrets Manager refused or failed as a whole.
+        StoreError: Secrets Manager refused or failed a whole call.
     """
     now = datetime.now(UTC)
     client = secrets_manager(aws, "")
@@ -168,7 +168,7 @@ def _with_logins(rows: Sequence[_Row], client: "SecretsManagerClient") -> list[_
 
 
 def _is_announced_to_end(standing: Standing) -> bool:
-    """Return whether the owner was told lately that the login ends."""
+    """Return whether the owner was reminded in the last two days that the login ends."""
     reminded = standing.runs.memory.reminded
     return any(
         key.split()[1] == _SESSION_ENDING and standing.now - at < _LATELY
@@ -177,7 +177,7 @@ def _is_announced_to_end(standing: Standing) -> bool:
 
 
 def _has_gaps(row: _Row) -> bool:
-    """Return whether something could not be read: a login that nobody wanted to read is no gap."""
+    """Return whether something could not be read. A login skipped on purpose does not count."""
     if row.standing.login is _UNREAD:
         return replace(row.standing, login=SessionReading()).has_gaps
     return row.standing.has_gaps
@@ -218,11 +218,11 @@ def _print(console: "Console", status: _Status) -> None:
     shown = status.rows[: status.shown]
     width = max((len(row.member.name) for row in shown), default=0)
     for row in shown:
-        # Not a rich table: that folds names to the terminal's width, and nobody can copy them then.
+        # Not a rich table, which wraps names at the terminal's width: they could not be copied.
         print_line(console, f"{row.member.name:<{width}}  ", *_cells(row.standing))
         incident = row.standing.runs.memory.incident
         if incident is not None:
-            # What a member has not published itself is what all members share.
+            # An incident that a member has not published itself is part of the shared one.
             is_shared = incident.highest is None and "Qwen" in status.shared
             text = f"since {date(incident.since)}: shared, see below"
             print_line(
@@ -252,7 +252,7 @@ def _print(console: "Console", status: _Status) -> None:
 
 
 def _cells(standing: Standing) -> list[object]:
-    """Return what is shown beside a member's name."""
+    """Return the cells after a member's name."""
     token, state = standing.secret.token, standing.state
     if token is None or state is None:
         waits = standing.secret.awaits_first and not standing.needs_a_person
@@ -267,14 +267,14 @@ def _cells(standing: Standing) -> list[object]:
 
 
 def _left(left: timedelta) -> str:
-    """Say how much time is left: in minutes where that is an hour at most."""
+    """Return the time left as text: in minutes up to an hour, otherwise in days."""
     if abs(left) <= timedelta(hours=1):
         return f"{left / timedelta(minutes=1):.1f} minutes"
     return f"{in_days(left):.2f} days"
 
 
 def _login_text(standing: Standing) -> str:
-    """Name the kind of login, and its end where that is another than the token's."""
+    """Return the kind of login, with the time until the session ends if that is known."""
     kind = standing.kind[0]
     if kind is None:
         return "session may not be read" if standing.login.forbidden else "session not readable"

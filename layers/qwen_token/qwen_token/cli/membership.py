@@ -1,7 +1,7 @@
 """Membership of the fleet: secrets join and leave by the fleet's tag.
 
-A member is a token secret. Its login, where it has one beside the token, is in a session secret
-that is named after it, and whose tag has a value of its own.
+A member is a token secret. If it has a login besides the token, the login is in a session secret,
+which is named after the member and has its own value of the tag.
 """
 
 import json
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_secretsmanager.type_defs import CreateSecretRequestTypeDef
 
-# Of a name that ends as a session secret's does.
+# The error for a --name that ends like a session secret's.
 NOT_A_MEMBER: Final = "--name is the member's, not its session secret's: leave the /session out"
 
 _DENIED: Final = "AccessDeniedException"
 
-# By the value of the tag with which a secret is made.
+# Descriptions of new secrets, by the tag value that they are created with.
 _DESCRIPTIONS: Final[Mapping[str, str]] = {
     OFF: "chat.qwen.ai session token, kept alive by the fleet of {stack}.",
     SESSION: "The login behind a token, for the fleet of {stack} alone.",
@@ -37,7 +37,7 @@ _DESCRIPTIONS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """A secret that exists, and the value that it has for the fleet's tag (None: no such tag)."""
+    """An existing secret, with its value of the fleet's tag (None if it does not have the tag)."""
 
     arn: str
     name: str
@@ -48,7 +48,7 @@ def find_fleet(session: boto3.Session, name: str) -> Stack:
     """Return the stack of this name.
 
     Raises:
-        ConfigError: there is none, or it was deployed without a fleet.
+        ConfigError: there is no such stack, or it was deployed without a fleet.
     """
     stack = Stack.find(session, name)
     if "DispatchFunctionName" not in stack.outputs:
@@ -60,9 +60,9 @@ def find_fleet(session: boto3.Session, name: str) -> Stack:
 
 
 class Membership:
-    """Who is in the fleet of ``stack``; ``client`` is boto3's for Secrets Manager.
+    """The members of the fleet of ``stack``; ``client`` is boto3's for Secrets Manager.
 
-    Every method raises StoreError where Secrets Manager refuses or fails.
+    Every method raises StoreError if Secrets Manager refuses or fails.
     """
 
     def __init__(self, stack: Stack, client: "SecretsManagerClient") -> None:
@@ -71,25 +71,25 @@ class Membership:
         self._tag = stack.parameter("FleetTag")
 
     def reserve(self, name: str) -> Tagged:
-        """Return the member ``name``, which is made if there is none: left alone, at first.
+        """Return the member ``name``, and create it if it does not exist.
 
-        So no sweep finds it before its login is stored.
+        A new member is tagged ``off``, so that no sweep queues it before its login is stored.
 
         Raises:
-            ConfigError: there is such a secret, but it is not one of the fleet's.
+            ConfigError: the secret exists, but does not belong to the fleet.
         """
         return self._made(name, OFF)
 
     def admit(self, member: Tagged) -> None:
-        """Have the fleet keep a member that is left alone."""
+        """Tag a member ``on`` if it is tagged ``off``, so that the fleet keeps its token."""
         if member.tag_value == OFF:
             self._tag_as(ON, member)
 
     def session_secret(self, name: str) -> str:
-        """Return the ARN of the session secret of the member ``name``, made if there is none.
+        """Return the ARN of a member's session secret, and create the secret if necessary.
 
         Raises:
-            ConfigError: there is a secret of that name, but it is not a session secret.
+            ConfigError: a secret with that name exists, but is not a session secret.
         """
         secret = self._made(session_name(name), SESSION)
         if secret.tag_value == OFF:
@@ -97,7 +97,7 @@ class Membership:
         return secret.arn
 
     def session_of(self, name: str) -> str | None:
-        """Return the name of the session secret of the member ``name``; None: it has none."""
+        """Return the name of a member's session secret, or None if it has none."""
         with translated("look for the session secret"):
             found = self._find(session_name(name))
         return found.name if found is not None and found.tag_value == SESSION else None
@@ -105,11 +105,11 @@ class Membership:
     def leave(self, secret_id: str) -> list[str]:
         """Take a member and its session secret out of the fleet, and return their names.
 
-        The secrets stay as they are. A member that has left, but not its session secret, as the
-        second call failed, can leave again.
+        Only the tags are removed. If the second call fails, only the member has left; calling this
+        again then removes its session secret.
 
         Raises:
-            ConfigError: neither is of the fleet.
+            ConfigError: neither secret belongs to the fleet.
         """
         with translated("take the tag away"):
             found = self._described(secret_id)
@@ -124,7 +124,7 @@ class Membership:
         return left
 
     def _made(self, name: str, value: str) -> Tagged:
-        """Return the secret ``name``, which is made with this value of the tag if there is none."""
+        """Return the secret ``name``, and create it with this tag value if it does not exist."""
         request: CreateSecretRequestTypeDef = {
             "Name": name,
             "Description": _DESCRIPTIONS[value].format(stack=self._stack.name),
@@ -147,16 +147,16 @@ class Membership:
             )
 
     def _untag(self, found: Tagged) -> bool:
-        """Take the fleet's tag away, and return whether there was one."""
+        """Remove the fleet's tag, and return whether the secret had it."""
         if found.tag_value is not None:
             self._client.untag_resource(SecretId=found.arn, TagKeys=[self._tag])
         return found.tag_value is not None
 
     def _find(self, name: str) -> Tagged | None:
-        """Return a secret of the fleet, if there is one of this name.
+        """Return the secret ``name``, or None if it does not exist or may not be described.
 
-        Where a policy asks for the fleet's tag, AWS refuses to describe a secret that does not
-        exist, as it refuses one without the tag.
+        If a policy requires the fleet's tag, AWS gives the same refusal for a secret that does not
+        exist as for one without the tag.
         """
         try:
             return self._described(name)
@@ -173,9 +173,9 @@ class Membership:
         return Tagged(found["ARN"], found["Name"], values.get(self._tag))
 
     def _require_tag(self, found: Tagged, value: str) -> None:
-        """Check that a secret was given to the fleet, as a member or as a session secret.
+        """Check that an existing secret has the fleet's tag, with a value of the same kind.
 
-        A member's tag may have any value but a session secret's.
+        A member's tag may have any value except that of session secrets.
         """
         if found.tag_value is None:
             raise self._is_not_ours(found, value)
@@ -198,7 +198,7 @@ class Membership:
 
 
 def queue_run(session: boto3.Session, stack: Stack, *, member: str, session_secret: str) -> None:
-    """Queue a run of a worker for a member, due or not, by the ARNs of its secrets."""
+    """Queue a run for a member, even if it is not due, by the ARNs of its two secrets."""
     client: Any = client_for(session, "sqs")
     body = json.dumps({"secret_id": member, "session_id": session_secret, "force": True})
     with asked("SQS"):

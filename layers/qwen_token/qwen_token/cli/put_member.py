@@ -1,7 +1,7 @@
-"""``put --fleet`` of a session: store it beside the member's token, and have a worker use it.
+"""``put --fleet`` with a session: store it beside the member's token, and queue a run that uses it.
 
-Nothing here calls the sign-in host, as in ``put_session``; and the worker is not waited for, as
-there may be thousands to put in.
+Like ``put_session``, this does not call the sign-in host. It does not wait for the worker, because
+the owner may have thousands of logins to store.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _WITHOUT_THE_QUEUE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """All that is shown of a login that was stored. ``failure`` is why it could not be queued."""
+    """What is shown about a stored login; ``failure`` is why no run could be queued, if so."""
 
     name: str
     session_secret: str
@@ -46,8 +46,8 @@ def run(session: Session, options: argparse.Namespace, console: "Console | None"
     """Store ``session`` for the member ``options.name``, and return the exit code.
 
     Raises:
-        ConfigError: there is no fleet, or a secret of such a name that is not of the fleet.
-        StoreError: it could not be stored.
+        ConfigError: there is no fleet, or a secret with that name does not belong to the fleet.
+        StoreError: the session could not be stored.
     """
     aws = session_for(options)
     stack = find_fleet(aws, options.stack)
@@ -73,7 +73,7 @@ def run(session: Session, options: argparse.Namespace, console: "Console | None"
 def _queued(
     aws: boto3.Session, stack: Stack, member: str, session_secret: str
 ) -> CommandFailure | None:
-    """Queue a run for the member. The login is stored, whatever comes of it."""
+    """Queue a run for the member; return the failure, if any. The login stays stored."""
     try:
         queue_run(aws, stack, member=member, session_secret=session_secret)
     except FAILURES as error:
