@@ -1,4 +1,4 @@
-"""The pace of the fleet's writes: the workers together stay below what AWS allows an account."""
+"""The pace of the fleet's writes, which keeps all workers together below AWS's limit."""
 
 import math
 import random

@@ -185,8 +185,8 @@ class Reporter:
     ) -> None:
         """Write the metrics.
 
-        The token that expires first gives the days left of tokens. The login that ends first gives
-        those of logins (None: a login without a known end).
+        ``TokenDaysRemaining`` is for the first of ``expiries``, and ``SessionDaysRemaining`` for
+        the first of ``logins`` to end (None stands for a login without a known end).
         """
         first = min(expiries, default=None)
         if first is not None:

@@ -46,7 +46,7 @@ _UNREAD: Final = SessionReading(
 _SESSION_ENDING: Final = "session_ending"
 # The state table's items for the whole fleet, by the names shown for them.
 SHARED: Final = {"Qwen": "fleet:upstream", "Sweeps": "fleet:sweep"}
-# A reminder older than this, although it is published daily, no longer applies.
+# Reminders are repeated daily, so one that is older than this no longer applies.
 _LATELY: Final = 2 * REMIND_EVERY
 
 
