@@ -83,7 +83,7 @@ def recorded(
 
 def permissions_of(calls: Iterable[Call]) -> list[Permission]:
     """Return what these calls take, each once."""
-    found = _asked(
+    found = answers_of(
         "iam_requests.py",
         [
             {
@@ -107,7 +107,7 @@ def refused(permissions: Iterable[Permission], policies: Iterable[Policy]) -> li
 def refused_each(asked: Iterable[tuple[Permission, list[Policy]]]) -> list[Permission]:
     """Return those of the permissions that are not given by the policies beside them."""
     asked = list(asked)
-    verdicts = _asked(
+    verdicts = answers_of(
         "iam_verdicts.py",
         [
             {
@@ -130,7 +130,8 @@ def one_of(pattern: str) -> str:
     return re.sub(r"\?", "0", pattern.replace("*", "x0"))
 
 
-def _asked(program: str, requests: list[dict[str, Any]]) -> list[Any]:
+def answers_of(program: str, requests: list[dict[str, Any]]) -> list[Any]:
+    """Return what a program of localcloud that uses the emulator's IAM answers to each request."""
     done = subprocess.run(  # noqa: S603 - our own programs
         [_EMULATORS_PYTHON, ROOT / "localcloud" / program],
         input=json.dumps(requests),

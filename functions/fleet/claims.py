@@ -13,13 +13,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from keeper_runtime.alerts import name_of
-from keeper_runtime.state_table import get_item, number, update_if
+from keeper_runtime.state_table import Items, number
 from qwen_token.errors import MembershipError, SessionMalformedError, StoreError
 from qwen_token.fleet import session_name
 
 if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
-
     from qwen_token.ports import Sessions
     from qwen_token.session import Session
     from qwen_token.stored_session import StoredSession
@@ -38,9 +36,7 @@ class Claims:
     ``sessions`` returns a session secret by its name.
     """
 
-    client: Callable[[], "DynamoDBClient"]
-    table: str
-    clock: Callable[[], datetime]
+    items: Items
     sessions: Callable[[str], "Sessions"]
     # When this process claimed each member's version.
     known: dict[tuple[str, str], datetime] = field(default_factory=dict)
@@ -51,7 +47,7 @@ class Claims:
         Raises:
             MembershipError: another member holds the credential.
         """
-        credential, now = stored.session.refresh_token, self.clock()
+        credential, now = stored.session.refresh_token, self.items.clock()
         if credential is None:
             return
         version = (member, stored.version_id)
@@ -71,10 +67,8 @@ class Claims:
         self.known[version] = now
 
     def _write(self, key: str, member: str, *, over: str | None = None) -> bool:
-        now = self.clock()
-        return update_if(
-            self.client(),
-            self.table,
+        now = self.items.clock()
+        return self.items.update_if(
             key,
             update="SET held_by = :member, expires_at = :end",
             condition=(
@@ -91,7 +85,7 @@ class Claims:
         )
 
     def _holder(self, key: str) -> str | None:
-        item = get_item(self.client(), self.table, key, step="see who claimed a login")
+        item = self.items.get(key, step="see who claimed a login")
         holder: str | None = item.get("held_by", {}).get("S")
         return holder
 

@@ -16,14 +16,14 @@ from jobs import LONGEST_DELAY, Job, delay, send
 from keeper_runtime.clients import Clients
 from keeper_runtime.json_lines import log_all_as_json
 from keeper_runtime.opened_ledger import give_back
-from keeper_runtime.reporting import Reporter
+from keeper_runtime.reporting import AT_ONCE, Reporter
 from keeper_runtime.run_location import location_of, time_left_of
-from keeper_runtime.state_table import ledger_of
+from keeper_runtime.state_table import Items, ledger_of
 from marks import Marks
 from plan import Plan, is_checked_now, is_urgent, plan_for
 from qwen_token.errors import ConfigError, QwenTokenError, StoreError, forgets_locals
 from qwen_token.fleet import WRITES_PER_SECOND, Fleet, Member
-from qwen_token.policy import AlertPolicy, Severity
+from qwen_token.policy import Severity
 from qwen_token.ports import STORE_CALL_LIMIT
 from qwen_token.run_report import Outcome, Report
 from qwen_token.secret_store import translated
@@ -46,7 +46,6 @@ _THREADS: Final = 8
 _WRITES_OF_A_TOKEN: Final = 2
 # The state table's item for alerts about sweeps.
 _KEY: Final = "fleet:sweep"
-_AT_ONCE: Final = AlertPolicy(timedelta(), timedelta())
 
 # Limits for what an event may say about a sweep.
 _PLACE: Final = re.compile(r"[!-~]{1,4096}")
@@ -97,7 +96,7 @@ def run(event: object, context: "LambdaContext", clients: Clients) -> dict[str, 
     # After a crash, Powertools still writes out the metrics, and complains if there are none.
     reporter.count({"RefreshFailed": 0})
     ledger = ledger_of(clients, time_left, _KEY)
-    policy, rest_after = _AT_ONCE, None
+    policy, rest_after = AT_ONCE, None
     result: dict[str, object] = {"completed": False}
     try:
         settings = DispatchSettings.from_environ(clients.environ)
@@ -148,7 +147,7 @@ class _Sweeping:
         self._reporter = reporter
         self._clients = clients
         self._fleet = Fleet(clients.secrets(), settings.tag)
-        self._marks = Marks(clients.dynamodb, settings.state_table, clients.clock)
+        self._marks = Marks(Items(clients.dynamodb, settings.state_table, clients.clock))
         self._after = after
         self.sweep = sweep
         self.failure: StoreError | None = None
@@ -194,7 +193,7 @@ class _Sweeping:
                     due.append(_Due(Job(member.secret_id, member.session_id, member.obstacle)))
                     continue
                 plan = self._plan(member, found, now)
-                if plan is None or plan != Plan():
+                if plan != Plan():
                     fresh.append((member, found))
                 if plan is not None:
                     urgent = is_urgent(found, now=now, interval=self._settings.interval)

@@ -8,15 +8,11 @@ next sweep then queues another one. A second job is harmless: it waits for the l
 fresh token.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from keeper_runtime.state_table import number, update_if
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
+from keeper_runtime.state_table import FORGET_AFTER, Items, number
 
 # How long after its due time a job is assumed to be still in the queue.
 _QUEUED_AT_LEAST: Final = timedelta(minutes=5)
@@ -25,7 +21,6 @@ _QUEUED_AT_MOST: Final = timedelta(minutes=30)
 _LONGEST: Final = timedelta(hours=24)
 # The least time between two checks of a member: under a day, because a sweep may come a bit early.
 CHECK_EVERY: Final = timedelta(hours=23)
-_FORGET_AFTER: Final = timedelta(days=90)
 _MARK: Final = "SET queued_until = :until, queued_for = :version, expires_at = :forget"
 _MARKING: Final = "mark what is queued"
 
@@ -34,9 +29,7 @@ _MARKING: Final = "mark what is queued"
 class Marks:
     """The marks of all members. Every method raises StoreError if DynamoDB refuses or fails."""
 
-    client: Callable[[], "DynamoDBClient"]
-    table: str
-    clock: Callable[[], datetime]
+    items: Items
 
     def queue(
         self, secret_id: str, version_id: str, *, delay: int, expires_at: datetime | None
@@ -45,10 +38,8 @@ class Marks:
 
         ``expires_at`` is when the member's token expires, if known.
         """
-        now = self.clock()
-        return update_if(
-            self.client(),
-            self.table,
+        now = self.items.clock()
+        return self.items.update_if(
             secret_id,
             update=_MARK,
             condition=(
@@ -65,21 +56,17 @@ class Marks:
 
     def postpone(self, secret_id: str, version_id: str, *, delay: int) -> None:
         """Mark a member whose job a worker queued again; the mark lasts as long as any may."""
-        update_if(
-            self.client(),
-            self.table,
+        self.items.update_if(
             secret_id,
             update=_MARK,
-            values=_mark(self.clock(), version_id, delay, None),
+            values=_mark(self.items.clock(), version_id, delay, None),
             step=_MARKING,
         )
 
     def check(self, secret_id: str) -> bool:
         """Mark a member as checked; return False if it was checked less than 23 hours ago."""
-        now = self.clock()
-        return update_if(
-            self.client(),
-            self.table,
+        now = self.items.clock()
+        return self.items.update_if(
             secret_id,
             update="SET check_after = :after, expires_at = :forget",
             condition=(
@@ -87,7 +74,7 @@ class Marks:
             ),
             values={
                 ":after": number(now + CHECK_EVERY),
-                ":forget": number(now + _FORGET_AFTER),
+                ":forget": number(now + FORGET_AFTER),
                 ":now": number(now),
                 ":beyond": number(now + _LONGEST),
             },
@@ -96,9 +83,7 @@ class Marks:
 
     def done(self, secret_id: str) -> None:
         """Remove the mark of a job that ended without taking the lease."""
-        update_if(
-            self.client(),
-            self.table,
+        self.items.update_if(
             secret_id,
             update="REMOVE queued_until, queued_for",
             condition="attribute_exists(queued_until)",
@@ -115,5 +100,5 @@ def _mark(
     return {
         ":until": number(due_at + min(max(lasts, _QUEUED_AT_LEAST), _QUEUED_AT_MOST)),
         ":version": {"S": version_id},
-        ":forget": number(now + _FORGET_AFTER),
+        ":forget": number(now + FORGET_AFTER),
     }

@@ -42,10 +42,10 @@ class MemberHosts:
         if grant is Grant.EXCHANGE:
             return Exchange(self.api(member))
         source = self.clients.grant(grant, self.settings)
-        breaker = self._breaker_of_sign_in()
+        spending = _Spending(source, self._breaker_of_sign_in(), member)
         if grant is Grant.PASSWORD:
-            return _SignIn(source, breaker, member, sign_ins)
-        return _Spending(source, breaker, member)
+            return _SignIn(spending, sign_ins)
+        return spending
 
     def may_not_sign_in(self) -> bool:
         """Return whether this batch has stopped calling the sign-in host."""
@@ -88,13 +88,11 @@ class _SignIn:
     """A member's sign-in. If the host answers with a challenge or a limit, all sign-ins pause."""
 
     source: "TokenSource"
-    breaker: Breaker
-    member: str
     sign_ins: "SignIns"
 
     def obtain(self, login: "Login", *, within: timedelta) -> "Granted":
         try:
-            return self.breaker.ask(self.member, lambda: self.source.obtain(login, within=within))
+            return self.source.obtain(login, within=within)
         except _TOO_MANY_SIGN_INS:
             self.sign_ins.rest()
             raise

@@ -3,12 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from keeper_runtime.state_table import get_item, number, update_if
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
+from keeper_runtime.state_table import Items, number
 
 # About twelve sign-ins in six minutes from one address bring a challenge.
 SIGN_IN_EVERY: Final = timedelta(seconds=45)
@@ -23,16 +20,12 @@ _UPDATE: Final = "SET next_turn = :next"
 class SignIns:
     """The stack's turns. Every method raises StoreError if DynamoDB refuses or fails."""
 
-    client: Callable[[], "DynamoDBClient"]
-    table: str
-    clock: Callable[[], datetime]
+    items: Items
 
     def take_turn(self) -> datetime | None:
         """Take the turn and return None, or return the time of the next turn if it is not free."""
-        now = self.clock()
-        taken = update_if(
-            self.client(),
-            self.table,
+        now = self.items.clock()
+        taken = self.items.update_if(
             KEY,
             update=_UPDATE,
             # A turn later than the end of any rest was set by a wrong clock.
@@ -51,17 +44,15 @@ class SignIns:
 
     def next_turn(self) -> datetime:
         """Return the time of the next turn, which is now if the turn is free."""
-        now = self.clock()
-        item = get_item(self.client(), self.table, KEY, step="see whose turn it is to sign in")
+        now = self.items.clock()
+        item = self.items.get(KEY, step="see whose turn it is to sign in")
         at = int(item.get("next_turn", {}).get("N", 0))
         return max(now, datetime.fromtimestamp(at, UTC))
 
     def rest(self) -> None:
         """Block all sign-ins for an hour."""
-        now = self.clock()
-        update_if(
-            self.client(),
-            self.table,
+        now = self.items.clock()
+        self.items.update_if(
             KEY,
             update=_UPDATE,
             values={":next": number(now + REST)},
@@ -80,7 +71,7 @@ class Turn:
     def __call__(self) -> datetime | None:
         """Take the turn and return None, or return when to try again if it is not free."""
         if self.is_blocked():
-            self.next_at = self.sign_ins.clock() + SIGN_IN_EVERY
+            self.next_at = self.sign_ins.items.clock() + SIGN_IN_EVERY
         else:
             self.next_at = self.sign_ins.take_turn()
         return self.next_at

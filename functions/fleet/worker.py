@@ -34,7 +34,7 @@ from keeper_runtime.json_lines import log_all_as_json
 from keeper_runtime.opened_ledger import give_back
 from keeper_runtime.reporting import ENDS_AN_INCIDENT, Reporter, counts_of, expiries_of, logins_of
 from keeper_runtime.run_location import location_of, time_left_of
-from keeper_runtime.state_table import StateTable, ledger_of
+from keeper_runtime.state_table import Items, StateTable, ledger_of
 from marks import Marks
 from member_hosts import MemberHosts
 from pace import pace_writes
@@ -109,15 +109,16 @@ def run(
     location = location_of(
         context, stack=settings.stack, function=settings.dispatch_function, of_fleet=True
     )
+    items = Items(clients.dynamodb, settings.state_table, clients.clock)
     batch = _Batch(
         settings,
         clients,
         context,
         Reporter(logger, metrics, clients, location, context.aws_request_id),
         MemberHosts(settings, clients),
-        SignIns(clients.dynamodb, settings.state_table, clients.clock),
-        Marks(clients.dynamodb, settings.state_table, clients.clock),
-        Claims(clients.dynamodb, settings.state_table, clients.clock, clients.sessions, _claimed),
+        SignIns(items),
+        Marks(items),
+        Claims(items, clients.sessions, _claimed),
         ledger_of(clients, time_left_of(context), SHARED_TROUBLE),
     )
     batch.hide_urgent(event["Records"])

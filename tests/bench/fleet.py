@@ -324,23 +324,19 @@ def _measured(fleet: Fleet, meter: Meter, console: Console, options: argparse.Na
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-fleet", description=__doc__)
-    for name, default, what in (
+    defaults: tuple[tuple[str, float, str], ...] = (
         ("secrets", 2000, "long-lived tokens (0: leave that part out)"),
         ("due", 300, "of them due"),
         ("rounds", 2, "of the fleet and a loop in turn"),
         ("sessions", 500, "sessions of 15 minutes (0: leave that part out)"),
-    ):
-        parser.add_argument(
-            f"--{name}", type=int, default=default, help=f"{what}; default: {default}"
-        )
-    for name, default_, what in (
         ("minutes", 60.0, "for how long sessions are kept (0: not)"),
         ("outage", 600.0, "seconds for which the hosts are down in trouble (0: no trouble)"),
         ("latency", 0.1, "of Qwen's hosts, in seconds"),
         ("aws-latency", 0.0, "of AWS, beside the emulator's, in seconds"),
-    ):
+    )
+    for name, default, what in defaults:
         parser.add_argument(
-            f"--{name}", type=float, default=default_, help=f"{what}; default: {default_}"
+            f"--{name}", type=type(default), default=default, help=f"{what}; default: {default}"
         )
     parser.add_argument(
         "--busy", action="store_true", help="measure although others use the machine"

@@ -22,6 +22,7 @@ from localcloud.stack import credentials
 from localcloud.waiting import wait_until
 from tests.e2e.conftest import ARRIVAL, Deployed
 from tests.minting import pieces
+from tests.policies import answers_of
 
 DAY = timedelta(days=1)
 EXAMPLES = ROOT / "examples"
@@ -650,15 +651,7 @@ class Agreement:
 
 def allowed(*requests: dict[str, Any]) -> list[bool]:
     """Ask the emulator's IAM."""
-    done = subprocess.run(  # noqa: S603 - our own program
-        [ROOT / ".tools/cloud/bin/python", ROOT / "localcloud/iam_verdicts.py"],
-        input=json.dumps(requests),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    verdicts: list[bool] = json.loads(done.stdout)
-    return verdicts
+    return answers_of("iam_verdicts.py", list(requests))
 
 
 @pytest.fixture(scope="module", name="agreement")

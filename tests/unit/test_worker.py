@@ -1005,13 +1005,18 @@ def test_an_open_webui_signs_in_itself_so_that_its_trouble_is_one(
 # --- one login has one keeper ---------------------------------------------------------------------
 
 
-def test_the_second_member_with_one_login_is_refused_and_told_and_spends_nothing(
-    world: FleetUnderTest, run: Runner
-) -> None:
+def add_twins(world: FleetUnderTest) -> None:
+    """Add two members with the same login, whose tokens are due."""
     world.sign_in_host.answers = grants
     for name in ("alice", "twin"):
         world.secrets.add(name, access("alice", 4 * MINUTE).raw)
         add_session(world, name, credential("alice-1"))
+
+
+def test_the_second_member_with_one_login_is_refused_and_told_and_spends_nothing(
+    world: FleetUnderTest, run: Runner
+) -> None:
+    add_twins(world)
 
     run(world, of_session("alice"))
     done = run(world, of_session("twin"))
@@ -1028,10 +1033,7 @@ def test_the_second_member_with_one_login_is_refused_and_told_and_spends_nothing
 def test_a_login_of_a_member_that_is_gone_is_another_ones(
     world: FleetUnderTest, run: Runner
 ) -> None:
-    world.sign_in_host.answers = grants
-    for name in ("alice", "twin"):
-        world.secrets.add(name, access("alice", 4 * MINUTE).raw)
-        add_session(world, name, credential("alice-1"))
+    add_twins(world)
     run(world, of_session("alice"))
     del world.secrets.secrets[arn("alice/session")]
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .owner import Owner
 
 # For invalid settings, whose own policy is unknown. Their ConfigError is critical from the start.
-_AT_ONCE: Final = AlertPolicy(timedelta(), timedelta())
+AT_ONCE: Final = AlertPolicy(timedelta(), timedelta())
 
 # The value of SessionDaysRemaining if the login has no known end, as with a sign-in.
 _NO_END_DAYS = 365.0
@@ -145,7 +145,7 @@ class Reporter:
             error,
             secret_id=secret_id,
             ledger=ledger(),
-            policy=_AT_ONCE if settings is None else settings.alert_policy(),
+            policy=AT_ONCE if settings is None else settings.alert_policy(),
         )
         result = partial(_result_of_failure, error, secret_id=secret_id, now=self.clients.clock())
         if facts.replaced is not None:

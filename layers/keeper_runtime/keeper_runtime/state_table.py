@@ -1,6 +1,7 @@
 """The state table: one DynamoDB item per secret, with the lease and the runs' memory."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,8 +17,53 @@ if TYPE_CHECKING:
 
     from .clients import Clients
 
-# An item expires this long after its last use. No limit in the memory is longer.
-_FORGET_AFTER: Final = timedelta(days=90)
+# A secret's item expires this long after its last use. No limit in the memory is longer.
+FORGET_AFTER: Final = timedelta(days=90)
+# The condition that this run still has the lease.
+_OURS: Final = "lease_owner = :owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """All items of the table. Every method raises StoreError if DynamoDB refuses or fails.
+
+    ``client`` returns boto3's for DynamoDB, ``clock`` the aware time.
+    """
+
+    client: Callable[[], "DynamoDBClient"]
+    table: str
+    clock: Callable[[], datetime]
+
+    def get(self, key: str, *, step: str) -> Mapping[str, Any]:
+        """Return the item ``key``, or an empty one."""
+        client = self.client()
+        with translated(step, by="DynamoDB"):
+            answer = client.get_item(TableName=self.table, Key=_key(key), ConsistentRead=True)
+        return answer.get("Item", {})
+
+    def update_if(
+        self,
+        key: str,
+        *,
+        update: str,
+        values: Mapping[str, Any],
+        step: str,
+        condition: str | None = None,
+    ) -> bool:
+        """Update the item ``key`` if ``condition`` holds (None: always); return whether it did."""
+        client = self.client()
+        with translated(step, by="DynamoDB"):
+            try:
+                client.update_item(
+                    TableName=self.table,
+                    Key=_key(key),
+                    UpdateExpression=update,
+                    **({} if condition is None else {"ConditionExpression": condition}),  # type: ignore[arg-type]
+                    **({"ExpressionAttributeValues": values} if values else {}),  # type: ignore[arg-type]
+                )
+            except client.exceptions.ConditionalCheckFailedException:
+                return False
+        return True
 
 
 class StateTable:
@@ -35,9 +81,8 @@ class StateTable:
         clock: Callable[[], datetime],
     ) -> None:
         self._client = client
-        self._table = table
-        self._key = {"secret_id": {"S": secret_id}}
-        self._clock = clock
+        self._items = Items(lambda: client, table, clock)
+        self._secret_id = secret_id
 
     def acquire(self, owner: str, *, now: datetime, until: datetime) -> Leased | None:
         """Take the lease, or return None if another run has it. An expired one is taken over.
@@ -49,8 +94,8 @@ class StateTable:
         with translated("take the lease", by="DynamoDB"):
             try:
                 before = self._client.update_item(
-                    TableName=self._table,
-                    Key=self._key,
+                    TableName=self._items.table,
+                    Key=_key(self._secret_id),
                     # Removes the fleet's mark: a job that has the lease no longer waits.
                     UpdateExpression=(
                         "SET lease_owner = :owner, lease_until = :until "
@@ -81,11 +126,7 @@ class StateTable:
 
     def read(self) -> RunMemory:
         """Return the memory, without taking the lease."""
-        with translated("read what the runs remember", by="DynamoDB"):
-            answer = self._client.get_item(
-                TableName=self._table, Key=self._key, ConsistentRead=True
-            )
-        return _memory(answer.get("Item", {}))
+        return _memory(self._items.get(self._secret_id, step="read what the runs remember"))
 
     def write(self, owner: str, memory: RunMemory) -> None:
         """Write the memory, and keep the lease. Raises StoreError if the lease was lost, too."""
@@ -95,42 +136,36 @@ class StateTable:
 
     def release(self, owner: str, memory: RunMemory) -> None:
         """Write the memory and release the lease. Does nothing if the lease was lost."""
-        expression = "SET memory = :memory, expires_at = :forget REMOVE lease_owner, lease_until"
-        values = self._values(owner, memory)
-        with translated("give the lease back", by="DynamoDB"):
-            try:
-                self._update(expression, values)
-            except self._client.exceptions.ConditionalCheckFailedException:
-                # Another run has the lease by now, and its memory is newer. (Or boto3 repeated a
-                # call that was carried out.)
-                return
+        # If it was lost, another run's memory is newer. (Or boto3 repeated a call that was carried
+        # out.)
+        self._items.update_if(
+            self._secret_id,
+            update="SET memory = :memory, expires_at = :forget REMOVE lease_owner, lease_until",
+            condition=_OURS,
+            values=self._values(owner, memory),
+            step="give the lease back",
+        )
 
     def _values(self, owner: str, memory: RunMemory) -> dict[str, Any]:
         return {
             ":owner": {"S": owner},
             ":memory": {"S": memory.to_json()},
-            ":forget": number(self._clock() + _FORGET_AFTER),
+            ":forget": number(self._items.clock() + FORGET_AFTER),
         }
 
     def _update(self, expression: str, values: Mapping[str, Any]) -> None:
         self._client.update_item(
-            TableName=self._table,
-            Key=self._key,
+            TableName=self._items.table,
+            Key=_key(self._secret_id),
             UpdateExpression=expression,
-            ConditionExpression="lease_owner = :owner",
+            ConditionExpression=_OURS,
             ExpressionAttributeValues=values,
         )
 
     def _give_back(self, owner: str) -> None:
         """Release the lease, and leave the memory as it is."""
         with translated("give the lease back", by="DynamoDB"):
-            self._client.update_item(
-                TableName=self._table,
-                Key=self._key,
-                UpdateExpression="REMOVE lease_owner, lease_until",
-                ConditionExpression="lease_owner = :owner",
-                ExpressionAttributeValues={":owner": {"S": owner}},
-            )
+            self._update("REMOVE lease_owner, lease_until", {":owner": {"S": owner}})
 
 
 def ledger_of(clients: "Clients", time_left: Callable[[], timedelta], secret_id: str) -> Ledger:
@@ -162,46 +197,8 @@ def ledger_of(clients: "Clients", time_left: Callable[[], timedelta], secret_id:
     )
 
 
-def update_if(  # noqa: PLR0913 - an update's parts, by name
-    client: "DynamoDBClient",
-    table: str,
-    key: str,
-    *,
-    update: str,
-    values: Mapping[str, Any],
-    step: str,
-    condition: str | None = None,
-) -> bool:
-    """Update the item ``key`` where ``condition`` holds, if there is one; return whether it did.
-
-    Raises:
-        StoreError: DynamoDB refused or failed.
-    """
-    with translated(step, by="DynamoDB"):
-        try:
-            client.update_item(
-                TableName=table,
-                Key={"secret_id": {"S": key}},
-                UpdateExpression=update,
-                **({} if condition is None else {"ConditionExpression": condition}),  # type: ignore[arg-type]
-                **({"ExpressionAttributeValues": values} if values else {}),  # type: ignore[arg-type]
-            )
-        except client.exceptions.ConditionalCheckFailedException:
-            return False
-    return True
-
-
-def get_item(client: "DynamoDBClient", table: str, key: str, *, step: str) -> Mapping[str, Any]:
-    """Return the item ``key``, or an empty one.
-
-    Raises:
-        StoreError: DynamoDB refused or failed.
-    """
-    with translated(step, by="DynamoDB"):
-        answer = client.get_item(
-            TableName=table, Key={"secret_id": {"S": key}}, ConsistentRead=True
-        )
-    return answer.get("Item", {})
+def _key(key: str) -> Any:
+    return {"secret_id": {"S": key}}
 
 
 def number(at: datetime) -> Any:

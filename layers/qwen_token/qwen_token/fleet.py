@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from .errors import (
     MembershipError,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager.type_defs import (
         ListSecretsRequestTypeDef,
         SecretListEntryTypeDef,
+        SecretValueEntryTypeDef,
     )
 
 # The values of the fleet's tag: ``ON`` (or any value but the other two) marks a member, ``OFF`` a
@@ -52,11 +53,13 @@ _REGION: Final = re.compile(r"[a-z]{2,3}(-[a-z]{2,10}){1,3}-[0-9]{1,2}")
 
 # The most secrets that Secrets Manager lists, and reads, in one call.
 _PAGE: Final = 100
-_BATCH: Final = 20
+BATCH: Final = 20
 
 # AWS allows an account 50 writes of secrets a second, of all kinds together. The fleet leaves some
 # of them to others.
 WRITES_PER_SECOND: Final = 40
+
+_Each = TypeVar("_Each")
 
 
 def session_name(member_name: str) -> str:
@@ -203,10 +206,10 @@ class Fleet:
         Members whose whole batch fails are left out, and StoreError is raised at the end.
         """
         failure: StoreError | None = None
-        batches = [members[start : start + _BATCH] for start in range(0, len(members), _BATCH)]
+        batches = list(batched(members, BATCH))
         # Threads, because nearly all of the time is spent waiting. With more than a page's worth of
         # batches at once, the calls would soon exceed AWS's limit of 100 batches a second.
-        with ThreadPoolExecutor(_PAGE // _BATCH, thread_name_prefix="read") as threads:
+        with ThreadPoolExecutor(_PAGE // BATCH, thread_name_prefix="read") as threads:
             readings = [threads.submit(self._read_batch, batch) for batch in batches]
             for batch, reading in zip(batches, readings, strict=True):
                 try:
@@ -226,13 +229,7 @@ class Fleet:
         secret_ids = [member.secret_id for member in members if member.obstacle is None]
         if not secret_ids:
             return {}
-        with translated("read the fleet's secrets"):
-            response = self._client.batch_get_secret_value(SecretIdList=secret_ids)
-            refusals = {
-                each["SecretId"]: code_in(each.get("ErrorCode"))
-                for each in response.get("Errors", ())
-            }
-            values = {each["ARN"]: whole(each) for each in response.get("SecretValues", ())}
+        values, refusals = read_batch(self._client, secret_ids, step="read the fleet's secrets")
         found: dict[str, StoredToken | QwenTokenError] = {
             secret_id: _refusal(code) for secret_id, code in refusals.items()
         }
@@ -247,6 +244,28 @@ class Fleet:
         """Return the tag's value, or None: AWS's filter also finds keys that begin with the tag."""
         tags = {tag["Key"]: tag.get("Value", "") for tag in entry.get("Tags", ())}
         return tags.get(self._tag)
+
+
+def batched(all_of_them: Sequence[_Each], size: int) -> Iterator[Sequence[_Each]]:
+    """Yield all of them in batches of at most ``size``. (Python 3.11 has no itertools.batched.)"""
+    return (all_of_them[start : start + size] for start in range(0, len(all_of_them), size))
+
+
+def read_batch(
+    client: "SecretsManagerClient", secret_ids: Sequence[str], *, step: str
+) -> "tuple[dict[str, SecretValueEntryTypeDef], dict[str, str]]":
+    """Read at most ``BATCH`` secrets; return by ARN the values, and AWS's codes for the others.
+
+    Raises:
+        StoreError: Secrets Manager refused or failed the whole call.
+    """
+    with translated(step):
+        answer = client.batch_get_secret_value(SecretIdList=list(secret_ids))
+        refusals = {
+            each["SecretId"]: code_in(each.get("ErrorCode")) for each in answer.get("Errors", ())
+        }
+        values = {each["ARN"]: whole(each) for each in answer.get("SecretValues", ())}
+    return values, refusals
 
 
 def _refusal(code: str) -> QwenTokenError:

@@ -6,13 +6,13 @@ If a value cannot be read, the problem stands in its place, and the rest is stil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 
 from qwen_token.errors import QwenTokenError, SessionMalformedError, StoreError, TokenMissingError
-from qwen_token.fleet import Fleet, Member
-from qwen_token.secret_store import AWS_CONFIG, code_in, translated, whole
+from qwen_token.fleet import BATCH, Fleet, Member, batched, read_batch
+from qwen_token.secret_store import AWS_CONFIG
 from qwen_token.session_store import stored_in
 from qwen_token.stored_token import StoredToken
 
@@ -31,16 +31,13 @@ from .readings import (
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-# Members read before the next ones; the most secrets, and the most table items, in one call.
+# Members read before the next ones; the most table items in one call.
 _PAGE: Final = 100
-_BATCH: Final = 20
 _ITEMS: Final = 100
 # Threads: nearly all of the time is spent waiting for AWS.
 _AT_ONCE: Final = 5
 # Under load, DynamoDB leaves items out of its answer. This is how often the rest is requested.
 _ROUNDS: Final = 5
-
-_Each = TypeVar("_Each")
 
 
 def read_tokens(fleet: Fleet, *, now: datetime) -> Iterator[tuple[Member, SecretReading]]:
@@ -52,7 +49,7 @@ def read_tokens(fleet: Fleet, *, now: datetime) -> Iterator[tuple[Member, Secret
     roster = fleet.roster(now=now)
     if roster.failure is not None:
         raise roster.failure
-    for batch in _batches(roster.members, _PAGE):
+    for batch in batched(roster.members, _PAGE):
         for member, found in fleet.read(batch):
             yield member, _token_reading(member, found)
 
@@ -74,9 +71,7 @@ def read_sessions(
     """Return the logins in these session secrets. They contain secrets: never print them."""
     found: dict[str, SessionReading] = {}
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="login") as threads:
-        for each in threads.map(
-            lambda each: _read_batch(client, each), _batches(secret_ids, _BATCH)
-        ):
+        for each in threads.map(lambda each: _read_batch(client, each), batched(secret_ids, BATCH)):
             found |= each
     return found
 
@@ -85,13 +80,7 @@ def _read_batch(
     client: "SecretsManagerClient", secret_ids: Sequence[str]
 ) -> dict[str, SessionReading]:
     try:
-        with translated("read the session secrets"):
-            answer = client.batch_get_secret_value(SecretIdList=list(secret_ids))
-            refusals = {
-                each["SecretId"]: code_in(each.get("ErrorCode"))
-                for each in answer.get("Errors", ())
-            }
-            values = {each["ARN"]: whole(each) for each in answer.get("SecretValues", ())}
+        values, refusals = read_batch(client, secret_ids, step="read the session secrets")
     except StoreError as error:
         return dict.fromkeys(secret_ids, unread_session(error, exists=True))
     return {
@@ -124,7 +113,7 @@ def read_memories(
     try:
         client = client_for(session, "dynamodb", config=AWS_CONFIG)
         texts: dict[str, str | None] = dict.fromkeys(asked_for)
-        for batch in _batches(asked_for, _ITEMS):
+        for batch in batched(asked_for, _ITEMS):
             texts.update(_read_items(client, table, batch))
     except FAILURES as error:
         return dict.fromkeys(asked_for, unread_memory(error))
@@ -145,7 +134,3 @@ def _read_items(client: Any, table: str, secret_ids: Sequence[str]) -> Iterator[
         if not wanted:
             return
     raise NotAskedError("DynamoDB left items out of its answers")
-
-
-def _batches(all_of_them: Sequence[_Each], size: int) -> Iterator[Sequence[_Each]]:
-    return (all_of_them[start : start + size] for start in range(0, len(all_of_them), size))
