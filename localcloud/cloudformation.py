@@ -19,9 +19,9 @@ def _intrinsic(loader: _Loader, tag: str, node: yaml.Node) -> dict[str, Any]:
         value = loader.construct_sequence(node, deep=True)
     else:
         raise TypeError(tag)
-    if tag == "GetAtt":
+    if tag == "GetAtt" and isinstance(value, str):
         value = value.split(".", maxsplit=1)
-    return {tag if tag == "Ref" else f"Fn::{tag}": value}
+    return {tag if tag in {"Ref", "Condition"} else f"Fn::{tag}": value}
 
 
 _Loader.add_multi_constructor("!", _intrinsic)
