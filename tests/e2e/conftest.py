@@ -117,13 +117,6 @@ class Deployed:
     def _asked(self) -> int:
         return len(self.qwen.requests) + len(self.sign_in_host.requests)
 
-    def end_alarms(self) -> None:
-        """Set all alarms to OK: other tests may have let them go off."""
-        for name in self.stack.alarms():
-            self.stack.cloud.cloudwatch.set_alarm_state(
-                AlarmName=f"{self.stack.name}-{name}", StateValue="OK", StateReason="a test"
-            )
-
     def start_anew(self) -> None:
         """Forget what was said and done so far, and let the hosts behave again."""
         self.qwen.answer_with(MINTS_NEWER_CLAIMS)
@@ -135,6 +128,16 @@ class Deployed:
         self.stack.forget()
         self.stack.unstage()
         self.stack.notifications()
+
+
+def end_alarms(stack: Stack) -> None:
+    """Set all alarms of a stack to OK: other tests may have let them go off."""
+    cloudwatch = stack.cloud.cloudwatch
+    # What was counted so far is not to be counted after this.
+    stack.alarms()
+    for logical_id, name in stack.resources().items():
+        if logical_id.endswith("Alarm"):
+            cloudwatch.set_alarm_state(AlarmName=name, StateValue="OK", StateReason="a test")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from localcloud import qwen as scenarios
 from localcloud.sign_in_host import Rotation, SessionPolicy
-from tests.e2e.conftest import Deployed
+from tests.e2e.conftest import Deployed, end_alarms
 
 DAY = timedelta(days=1)
 
@@ -193,7 +193,7 @@ def test_status_shows_the_rest_if_a_part_may_not_be_read(
 ) -> None:
     deployed.hold(5 * DAY)
     # An alarm weighs more than what could not be read.
-    deployed.end_alarms()
+    end_alarms(deployed.stack)
     session = deployed.stack.cloud.session_without(action)
 
     done = deployed.stack.command_line("status", session=session)

@@ -12,6 +12,7 @@ from localcloud.fleet import DAY, SOON, TAG, Fleet
 from localcloud.qwen import Reply, Request, Scenario
 from localcloud.sign_in_host import Rotation, SessionPolicy
 from localcloud.waiting import wait_until
+from tests.e2e.conftest import ARRIVAL, end_alarms
 
 MINUTE = timedelta(minutes=1)
 
@@ -311,6 +312,7 @@ def test_a_fleet_too_large_for_one_invocation_is_looked_through_to_its_end(fleet
 def test_a_token_of_the_fleet_that_ends_raises_its_alarm(
     alarm: str, left: timedelta, fleet: Fleet
 ) -> None:
+    end_alarms(fleet.stack)
     fleet.add("dying", left=left)
     fleet.qwen.revoke("dying")
 
@@ -318,9 +320,12 @@ def test_a_token_of_the_fleet_that_ends_raises_its_alarm(
     fleet.drain()
     assert fleet.stack.alarms()[alarm] == "ALARM"
 
-    alarms = [each.document for each in fleet.stack.notifications() if each.is_alarm]
-    told = {each["AlarmName"]: each["AlarmDescription"] for each in alarms}
-    assert "make status STACK=pool ARGS=--fleet" in told[f"pool.{alarm}"]
+    told = fleet.stack.wait_for_notification(
+        lambda told: told.is_alarm and told.document["AlarmName"] == f"pool.{alarm}",
+        within=ARRIVAL,
+        expected=f"the alarm {alarm} on the topic",
+    )
+    assert "make status STACK=pool ARGS=--fleet" in told.document["AlarmDescription"]
 
 
 def test_the_schedule_runs_dispatch(fleet: Fleet) -> None:

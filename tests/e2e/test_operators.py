@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from localcloud.stack import credentials
-from tests.e2e.conftest import Deployed
+from tests.e2e.conftest import Deployed, end_alarms
 from tests.e2e.operators import assert_used, session_with
 from tests.policies import OPERATES, policy, recorded
 
@@ -21,7 +21,7 @@ def test_an_operator_runs_every_command_with_these_policies(
     policies = [policy(name, **named) for name in OPERATES]
     session = session_with(operated.stack.cloud, policies)
     operated.hold(2 * DAY)
-    operated.end_alarms()
+    end_alarms(operated.stack)
 
     with recorded(operated.stack.cloud) as (cloud, calls):
         stack = replace(operated.stack, cloud=cloud)

@@ -1,12 +1,8 @@
 """The shared token against Secrets Manager on the embedded AWS."""
 
-import io
 import json
 import uuid
-import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +13,7 @@ from localcloud.recording_proxy import Refusal
 from qwen_token import SharedToken, StoreError, TokenMalformedError, TokenMissingError
 from qwen_token.secret_store import AWS_CONFIG
 from tests.fakes import Clock
+from tests.integration.functions import function, role
 from tests.minting import mint, token
 
 if TYPE_CHECKING:
@@ -125,7 +122,7 @@ def test_the_refresh_function_is_run_when_the_stored_token_is_the_rejected_one(
     cloud: Cloud, secrets: "SecretsManagerClient"
 ) -> None:
     arn = secret_with(secrets, OLD.raw)
-    with function(cloud, {"SECRET_ID": arn, "NEW": NEW.raw}) as name:
+    with function(cloud, REFRESH, SECRET_ID=arn, NEW=NEW.raw) as name:
         shared = SharedToken(
             arn, client=secrets, refresh_function=name, lambda_client=cloud.functions
         )
@@ -134,45 +131,6 @@ def test_the_refresh_function_is_run_when_the_stored_token_is_the_rejected_one(
             assert {each.result() for each in renewed} == {NEW.raw}
     versions = secrets.describe_secret(SecretId=arn)["VersionIdsToStages"]
     assert len(versions) == 2
-
-
-@contextmanager
-def function(cloud: Cloud, environ: dict[str, str]) -> Iterator[str]:
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("refresh.py", REFRESH)
-    name = f"refresh-{uuid.uuid4()}"
-    cloud.functions.create_function(
-        FunctionName=name,
-        Runtime="python3.13",
-        Role=role(cloud, "secretsmanager:*"),
-        Handler="refresh.handler",
-        Code={"ZipFile": archive.getvalue()},
-        Environment={"Variables": environ},
-        Timeout=30,
-    )
-    try:
-        yield name
-    finally:
-        cloud.functions.delete_function(FunctionName=name)
-
-
-def role(cloud: Cloud, action: str) -> str:
-    iam = cloud.session.client("iam", endpoint_url=cloud.endpoint)
-    trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
-    name = f"role-{uuid.uuid4()}"
-    made = iam.create_role(
-        RoleName=name,
-        AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
-    )
-    allowed = {"Effect": "Allow", "Action": action, "Resource": "*"}
-    iam.put_role_policy(
-        RoleName=name,
-        PolicyName="only",
-        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [allowed]}),
-    )
-    arn: str = made["Role"]["Arn"]
-    return arn
 
 
 def test_a_role_without_permission_gets_an_error_that_says_so(

@@ -1,5 +1,6 @@
 """The table of points and faults: for a terminal with rich, and for docs/proofs.md as Markdown."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,9 @@ _STYLES: Final = {
     Verdict.BEYOND: "yellow",
     Verdict.BROKEN: "bold red",
 }
+
+# Of calls, not the heading.
+_ROW: Final = re.compile(r"\| \d+\. ")
 
 Row = tuple[str, list[Verdict]]
 
@@ -83,7 +87,7 @@ def documented_signs() -> dict[tuple[str, str, Fault], str]:
     for line in documented().splitlines():
         if line.startswith("### "):
             title = line.removeprefix("### ")
-        elif line.startswith("| ") and title:
+        elif _ROW.match(line):
             call, *verdicts = (cell.strip() for cell in line.strip("|").split("|"))
             signs |= {
                 (title, call, fault): verdict
