@@ -14,7 +14,9 @@ include make/tools.mk make/containers.mk make/release.mk make/pictures.mk
 run: setup ## deploy into an embedded AWS and show the keeper at work (KEEP=1, QWEN_TOKEN_FILE=…)
 	@$(WITH_THE_LIBRARY) localcloud $(ARGS)
 
-test: lint unit integration e2e ## everything that CI checks for each change
+test: lint setup $(TOOLS_OF_TESTS) ## everything that CI checks for each change
+	@# What stays on one worker comes first, and the smallest last: all workers then end together.
+	$(PYTEST) $(E2E) $(INTEGRATION) $(UNIT) -m 'not nightly' -n 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 invoke: container-runtime build ## run the function here in Docker, on your stack's secret (EVENT=events/….json)
 	@environ=$$($(CLI) environ $(OF_STACK)) && $(PYTHON) make/invoke.py "$$environ" env $(SAM) local invoke \
@@ -71,14 +73,14 @@ lint: .venv/ready .tools/sam/ready .tools/checkov/ready ## ruff, mypy, cfn-lint,
 		'.venv/bin/ruff check .' '.venv/bin/ruff format --check .'
 
 unit: .venv/ready ## tests of single modules, and of any input: they need nothing but .venv
-	$(PYTEST) tests/unit tests/proofs/fuzz tests/proofs/test_a_day_of_*.py -m 'not nightly' -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
+	$(PYTEST) $(UNIT) -m 'not nightly' -n 2 $(subst --cov-append,,$(COVERAGE)) $(ARGS)
 
-integration: setup .tools/checkov/ready .tools/audit/ready .tools/lambda/ready ## tests of the edges, on real servers, of the scanners, and a short simulation
+integration: setup $(TOOLS_OF_INTEGRATION) ## tests of the edges, on real servers, of the scanners, and a short simulation
 	@# Four: they wait, for servers that are slow on purpose, as long as they calculate.
-	$(PYTEST) tests/integration tests/repo_checks tests/proofs/simulation -m 'not nightly' -n 4 --dist loadgroup $(COVERAGE) $(ARGS)
+	$(PYTEST) $(INTEGRATION) -m 'not nightly' -n 4 --dist loadgroup $(COVERAGE) $(ARGS)
 
-e2e: setup .tools/awscli/ready .tools/aws-sdk/ready .tools/lambda/ready ## tests of the deployed stack and the examples on the embedded AWS, and the proofs of trust
-	$(PYTEST) tests/e2e tests/wheel tests/proofs/crash_points tests/proofs/test_races.py tests/proofs/test_readers.py -m 'not nightly' -n 2 --dist loadgroup $(ARGS)
+e2e: setup $(TOOLS_OF_E2E) ## tests of the deployed stack and the examples on the embedded AWS, and the proofs of trust
+	$(PYTEST) $(E2E) -m 'not nightly' -n 2 --dist loadgroup $(ARGS)
 
 nightly: setup .tools/fuzz/ready .tools/cdk/ready .tools/node/ready .tools/awscli/ready ## what takes too long for each change: every byte and wait, a long simulation, a search for inputs
 	$(PYTEST) tests -m nightly -n 2 --dist loadgroup $(ARGS)

@@ -1,5 +1,6 @@
 """What several kinds of tests share: one embedded AWS a test process, started when first needed."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,10 +36,12 @@ hypothesis.settings.load_profile("everyday")
 
 # What the tests below each of these share, they use one after the other: a stack, some secrets, or
 # a scan that takes long. The first that fits counts: the examples' tests have a stack of their own.
-# The groups are small enough for two workers to end at nearly the same time.
+# The groups are small enough for all workers to end at nearly the same time.
 _ON_ONE_WORKER: Final = (
     "tests/e2e/test_examples.py",
     "tests/e2e/test_fleet",
+    # Secrecy and stacks.
+    "tests/e2e/test_s",
     "tests/e2e/",
     "tests/repo_checks/",
     "tests/wheel/",
@@ -82,7 +85,15 @@ def _cloud() -> Iterator[Cloud]:
 
 @pytest.fixture(scope="session", name="built")
 def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("built"))
+    """Return the built template. It is built once, by the worker that needs it first."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    done = shared / "built.path"
+    with (shared / "built.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            done.write_text(str(build(tmp_path_factory.mktemp("built"))))
+    return Path(done.read_text())
 
 
 @pytest.fixture(scope="session", name="wheel")

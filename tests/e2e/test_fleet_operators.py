@@ -5,11 +5,14 @@ Each call is also looked at: none is refused, and without any one statement some
 
 from dataclasses import replace
 
+import pytest
+
 from localcloud.fleet import DAY, Fleet
 from tests.e2e.operators import assert_used, session_with
 from tests.policies import OPERATES_A_FLEET, policy, recorded
 
 
+@pytest.mark.nightly
 def test_an_operator_of_a_fleet_runs_every_command_with_these_policies(
     fleet: Fleet,
 ) -> None:

@@ -94,6 +94,7 @@ def unpack(archive: Path, folder: Path) -> None:
         opened.extractall(folder)
 
 
+@pytest.mark.nightly
 def test_sam_publishes_the_application(cloud: Cloud, archive: Path, tmp_path: Path) -> None:
     asked: list[Any] = []
 

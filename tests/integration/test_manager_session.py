@@ -652,11 +652,18 @@ def racing(
             assert racer.communicate(timeout=SOON) == ("", "")
 
 
-@pytest.mark.parametrize("policy", ROTATIONS)
+@pytest.mark.parametrize("form", CredentialForm)
+@pytest.mark.parametrize(
+    "rotation",
+    [
+        pytest.param(each, marks=() if each is Rotation.OLD_DIES else pytest.mark.nightly)
+        for each in Rotation
+    ],
+)
 def test_processes_with_one_file_spend_each_credential_once(
-    host: SignInHost, path: Path, policy: SessionPolicy
+    host: SignInHost, path: Path, rotation: Rotation, form: CredentialForm
 ) -> None:
-    host.policy = policy
+    host.policy = SessionPolicy(rotation=rotation, credential_form=form)
     with racing(host, path, 3, reads=True, refresh_token=host.log_in()) as race:
         for turn in range(1, 4):
             tokens = set(race())
@@ -664,7 +671,7 @@ def test_processes_with_one_file_spend_each_credential_once(
             assert len(host.requests) == turn
             # The next turn finds one that has expired.
             path.write_text(host.qwen.issue_access_token(lifetime=-MINUTE))
-    if policy.rotation is not Rotation.NEVER:
+    if rotation is not Rotation.NEVER:
         assert set(host.spent.values()) == {1}
     assert host.qwen.accepts(tokens.pop())
 

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -219,8 +219,13 @@ ENDS_BADLY: list[tuple[str, Script, type[QwenTokenError]]] = [
 ]
 
 
-def scenarios(table: Iterable[tuple[object, ...]]) -> list[object]:
-    return [pytest.param(*rest, id=str(name)) for name, *rest in table]
+def scenarios(
+    table: Iterable[tuple[object, ...]], *, by_night: Collection[str] = ()
+) -> list[object]:
+    return [
+        pytest.param(*rest, id=str(name), marks=pytest.mark.nightly if name in by_night else ())
+        for name, *rest in table
+    ]
 
 
 def ends_in(kind: type[QwenTokenError], base_url: str) -> None:
@@ -250,7 +255,16 @@ def wait_until_nobody_sends() -> None:
     )
 
 
-@pytest.mark.parametrize("script", scenarios(NEVER_ENDS))
+# Each takes the processor for as long as it is read.
+OTHER_FLOODS = (
+    "empty deflate blocks for ever",
+    "a gzip header without an end",
+    "trailers for ever",
+    "continue with a header of 60 kB, for ever",
+)
+
+
+@pytest.mark.parametrize("script", scenarios(NEVER_ENDS, by_night=OTHER_FLOODS))
 def test_a_reply_that_never_ends_is_cut_off_and_no_thread_reads_on(script: Script) -> None:
     with wire(script) as server:
         ends_in(UpstreamUnavailableError, server.base_url)
@@ -468,7 +482,9 @@ GREEDY: list[tuple[str, Script]] = [
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it, others do not")
-@pytest.mark.parametrize("script", scenarios(GREEDY))
+@pytest.mark.parametrize(
+    "script", scenarios(GREEDY, by_night=("98 headers that are none", "continue, for ever"))
+)
 def test_no_server_makes_the_function_outgrow_its_memory(script: Script) -> None:
     with wire(script) as server:
         ended = subprocess.run(  # noqa: S603 - our own words

@@ -217,7 +217,7 @@ def by_httpx(source: SharedToken, api: Api) -> Callable[[], int]:
     return lambda: client.get(BASE_URL).status_code
 
 
-@pytest.mark.parametrize("http", [by_requests, by_httpx])
+@pytest.mark.parametrize("http", [by_requests, pytest.param(by_httpx, marks=pytest.mark.nightly)])
 def test_a_service_whose_clock_is_two_minutes_slow_loses_no_request(
     age: int, http: Callable[[SharedToken, Api], Callable[[], int]]
 ) -> None:

@@ -180,7 +180,13 @@ class Stack:
 GRANTS = [Grant.EXCHANGE, Grant.REFRESH_TOKEN]
 
 
-@pytest.fixture(name="stack", params=GRANTS, ids=["a token", "a session"])
+@pytest.fixture(
+    name="stack",
+    params=[
+        pytest.param(GRANTS[0], id="a token", marks=pytest.mark.nightly),
+        pytest.param(GRANTS[1], id="a session"),
+    ],
+)
 def _stack(
     request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],

@@ -104,6 +104,7 @@ def make(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.nightly
 def test_the_bill_of_materials_lists_what_ships_the_same_each_time(tmp_path: Path) -> None:
     # The tool validates it against CycloneDX's schema before it writes it; slowly, so once.
     files = [tmp_path / "one/sbom.cdx.json", tmp_path / "two/sbom.cdx.json"]

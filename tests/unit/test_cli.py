@@ -480,7 +480,7 @@ def the_stack(api_base_url: str = "https://chat.qwen.ai") -> Script:
 NO_RESULTS: Final = [b"", b"<html>", b"null", b"5", b"[1]", b'"x"', b'{"outcome": ', b"{}", b"\xff"]
 
 
-@pytest.mark.parametrize("command", ["refresh", "environ"])
+@pytest.mark.parametrize("command", ["refresh", pytest.param("environ", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("answer", NO_RESULTS, ids=repr)
 def test_what_is_no_answer_of_lambdas_is_an_error_not_a_traceback(
     command: str,
@@ -506,7 +506,16 @@ def test_what_is_no_answer_of_lambdas_is_an_error_not_a_traceback(
     ],
     ids=["a page", "half a page", "JSON", "a text", "no stack", "a stack without outputs"],
 )
-@pytest.mark.parametrize("command", ["status", "refresh", "sweep", "redrive"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        *(
+            pytest.param(each, marks=pytest.mark.nightly)
+            for each in ("refresh", "sweep", "redrive")
+        ),
+    ],
+)
 def test_what_is_no_answer_of_cloudformations_is_an_error_not_a_traceback(
     command: str,
     answer: Script,

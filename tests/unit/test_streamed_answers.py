@@ -193,8 +193,8 @@ def outcome(
         return found, response.raw.closed
 
 
-# Byte by byte, the longest answers take seconds.
-SLOW = ("readline", "iter_content, byte by byte")
+# Byte by byte, or nearly so, the longest answers take seconds.
+SLOW = ("readline", "iter_content, byte by byte", "readinto", "read by size, decoded")
 
 
 @pytest.mark.parametrize(

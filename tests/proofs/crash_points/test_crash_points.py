@@ -12,15 +12,11 @@ import pytest
 from localcloud.qwen import RETIRES_OLD
 from tests.proofs.crash_points import table
 from tests.proofs.crash_points.faults import (
-    FIRST,
     KINDS,
     LOSING,
-    OPEN_WEBUI,
     PASSWORD,
     REFRESH,
-    RETIRED,
     REUSE_ENDS_LOGIN,
-    REUSE_ENDS_LOGIN_BESIDE_SIGN_IN,
     Fault,
     Kind,
     Result,
@@ -31,13 +27,9 @@ from tests.proofs.crash_points.faults import (
 from tests.proofs.crash_points.sandbox import DAY, NOTES, WEEK, Sandboxes
 
 IN_SHORT = {
-    REFRESH: (Fault.DIES_AFTER, Fault.FAILS_ALWAYS),
-    RETIRED: (Fault.LOST_ALWAYS,),
+    REFRESH: (Fault.DIES_AFTER,),
     REUSE_ENDS_LOGIN: (Fault.DIES_AFTER, Fault.LOST_ALWAYS, Fault.PUT_BEFORE),
-    REUSE_ENDS_LOGIN_BESIDE_SIGN_IN: (Fault.DIES_AFTER,),
-    FIRST: (Fault.DIES_AFTER,),
-    PASSWORD: (Fault.DIES_AFTER,),
-    OPEN_WEBUI: (Fault.LOST_ALWAYS,),
+    PASSWORD: (Fault.FAILS_ALWAYS,),
 }
 
 

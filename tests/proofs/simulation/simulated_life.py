@@ -237,7 +237,11 @@ class SimulatedLife:
         end = self.now + duration
         number = 0
         while self.now < end:
-            self._advance(min(self._next_run(), end))
+            to = min(self._next_run(), end)
+            if not self._can_be_kept(self.current()):
+                # So found the run just before, which is left out where the same goes on.
+                self._excuse(to - TICK - self.now + self._recovers_in())
+            self._advance(to)
             if self.now == end:
                 break
             is_check = self.now >= self._next_check
@@ -751,6 +755,10 @@ class SimulatedLife:
         self._excuse(_NOTICED_IN)
         self._noticed_from = max(self._noticed_from, self.now + _NOTICED_IN)
 
+    def _recovers_in(self) -> timedelta:
+        """Return how long it takes to have a token again, once that is possible."""
+        return _RECOVERS_IN if self.kind in {Kind.SIGN_IN, Kind.OPEN_WEBUI} else TICK
+
     def _is_settled(self) -> bool:
         return self.now > self._served_from
 
@@ -769,7 +777,7 @@ class SimulatedLife:
             # No check gets through.
             self._died()
         if self.qwen.outage is not None or not self._can_be_kept(token):
-            self._excuse(_RECOVERS_IN if self.kind in {Kind.SIGN_IN, Kind.OPEN_WEBUI} else TICK)
+            self._excuse(self._recovers_in())
         self._check(is_served or not self._is_settled(), "no avoidable minute without a token")
 
     def _check_login(self, run: _Run, outcome: str) -> None:
@@ -878,6 +886,7 @@ class SimulatedLife:
         is_own_login = token is not None and not token.is_access_token
         echoes = self.qwen.mode is Mode.ECHOES
         if token is not None and is_own_login and not echoes and self.qwen.accepts(token):
+            # An answer for somebody else is no refusal: nobody signs in while the token lives.
             return renews
         if session.email and session.password == self.qwen.password(ACCOUNT):
             return self.now > self._sign_in_from + TICK
