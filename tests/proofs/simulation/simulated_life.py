@@ -542,6 +542,9 @@ class SimulatedLife:
             if name in {"verify", "get_secret_value", "obtain exchange", "refresh"} or run.died:
                 # A check that did not get through is made again a day later.
                 self._noticed_from = max(self._noticed_from, self.now + _NOTICED_IN)
+            if name == "put_secret_value" and self.qwen.mode is Mode.RETIRES_THE_OLD:
+                # The old token has ended, and the new one was not kept: a later run finds that.
+                self._noticed_from = max(self._noticed_from, self.now + _RECOVERS_IN)
             if is_lost or "exchange" in name or name == "refresh":
                 self._died()
 
