@@ -627,8 +627,12 @@ class SimulatedLife:
             self._incident_since = None
             self._told = {key: at for key, at in self._told.items() if key[0] == "session_ending"}
             return
-        self._is_heard_of |= event == "refresh_failed" and reason != "token_missing"
-        self._heard[severity, reason] = self.now
+        # A new secret is awaited, and that is no incident; it is one if the login gave no token.
+        is_awaited = (severity, reason) == ("warning", "token_missing")
+        self._is_heard_of |= event == "refresh_failed" and not is_awaited
+        # By the function's clock, as it remembers that itself: somebody may set it.
+        now = self.clock()
+        self._heard[severity, reason] = now
         # An incident is one token's: notices may come again with each of them.
         version = self._labels().get(CURRENT, "") if severity == "notice" else ""
         end = str(failure["session_expires_at"]) if event == "session_ending" else ""
@@ -638,10 +642,10 @@ class SimulatedLife:
         is_alone = len(self._runs) == 1 and not self._runs[-1].has_company()
         is_alone &= self.now >= self._leased_until
         self._check(
-            last is None or self.now - last >= REMIND_EVERY or not is_alone,
+            last is None or now - last >= REMIND_EVERY or not is_alone,
             "nobody is alerted twice to the same thing within a day",
         )
-        self._told[key] = self.now
+        self._told[key] = now
 
     def will_log_in(self, after: timedelta) -> None:
         """Let a person who was called log in a while later."""
@@ -822,8 +826,8 @@ class SimulatedLife:
         if outcome not in {"failed", "retrying"}:
             return
         if self._incident_since is None or (version and version != self._incident_of):
-            self._incident_since, self._incident_of = self.now, version
-        age = self.now - self._incident_since
+            self._incident_since, self._incident_of = self.clock(), version
+        age = self.clock() - self._incident_since
         if error is None:
             self._check(age < ALERT_AFTER, "trouble that goes on is told after an hour")
             held = self._held()
@@ -836,7 +840,7 @@ class SimulatedLife:
         grades = ("warning", "critical") if passes else ("critical",)
         self._check(
             any(
-                self.now - at < REMIND_EVERY
+                self.clock() - at < REMIND_EVERY
                 for grade in grades
                 if (at := self._heard.get((grade, error.reason)))
             ),
