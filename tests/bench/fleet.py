@@ -216,13 +216,13 @@ def measure_trouble(
     bench: Sessions,
     outage: timedelta,
     *,
-    begins_after: timedelta = SWEEP_EVERY + timedelta(minutes=2),
-    after: timedelta = SWEEP_EVERY,
+    begins_after: timedelta = timedelta(minutes=5),
+    after: timedelta = timedelta(minutes=5),
     kills: bool = True,
 ) -> bool:
     """Let everything go wrong, and print what became of each session; say whether all is well.
 
-    The outage begins when a sweep has taken up again what the killed workers left.
+    The outage begins when what the killed workers left has come back, which takes 130 seconds.
     """
     console = bench.console
     with console.status("trouble"):
@@ -308,18 +308,27 @@ def _measured(fleet: Fleet, meter: Meter, console: Console, options: argparse.Na
             measure_tokens(tokens, options.rounds)
     is_well = True
     if options.sessions:
-        sessions = Sessions(
-            fleet, meter, console, members=options.sessions, latency=options.latency
-        )
-        with fleet.passing():
-            sessions.fill()
-            if options.minutes:
+        if options.minutes:
+            with _sessions(fleet, meter, console, options) as sessions:
                 is_well = not measure_sessions(sessions, options.minutes).lapses
-            if options.outage:
-                outage = timedelta(seconds=options.outage)
+        if options.outage:
+            outage = timedelta(seconds=options.outage)
+            # Others: the loops leave all tokens equally old, and an outage may come at a good time.
+            with _sessions(fleet, meter, console, options) as sessions:
                 is_well = measure_trouble(sessions, outage) and is_well
     console.print(f"{load()} at the end")
     return is_well
+
+
+@contextmanager
+def _sessions(
+    fleet: Fleet, meter: Meter, console: Console, options: argparse.Namespace
+) -> Iterator[Sessions]:
+    """Make members with sessions, with tokens of all ages, for the length of the block."""
+    sessions = Sessions(fleet, meter, console, members=options.sessions, latency=options.latency)
+    with fleet.passing():
+        sessions.fill()
+        yield sessions
 
 
 def _options() -> argparse.Namespace:
