@@ -21,7 +21,7 @@ from localcloud.aws import Cloud, CommandFailedError, build, local_cloud
 from localcloud.fleet import DAY, TAG, Fleet
 from localcloud.qwen import MINTS_NEWER_CLAIMS, QwenStandIn
 from localcloud.sign_in_host import SignInHost
-from tests.bench.fleet_sessions import SWEEP_EVERY, Hour, Sessions, Trouble, slowly
+from tests.bench.fleet_sessions import Hour, Sessions, Trouble, slowly
 from tests.bench.machine import BUSY, MachineBusyError, load, wait_until_idle
 from tests.bench.meter import GET, PUT, Cost, Lapse, Meter, counted
 
