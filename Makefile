@@ -117,7 +117,7 @@ bench: build setup .tools/lambda/ready bench-readers ## cold start, calls and si
 bench-readers: setup ## what reading the token costs a service, against other caches
 	@$(WITH_THE_KEEPER) tests.bench.readers
 
-bench-fleet: setup ## 2,000 tokens and 500 sessions of a fleet, beside loops over all, and in trouble (two hours)
+bench-fleet: setup ## 2,000 tokens and 500 sessions of a fleet, beside loops over all, and in trouble (100 minutes)
 	@$(WITH_THE_KEEPER) tests.bench.fleet $(ARGS)
 
 help: ## list the targets
