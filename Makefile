@@ -84,7 +84,7 @@ e2e: setup $(TOOLS_OF_E2E) ## tests of the deployed stack and the examples on th
 
 nightly: setup .tools/fuzz/ready .tools/cdk/ready .tools/node/ready .tools/awscli/ready ## what takes too long for each change: every byte and wait, a long simulation, a search for inputs
 	$(PYTEST) tests -m nightly -n 2 --dist loadgroup $(ARGS)
-	$(MAKE) simulate ARGS='--years 2000'
+	$(MAKE) simulate ARGS='--years 500'
 	$(MAKE) coverage ARGS=--hypothesis-profile=nightly
 	$(MAKE) fuzz SECONDS=120 ARGS=
 
@@ -101,7 +101,7 @@ open-webui: .venv/ready $(OPEN_WEBUI:%=.tools/open-webui-%/ready) ## sign in at 
 crash-points: setup ## try every fault at every call of a run, and write the table into docs/proofs.md
 	@$(WITH_THE_KEEPER) tests.proofs.crash_points
 
-simulate: setup ## thousands of years of a token's life, at random (ARGS='--years 10000 --seed 1')
+simulate: setup ## years of a token's life, at random (ARGS='--years 500 --seed 1')
 	@$(WITH_THE_KEEPER) tests.proofs.simulation $(ARGS)
 
 fuzz: .tools/fuzz/ready ## look for tokens and replies that break a promise (SECONDS=60)
