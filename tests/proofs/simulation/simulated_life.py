@@ -526,8 +526,10 @@ class SimulatedLife:
         self._told.clear()
         self._incident_since = None
         self._last_version_at = None
-        if run.died:
+        if run.died or (Trouble.LOST_ANSWER, "update_item") in run.struck:
+            # The lease may have been taken, and nobody gives it back.
             self._leased_until = self.now + TIMEOUT + TICK
+        if run.died:
             # It may have announced a sign-in that it did not come to make.
             self._sign_in_from = self.now + SIGN_IN_EVERY
         for trouble, name in run.struck:
