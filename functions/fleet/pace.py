@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 _WRITES: Final = ("PutSecretValue", "UpdateSecretVersionStage")
-# In seconds. So long, a worker has nothing to write between two batches.
+# In seconds. Between two batches, a worker has nothing to write for less than this.
 _SHORT_PAUSE: Final = 1.0
-# In seconds. If all workers made up for it at once, there would be 40 + 5 writes in a second.
+# In seconds. If five workers, the default, make up for it at once, they write 45 times in a second.
 _MADE_UP_FOR: Final = 0.125
 
 
