@@ -140,6 +140,19 @@ def end_alarms(stack: Stack) -> None:
             cloudwatch.set_alarm_state(AlarmName=name, StateValue="OK", StateReason="a test")
 
 
+def alarm_message(stack: Stack, alarm: str, *, state: str = "ALARM") -> Notification:
+    """Return the message on the topic that this alarm of the stack has come into the state."""
+    return stack.wait_for_notification(
+        lambda told: (
+            told.is_alarm
+            and told.document["AlarmName"] == alarm
+            and told.document["NewStateValue"] == state
+        ),
+        within=ARRIVAL,
+        expected=f"the message that {alarm} is in {state}",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let those tests be the last that look back at what all others made the functions do."""
     items.sort(key=lambda item: item.path.name.endswith("permissions.py"))

@@ -16,7 +16,7 @@ import pytest
 from localcloud import qwen as scenarios
 from localcloud.stack import Notification
 from localcloud.waiting import wait_until
-from tests.e2e.conftest import ARRIVAL, Deployed
+from tests.e2e.conftest import ARRIVAL, Deployed, alarm_message
 
 DAY = timedelta(days=1)
 # What the emulator takes between the put and the look at it is less.
@@ -158,15 +158,7 @@ class Alarm:
         )
 
     def wait_for_message(self, state: str) -> Notification:
-        return self._stack.wait_for_notification(
-            lambda notification: (
-                notification.is_alarm
-                and notification.document["AlarmName"] == self.name
-                and notification.document["NewStateValue"] == state
-            ),
-            within=ARRIVAL,
-            expected=f"the message that {self.name} is in {state}",
-        )
+        return alarm_message(self._stack, self.name, state=state)
 
     def delete(self) -> None:
         self._client.delete_alarms(AlarmNames=[self.name])

@@ -147,13 +147,12 @@ class Function:
     def log_group(self) -> str:
         return resource(self.cloud, self.stack, "ChatsFunctionLogGroup")
 
-    def run_anew(self) -> tuple[Any, list[str]]:
-        """Run it in a new process, which holds no token yet; return the same as ``run``."""
+    def start_anew(self) -> None:
+        """End its processes, which may hold a token, or the failure to read one."""
         name = resource(self.cloud, self.stack, "ChatsFunction")
         memory = self.cloud.functions.get_function_configuration(FunctionName=name)["MemorySize"]
-        # Any change of the configuration ends its processes, the same value once more included.
+        # Any change of the configuration does that, even to the value that it has.
         self.cloud.functions.update_function_configuration(FunctionName=name, MemorySize=memory)
-        return self.run()
 
     def run(self) -> tuple[Any, list[str]]:
         """Run it; return what it answered, and its calls to AWS."""
@@ -216,7 +215,10 @@ def _function(
     request: pytest.FixtureRequest, deployed_functions: Mapping[str, Function], deployed: Deployed
 ) -> Function:
     deployed.qwen.chats[ACCOUNT] = TITLES
-    return deployed_functions[request.param]
+    deployed.hold(5 * DAY)
+    function = deployed_functions[request.param]
+    function.start_anew()
+    return function
 
 
 def test_the_function_answers_what_its_readme_promises(function: Function) -> None:
@@ -253,7 +255,8 @@ def test_the_function_shows_no_token_when_it_fails(function: Function) -> None:
 
     for value in (raw, raw[:-40], f'{{"token": "{raw}', f'{{"token": ["{raw}"]}}', f"{raw} x"):
         deployed.stack.put(value)
-        answer, calls = function.run_anew()
+        function.start_anew()
+        answer, calls = function.run()
         assert "errorMessage" in answer
         assert READ in calls
         assert not pieces(raw.partition(".")[2]) & pieces(json.dumps(answer) + function.log())
@@ -280,7 +283,8 @@ def test_the_function_needs_the_reader_policy(function: Function) -> None:
     function.run()
     with function.role.without(function.deployed.stack.outputs["ReaderPolicyArn"]):
         function.deployed.hold(5 * DAY)
-        answer, calls = function.run_anew()
+        function.start_anew()
+        answer, calls = function.run()
 
     assert re.search("AccessDenied|is not authorized", answer["errorMessage"])
     assert READ in calls

@@ -15,7 +15,7 @@ from localcloud.qwen import Scenario
 from localcloud.recording_proxy import Refusal
 from localcloud.stack import Notification, Run, subscribe
 from qwen_token import QwenTokenError, errors
-from tests.e2e.conftest import ARRIVAL, OWNER, Deployed
+from tests.e2e.conftest import OWNER, Deployed, alarm_message
 
 DAY = timedelta(days=1)
 # AlertAfterMinutes, of the stack whose trouble is a notice first.
@@ -331,11 +331,7 @@ def test_an_alarm_is_mailed(deployed: Deployed, mailbox: Callable[[], list[Any]]
 
     cloud.cloudwatch.set_alarm_state(AlarmName=name, StateValue="ALARM", StateReason="no data")
 
-    deployed.stack.wait_for_notification(
-        lambda each: each.is_alarm and each.document["AlarmName"] == name,
-        within=ARRIVAL,
-        expected="the alarm",
-    )
+    alarm_message(deployed.stack, name)
     assert [each["AlarmName"] for each in mailbox()] == [name]
 
 
