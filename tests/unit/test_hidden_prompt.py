@@ -88,6 +88,9 @@ class Terminal:
 
 def _control(screen: int) -> None:
     fcntl.ioctl(screen, termios.TIOCSCTTY, 0)
+    # Whoever started the tests may ignore them, as nohup does.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     # A shell has what it starts in the background ignore Ctrl-C, and that is handed on.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
