@@ -84,8 +84,6 @@ class Sessions:
     ) -> None:
         self.fleet = fleet
         self.meter = meter
-        # What others of these names held is not theirs.
-        meter.current.clear()
         self.console = console
         self.names = [f"sessions/{number:05}" for number in range(members)]
         self._latency = latency

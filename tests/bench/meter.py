@@ -99,8 +99,8 @@ class Meter:
         return max((at for each in self.current.values() for at, _ in each), default=since)
 
     def holds(self, name: str, expires_at: float) -> None:
-        """Note what a secret holds to begin with."""
-        self.current[name].append((time.time(), expires_at))
+        """Note what a secret holds to begin with. What one of this name held before is not its."""
+        self.current[name] = [(time.time(), expires_at)]
 
     def lapses(self, names: Sequence[str], ended: float) -> list[Lapse]:
         """Return when readers of these secrets had no valid token, up to ``ended``."""
