@@ -49,7 +49,7 @@ setup: .venv/ready .tools/sam/ready .tools/cloud/ready ## install what run and t
 
 secrets: .tools/checkov/ready ## look for tokens and keys in all that git has, staged or not, or would take
 	@$(LOOK_FOR_SECRETS)
-LOOK_FOR_SECRETS = .tools/checkov/bin/python make/look_for_secrets.py .tools/checkov/bin/detect-secrets-hook
+LOOK_FOR_SECRETS = .tools/checkov/bin/python make/look_for_secrets.py
 
 audit: .tools/audit/ready .tools/node/ready ## ask PyPI's and npm's databases for known vulnerabilities of what is pinned
 	@for file in $(PINNED) requirements/uv; do \
