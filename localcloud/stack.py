@@ -1,8 +1,6 @@
 """The deployed stack, as its owner, its readers and its tests see it."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,9 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qwen_token.run_memory import RunMemory
 
+from . import command_line
 from .waiting import wait_until
 
 if TYPE_CHECKING:
+    import subprocess
+
     import boto3
     from mypy_boto3_cloudwatch.type_defs import MetricDatumTypeDef
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -337,17 +338,11 @@ class Stack:
 
         It has the root user's credentials, or those of ``session``.
         """
-        return subprocess.run(  # noqa: S603 - the project's own command
-            [sys.executable, "-m", "qwen_token", *arguments, "--stack", self.name],
-            input=typed,
-            env={
-                **self.cloud.environ(),
-                **({} if session is None else credentials(session)),
-                "PYTHONIOENCODING": encoding,
-            },
-            capture_output=True,
+        return command_line.run(
+            [*arguments, "--stack", self.name],
+            environ={**self.cloud.environ(), **({} if session is None else credentials(session))},
+            typed=typed,
             encoding=encoding,
-            check=False,
         )
 
 

@@ -1,0 +1,119 @@
+"""The project's command line, in processes that have imported it before they begin.
+
+    done = run(["status", "--stack", "pool"], environ=cloud.environ())
+
+To import boto3 and the library takes most of a second, and the tests run a hundred commands. So one
+process, which runs this file, imports them once, and each command is a fork of it: a process of its
+own all the same, with its own arguments, environment, streams and exit code.
+"""
+
+import atexit
+import gc
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Final, NoReturn
+
+_ROOT: Final = Path(__file__).parents[1]
+# With all that its commands import when they need it.
+_IMPORTED: Final = ("qwen_token.cli", "qwen_token.client", "rich.console", "rich.table")
+# Of the arguments and the environment of a command.
+_LONGEST: Final = 1 << 20
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    typed: str = "",
+    encoding: str = "utf-8",
+) -> "subprocess.CompletedProcess[str]":
+    """Run ``python -m qwen_token``, with ``typed`` on its standard input.
+
+    ``environ`` is its environment, and ``encoding`` that of its standard streams.
+    """
+    with TemporaryFile() as given, TemporaryFile() as said, TemporaryFile() as complained:
+        given.write(typed.encode(encoding))
+        given.seek(0)
+        command = [*arguments], dict(environ), encoding
+        starter = _starter()
+        socket.send_fds(
+            starter,
+            [json.dumps(command).encode()],
+            [each.fileno() for each in (given, said, complained)],
+        )
+        exit_code = int(starter.recv(16))
+        said.seek(0)
+        complained.seek(0)
+        return subprocess.CompletedProcess(
+            arguments, exit_code, said.read().decode(encoding), complained.read().decode(encoding)
+        )
+
+
+@cache
+def _starter() -> socket.socket:
+    """Start the process that is forked for each command; return what it is spoken to by."""
+    ours, theirs = socket.socketpair()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "localcloud.command_line"],
+        stdin=theirs.fileno(),
+        cwd=_ROOT,
+        env={**os.environ, "PYTHONPATH": str(_ROOT / "layers/qwen_token")},
+    )
+    theirs.close()
+
+    def end() -> None:
+        ours.close()
+        process.wait()
+
+    atexit.register(end)
+    return ours
+
+
+def _serve(starter: socket.socket) -> None:
+    """Fork for each command that comes, and answer with its exit code, until nobody is there."""
+    for module in _IMPORTED:
+        import_module(module)
+    # Or the first collection in each fork would copy all that was imported.
+    gc.freeze()
+    while True:
+        command, streams, _, _ = socket.recv_fds(starter, _LONGEST, 3)
+        if not command:
+            return
+        if (child := os.fork()) == 0:
+            starter.close()
+            _become(streams, *json.loads(command))
+        for each in streams:
+            os.close(each)
+        _, status = os.waitpid(child, 0)
+        starter.send(b"%d" % os.waitstatus_to_exitcode(status))
+
+
+def _become(
+    streams: Sequence[int], arguments: Sequence[str], environ: Mapping[str, str], encoding: str
+) -> NoReturn:
+    """Be the command, in the process that was forked for it."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(environ)
+    sys.stdin = os.fdopen(0, encoding=encoding)
+    sys.stdout = os.fdopen(1, "w", encoding=encoding)
+    sys.stderr = os.fdopen(2, "w", encoding=encoding, errors="backslashreplace")
+    sys.argv = ["-m", *arguments]
+    runpy.run_module("qwen_token", run_name="__main__", alter_sys=True)
+    sys.exit()
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=os.dup(0)) as asked:
+        _serve(asked)

@@ -1,0 +1,59 @@
+"""The command line in forks of one process: each is what a Python of its own would be."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from localcloud import command_line
+
+ENVIRON = {
+    **{
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHON"))
+    },
+    "PYTHONPATH": "layers/qwen_token",
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    "AWS_ACCESS_KEY_ID": "nobody",
+    "AWS_SECRET_ACCESS_KEY": "nothing",
+    "AWS_MAX_ATTEMPTS": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "code"),
+    [
+        (["--help"], "", 0),
+        (["status", "--regions", "x"], "", 2),
+        (["put", "--region", "us-east-1"], "ü no token", 1),
+        (["status", "--json", "--region", "us-east-1"], "", 1),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_fork_says_what_a_python_of_its_own_says(
+    arguments: Sequence[str], typed: str, code: int, encoding: str
+) -> None:
+    alone = subprocess.run(  # noqa: S603 - the project's own command
+        [sys.executable, "-m", "qwen_token", *arguments],
+        input=typed,
+        env={**ENVIRON, "PYTHONIOENCODING": encoding},
+        encoding=encoding,
+        capture_output=True,
+        check=False,
+    )
+
+    forked = command_line.run(arguments, environ=ENVIRON, typed=typed, encoding=encoding)
+
+    assert (forked.returncode, forked.stdout, forked.stderr) == (code, alone.stdout, alone.stderr)
+    assert alone.returncode == code
+    assert alone.stdout or alone.stderr
+
+
+@pytest.mark.parametrize("regions", [["us-east-1", None], [None, "us-east-1"]])
+def test_a_fork_leaves_nothing_to_the_next_one(regions: Sequence[str | None]) -> None:
+    for region in regions:
+        environ = ENVIRON if region is None else {**ENVIRON, "AWS_DEFAULT_REGION": region}
+        done = command_line.run(["environ"], environ=environ)
+        assert done.returncode == 1
+        assert ("You must specify a region" in done.stderr) is (region is None)
