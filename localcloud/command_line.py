@@ -20,11 +20,20 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
+
+import boto3
+
+from . import service_models
 
 _ROOT: Final = Path(__file__).parents[1]
 # With all that its commands import when they need it.
 _IMPORTED: Final = ("qwen_token.cli", "qwen_token.client", "rich.console", "rich.table")
+# Those that its commands ask.
+_SERVICES: Final = (
+    *("cloudformation", "cloudwatch", "dynamodb"),
+    *("lambda", "scheduler", "secretsmanager", "sqs"),
+)
 # Of the arguments and the environment of a command.
 _LONGEST: Final = 1 << 20
 
@@ -82,6 +91,11 @@ def _serve(starter: socket.socket) -> None:
     """Fork for each command that comes, and answer with its exit code, until nobody is there."""
     for module in _IMPORTED:
         import_module(module)
+    service_models.read_once()
+    # With keys that are nobody's, or boto3 would look for some.
+    session: Any = boto3.Session("none", "none", region_name="us-east-1")
+    for service in _SERVICES:
+        session.client(service)
     # Or the first collection in each fork would copy all that was imported.
     gc.freeze()
     while True:

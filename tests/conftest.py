@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from localcloud import service_models
 from localcloud.aws import Cloud, build, local_cloud, without_proxy
 from localcloud.qwen import QwenStandIn
 from qwen_token.secret_store import AWS_CONFIG
@@ -28,6 +29,8 @@ os.environ.update(without_proxy())
 # Powertools reads its own environment when the handler is imported: it has to be there by then.
 os.environ["POWERTOOLS_SERVICE_NAME"] = "my-stack"
 os.environ["POWERTOOLS_METRICS_NAMESPACE"] = "QwenTokenRefresh"
+
+service_models.read_once()
 
 # How long an example takes says how busy the machine is. `make nightly` takes the other profile.
 hypothesis.settings.register_profile("everyday", deadline=None, max_examples=30)
