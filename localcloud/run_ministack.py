@@ -1,4 +1,4 @@
-"""Run MiniStack, but with two things as they are on AWS. Runs in MiniStack's Python.
+"""Run MiniStack, but with three things as they are on AWS. Runs in MiniStack's Python.
 
     .tools/cloud/bin/python -P localcloud/run_ministack.py
 
@@ -8,11 +8,18 @@ client or a module's state survives an error. MiniStack takes the word "error" f
 the order to kill it, so the process says "ok" and adds what was raised, and ``invoke`` puts the
 word back afterwards.
 
+**All that an invocation logs is in its log.** MiniStack takes an invocation's log for complete if
+nothing came for five milliseconds. On a busy machine, the rest came later, and was the next
+invocation's. So the process says when it has written all, and that is waited for.
+
 **A secret is found by its ARN at once**, and so are its tags. MiniStack compares the ARN with those
 of all secrets, one by one, so that with 2,000 secrets it does little else.
 """
 
+import queue
 import sys
+import time
+from contextlib import suppress
 from typing import Any
 
 from ministack.app import main
@@ -23,10 +30,17 @@ from ministack.services import secretsmanager, tagging
 # other "error", without a trace, is for a module that cannot be imported.
 _SAYS_ERROR = '{"status": "error", "error": str(e), "trace": traceback.format_exc()}'
 _SAYS_RAISED = '{"status": "ok", "raised": {"error": str(e), "trace": traceback.format_exc()}}'
+# The end of that script, where the answer is handed over.
+_ANSWERS = "        _real_stdout.flush()\n\nrun()\n"
+# What it writes to its log before that, and how long that may take, in seconds: by then, it died.
+_END = "end of the invocation's log: 5b2d6c1e"
+_END_LIMIT = 5.0
+_WRITES_END = f'        sys.stderr.flush()\n        os.write(2, b"{_END}\\n")\n'
 # Of an ARN: "-" and six characters of AWS's, after the secret's name.
 _SUFFIX = 7
 
 _invoke = lambda_runtime.Worker.invoke
+_drain = lambda_runtime.Worker._drain_stderr_bounded
 _search = secretsmanager._resolve
 _search_tags = tagging.resource_tags
 
@@ -37,6 +51,18 @@ def _keep_process(worker: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     if raised := result.pop("raised", None):
         result |= {"status": "error", **raised}
     return result
+
+
+def _drain_to_the_end(worker: Any, **waits: float) -> str:
+    """Return what the invocation logged."""
+    if not worker.config["Runtime"].startswith("python") or worker._proc is None:
+        return str(_drain(worker, **waits))
+    until = time.monotonic() + _END_LIMIT
+    lines: list[str] = []
+    with suppress(queue.Empty):
+        while not (lines and lines[-1].endswith(_END)):
+            lines.append(worker._stderr_queue.get(timeout=max(0, until - time.monotonic())))
+    return "\n".join(lines).removesuffix(_END).removesuffix("\n")
 
 
 def _secret(arn: str) -> tuple[str, dict[str, Any]] | None:
@@ -58,12 +84,14 @@ def _tags(arn: str) -> Any:
     return {tag["Key"]: tag["Value"] for tag in found[1].get("Tags") or ()}
 
 
-if lambda_runtime._PYTHON_WORKER_SCRIPT.count(_SAYS_ERROR) != 1:
-    sys.exit(f"{__file__}: this version of MiniStack reports errors in another way")
-lambda_runtime._PYTHON_WORKER_SCRIPT = lambda_runtime._PYTHON_WORKER_SCRIPT.replace(
-    _SAYS_ERROR, _SAYS_RAISED
-)
+for _was, _becomes in ((_SAYS_ERROR, _SAYS_RAISED), (_ANSWERS, _WRITES_END + _ANSWERS)):
+    if lambda_runtime._PYTHON_WORKER_SCRIPT.count(_was) != 1:
+        sys.exit(f"{__file__}: this version of MiniStack runs functions in another way")
+    lambda_runtime._PYTHON_WORKER_SCRIPT = lambda_runtime._PYTHON_WORKER_SCRIPT.replace(
+        _was, _becomes
+    )
 lambda_runtime.Worker.invoke = _keep_process
+lambda_runtime.Worker._drain_stderr_bounded = _drain_to_the_end
 secretsmanager._resolve = _resolve
 tagging.resource_tags = _tags
 sys.exit(main())
