@@ -455,6 +455,23 @@ def test_an_aws_that_cannot_be_reached_is_an_error_not_a_traceback(
     assert "Could not connect" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("region", [None, ""])
+@pytest.mark.parametrize("command", ["put", "status", "refresh", "smoke", "environ", "sweep"])
+def test_without_a_region_the_error_says_what_to_set(
+    command: str,
+    region: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    type_in(monkeypatch, token(left=timedelta(days=5), now=datetime.now(UTC)).raw)
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    if region is not None:
+        monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+
+    assert main([command]) == 1
+    assert "set AWS_DEFAULT_REGION, or name it with --region" in capsys.readouterr().err
+
+
 def the_answer(result: str) -> bytes:
     return (
         f"<DescribeStacksResponse><DescribeStacksResult>{result}</DescribeStacksResult>"

@@ -695,9 +695,16 @@ def test_an_invalid_option_is_named(options: dict[str, Any], named: str) -> None
         SharedToken(**{"secret_id": SECRET, **options})
 
 
-def test_without_a_region_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("endpoint", [None, "http://127.0.0.1:9"])
+@pytest.mark.parametrize("region", [None, ""])
+def test_without_a_region_the_error_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, region: str | None, endpoint: str | None
+) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
+    for name, value in (("AWS_DEFAULT_REGION", region), ("AWS_ENDPOINT_URL", endpoint)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     with pytest.raises(ConfigError, match="set AWS_DEFAULT_REGION, or name the secret by its ARN"):
         SharedToken(SECRET).current()

@@ -444,7 +444,11 @@ def new_client(
 
     new_session: Callable[[], Any] = session or boto3.Session
     try:
-        return new_session().client(service, region_name=region, config=config)
+        found = new_session()
+        # An empty variable is a region to boto3, which would fail later and in other words.
+        if not (region or found.region_name):
+            raise NoRegionError  # noqa: TRY301 - as boto3 where there is no variable
+        return found.client(service, region_name=region, config=config)
     except NoRegionError as error:
         raise ConfigError(
             "no AWS region is known: set AWS_DEFAULT_REGION, or name the secret by its ARN"

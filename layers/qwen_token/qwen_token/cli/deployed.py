@@ -85,6 +85,11 @@ def session_for(options: argparse.Namespace) -> boto3.Session:
 
 
 def client_for(session: Any, service: str, **options: Any) -> Any:
+    # An empty variable is a region to boto3, which would fail later and in other words.
+    if not (options.get("region_name") or session.region_name):
+        raise ConfigError(
+            "no AWS region is known: set AWS_DEFAULT_REGION, or name it with --region"
+        )
     try:
         return session.client(service, **options)
     except (BotoCoreError, ClientError):
