@@ -66,7 +66,9 @@ class _TogetherOrNot(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(_APART):
             return nodeid
-        return next((each for each in _ON_ONE_WORKER if nodeid.startswith(each)), nodeid)
+        # All cases of a test: xdist's bookkeeping grows with the square of what is apart.
+        test = nodeid.partition("[")[0]
+        return next((each for each in _ON_ONE_WORKER if nodeid.startswith(each)), test)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _TogetherOrNot | None:

@@ -527,21 +527,13 @@ def test_every_parameter_has_values_to_accept_and_to_refuse() -> None:
     assert all({good for _, good in cases.values()} == {True, False} for cases in VALUES.values())
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "accepted"),
-    [
-        pytest.param(name, value, accepted, id=f"{name}: {what}")
-        for name, cases in VALUES.items()
-        for what, (value, accepted) in cases.items()
-    ],
-)
-def test_a_parameter_refuses_invalid_values_and_no_others(
-    name: str, value: object, *, accepted: bool
-) -> None:
-    assert accepts(name, value) is accepted
-
-
 @pytest.mark.parametrize("name", PARAMETERS)
+def test_a_parameter_refuses_invalid_values_and_no_others(name: str) -> None:
+    answers = {what: accepts(name, value) for what, (value, _) in VALUES[name].items()}
+
+    assert answers == {what: accepted for what, (_, accepted) in VALUES[name].items()}
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -558,8 +550,8 @@ def test_a_parameter_refuses_invalid_values_and_no_others(
         pytest.param("x" * 4097, id="far too long"),
     ],
 )
-def test_no_parameter_takes_a_token(name: str, nonsense: str) -> None:
-    assert not accepts(name, nonsense)
+def test_no_parameter_takes_a_token(nonsense: str) -> None:
+    assert [name for name in PARAMETERS if accepts(name, nonsense)] == []
 
 
 @pytest.mark.parametrize("name", ["Schedule", "FleetSchedule"])
