@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import hypothesis
 import pytest
+from xdist import is_xdist_worker  # type: ignore[import-untyped]
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from localcloud import service_models
@@ -89,10 +90,11 @@ def _cloud() -> Iterator[Cloud]:
 
 
 @pytest.fixture(scope="session", name="built")
-def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the built template. It is built once, by the worker that needs it first."""
     own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    # The environment does not say it: tests that a worker starts in a process inherit that.
+    shared = own.parent if is_xdist_worker(request) else own
     done = shared / "built.path"
     with (shared / "built.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
