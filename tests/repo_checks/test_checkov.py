@@ -49,12 +49,14 @@ class Scan:
     asked_the_network: bool
 
 
-def transformed(parameters: list[str]) -> Any:
+def transformed(*sets: list[str]) -> list[Any]:
+    """Return the template as CloudFormation gets to see it with each of these sets of values."""
+    arguments = [argument for each in sets for argument in ("--", *each)][1:]
     with (ROOT / "template.yaml").open() as template:
         done = subprocess.run(  # noqa: S603 - the project's own
-            [*map(str, TRANSFORM), *parameters], stdin=template, capture_output=True, check=True
+            [*map(str, TRANSFORM), *arguments], stdin=template, capture_output=True, check=True
         )
-    return json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def without_suppressions(template: Any) -> Any:
@@ -72,7 +74,7 @@ def with_a_wildcard(template: Any) -> Any:
 @pytest.fixture(scope="module", name="scan")
 def _scan(tmp_path_factory: pytest.TempPathFactory) -> Scan:
     directory = tmp_path_factory.mktemp("scan")
-    templates = {what: transformed(parameters) for what, parameters in PARAMETERS.items()}
+    templates = dict(zip(PARAMETERS, transformed(*PARAMETERS.values()), strict=True))
     plain = templates["with the fleet"]
     templates[WITHOUT_SUPPRESSIONS] = without_suppressions(deepcopy(plain))
     templates[WITH_A_WILDCARD] = with_a_wildcard(deepcopy(plain))

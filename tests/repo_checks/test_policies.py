@@ -86,7 +86,7 @@ def schemas() -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module", name="everything")
 def _everything() -> Any:
     """Return the template with all that its parameters can bring."""
-    return transformed(
+    [template] = transformed(
         [
             "Fleet=true",
             "AlertEmail=owner@example.com",
@@ -95,6 +95,7 @@ def _everything() -> Any:
             "VpcSecurityGroupIds=sg-0a1b2c3d",
         ]
     )
+    return template
 
 
 @pytest.fixture(scope="module", name="asked_for")

@@ -4,11 +4,13 @@
 
 SAM's own translator does it. Then the conditions are decided, for the parameters' defaults or the
 values given, and policies that are text are read: a scanner looks past what has an Fn::If in it.
+After an argument ``--`` come the values of another template; each is a line of the output.
 """
 
 import json
 import os
 import sys
+from copy import deepcopy
 from typing import Any
 
 # The translator asks boto3 for a region, and makes no call.
@@ -23,16 +25,27 @@ NOTHING = {"Ref": "AWS::NoValue"}
 
 def main() -> None:
     template = yaml_parse(sys.stdin.read())
-    values = {name: each["Default"] for name, each in template["Parameters"].items()}
-    given = dict(argument.split("=", maxsplit=1) for argument in sys.argv[1:])
-    if unknown := given.keys() - values.keys():
-        sys.exit(f"the template has no parameter {', '.join(sorted(unknown))}")
-    values |= {"AWS::Partition": "aws", "AWS::Region": "eu-central-1"} | given
     for resource in template["Resources"].values():
         for uri in ("CodeUri", "ContentUri"):
             if uri in resource.get("Properties", {}):
                 # What `sam package` would put there. It is not looked at.
                 resource["Properties"][uri] = "s3://bucket/key"
+    sets: list[dict[str, str]] = [{}]
+    for argument in sys.argv[1:]:
+        if argument == "--":
+            sets.append({})
+        else:
+            name, _, value = argument.partition("=")
+            sets[-1][name] = value
+    for given in sets:
+        sys.stdout.write(json.dumps(_plain(deepcopy(template), given)) + "\n")
+
+
+def _plain(template: Any, given: dict[str, str]) -> Any:
+    values = {name: each["Default"] for name, each in template["Parameters"].items()}
+    if unknown := given.keys() - values.keys():
+        sys.exit(f"the template has no parameter {', '.join(sorted(unknown))}")
+    values |= {"AWS::Partition": "aws", "AWS::Region": "eu-central-1"} | given
     plain = Translator({}, Parser()).translate(template, parameter_values={})
     conditions = plain.pop("Conditions")
     chosen = {name: _holds(each, values) for name, each in conditions.items()}
@@ -42,7 +55,7 @@ def main() -> None:
         if chosen.get(resource.pop("Condition", None), True)
     }
     plain["Outputs"] = _decided(plain["Outputs"], chosen)
-    json.dump(plain, sys.stdout, indent=1)
+    return plain
 
 
 def _holds(condition: Any, values: dict[str, Any]) -> bool:
