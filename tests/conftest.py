@@ -38,19 +38,18 @@ hypothesis.settings.register_profile("everyday", deadline=None, max_examples=30)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=300)
 hypothesis.settings.load_profile("everyday")
 
-# What the tests below each of these share, they use one after the other: a stack, some secrets, or
-# a scan that takes long. The first that fits counts: the examples' tests have a stack of their own.
-# The groups are small enough for all workers to end at nearly the same time.
+# What the tests of each of these share, they use one after the other: a stack, some secrets, or a
+# scan that takes long. Each stands for what begins with one of its prefixes; the first that fits
+# counts. They are of a size for all workers to end at nearly the same time.
 _ON_ONE_WORKER: Final = (
-    "tests/e2e/test_examples.py",
-    "tests/e2e/test_fleet",
-    # Secrecy and stacks.
-    "tests/e2e/test_s",
-    "tests/e2e/",
-    "tests/repo_checks/",
-    "tests/wheel/",
-    "tests/proofs/crash_points/",
-    "tests/proofs/",
+    # The examples, secrecy and stacks.
+    ("tests/e2e/test_examples.py", "tests/e2e/test_s"),
+    ("tests/e2e/test_fleet",),
+    ("tests/e2e/",),
+    ("tests/repo_checks/",),
+    ("tests/wheel/",),
+    ("tests/proofs/crash_points/",),
+    ("tests/proofs/",),
 )
 
 
@@ -69,7 +68,7 @@ class _TogetherOrNot(LoadScopeScheduling):  # type: ignore[misc]
             return nodeid
         # All cases of a test: xdist's bookkeeping grows with the square of what is apart.
         test = nodeid.partition("[")[0]
-        return next((each for each in _ON_ONE_WORKER if nodeid.startswith(each)), test)
+        return next((each[0] for each in _ON_ONE_WORKER if nodeid.startswith(each)), test)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _TogetherOrNot | None:

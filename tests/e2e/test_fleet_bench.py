@@ -13,6 +13,9 @@ from tests.bench.fleet_sessions import Sessions
 from tests.bench.machine import MachineBusyError, wait_until_idle
 from tests.bench.meter import Lapse, Meter
 
+# What the bench shows is measured by hand, before a release.
+pytestmark = pytest.mark.nightly
+
 # Tokens of this age are due at once, and live for four minutes.
 DUE_AT_ONCE = timedelta(minutes=11)
 

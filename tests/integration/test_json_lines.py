@@ -80,6 +80,9 @@ JOB: Final = {
         }
     ]
 }
+# Another case of what one shows. Each costs the start of a Python with the runtime and boto3.
+at_night = pytest.mark.nightly
+
 FUNCTIONS: Final = [
     pytest.param("refresh", "handler", {}, id="refresh"),
     pytest.param("fleet", "dispatch", {}, id="dispatch"),
@@ -212,15 +215,21 @@ def parsed(log: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return documents, reports
 
 
-@pytest.mark.parametrize(("folder", "module", "event"), FUNCTIONS)
-@pytest.mark.parametrize(
-    ("aws", "raises"),
-    [
-        pytest.param(FRESH, None, id="that succeeds"),
-        pytest.param(DENIED, "dispatch", id="that may not read"),
-        pytest.param(SPOILT, "handler", id="that reads no token"),
-    ],
-)
+def _runs() -> Iterator[Any]:
+    """Yield each function with each answer of AWS's, and the one that it fails."""
+    for aws, raises, what in (
+        (FRESH, None, "that succeeds"),
+        (DENIED, "dispatch", "that may not read"),
+        (SPOILT, "handler", "that reads no token"),
+    ):
+        for function in FUNCTIONS:
+            marks = [] if raises in {None, function.values[1]} else [at_night]
+            yield pytest.param(
+                *function.values, aws, raises, id=f"{function.id} {what}", marks=marks
+            )
+
+
+@pytest.mark.parametrize(("folder", "module", "event", "aws", "raises"), list(_runs()))
 def test_all_lines_of_a_run_are_json(  # noqa: PLR0913, PLR0917 - the parameters of a test
     tmp_path: Path, folder: str, module: str, event: dict[str, Any], aws: Script, raises: str | None
 ) -> None:
@@ -245,7 +254,13 @@ def test_all_lines_of_a_run_are_json(  # noqa: PLR0913, PLR0917 - the parameters
     assert two["exception_name"] == "ValueError"
 
 
-@pytest.mark.parametrize(("folder", "module", "event"), FUNCTIONS)
+@pytest.mark.parametrize(
+    ("folder", "module", "event"),
+    [
+        FUNCTIONS[0],
+        *(pytest.param(*each.values, id=each.id, marks=at_night) for each in FUNCTIONS[1:]),
+    ],
+)
 def test_the_least_level_is_that_of_libraries_too(
     tmp_path: Path, folder: str, module: str, event: dict[str, Any]
 ) -> None:

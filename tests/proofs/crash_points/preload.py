@@ -1,5 +1,6 @@
 """What the server that workers are forked from has done before: imported, and read AWS's models."""
 
+import gc
 from typing import Final
 
 import boto3
@@ -14,3 +15,6 @@ import qwen_token.qwen_api  # noqa: F401
 SESSION: Final = boto3.Session()
 for _service in ("secretsmanager", "dynamodb", "sns", "events"):
     SESSION.client(_service)
+
+# Or the first collection in each worker would copy all that was imported.
+gc.freeze()

@@ -174,7 +174,7 @@ STORIES = [Story, SessionStory, SignInStory, OpenWebUIStory]
 
 @pytest.mark.parametrize("story", STORIES)
 def test_no_story_breaks_an_invariant(story: type[Story]) -> None:
-    tell(story, how_many=3)
+    tell(story, how_many=2)
 
 
 @pytest.mark.nightly
@@ -201,8 +201,8 @@ def test_no_life_drawn_at_random_breaks_an_invariant(kind: Kind) -> None:
     rng = random.Random(kind.name)  # noqa: S311 - no secret
     life = begun_life(kind)
     settle_hosts(life, rng, 6 * HOUR)
-    # Of tokens of six hours, a month has as many as years have of the others.
-    live(life, rng, time=(30 if kind in {Kind.SESSION, Kind.SIGN_IN} else 90) * DAY)
+    # Of tokens of six hours, a fortnight has as many as years have of the others.
+    live(life, rng, time=(15 if kind in {Kind.SESSION, Kind.SIGN_IN} else 90) * DAY)
     assert life.tally.counts["refreshes"] > 8, "hardly a life"
 
 
@@ -220,8 +220,8 @@ def test_no_life_of_tokens_of_a_quarter_of_an_hour_breaks_an_invariant() -> None
     rng = random.Random(15)  # noqa: S311 - no secret
     life = begun_life(Kind.SESSION)
     settle_hosts(life, rng, 15 * MINUTE)
-    live(life, rng, time=2 * DAY)
-    assert life.tally.counts["refreshes"] > 100, "hardly a life"
+    live(life, rng, time=DAY)
+    assert life.tally.counts["refreshes"] > 50, "hardly a life"
 
 
 def test_a_quiet_day_of_a_session_makes_at_most_150_versions() -> None:
