@@ -217,7 +217,7 @@ def test_a_service_imports_what_it_attached_last_though_it_has_no_bytecode(
     ("function", "module"),
     [
         ("RefreshFunction", "handler"),
-        ("DispatchFunction", "dispatch"),
+        pytest.param("DispatchFunction", "dispatch", marks=pytest.mark.nightly),
         ("WorkerFunction", "worker"),
     ],
 )

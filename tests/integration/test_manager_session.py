@@ -652,7 +652,9 @@ def racing(
             assert racer.communicate(timeout=SOON) == ("", "")
 
 
-@pytest.mark.parametrize("form", CredentialForm)
+@pytest.mark.parametrize(
+    "form", [CredentialForm.OPAQUE, pytest.param(CredentialForm.JWT, marks=pytest.mark.nightly)]
+)
 @pytest.mark.parametrize(
     "rotation",
     [

@@ -33,7 +33,11 @@ MAX_AGE = 300
 BASE_URL = "https://chat.qwen.ai"
 
 
-@pytest.fixture(name="age", params=[0, 200, 599], ids="begun with a token {} s old".format)
+@pytest.fixture(
+    name="age",
+    params=[0, pytest.param(200, marks=pytest.mark.nightly), 599],
+    ids="begun with a token {} s old".format,
+)
 def _age(request: pytest.FixtureRequest) -> Iterator[int]:
     """Return the age of the first token, and make the jitter the same in each run."""
     state = random.getstate()

@@ -228,7 +228,13 @@ def test_an_alert_that_could_not_be_published_is_published_once(stack: Stack) ->
     assert stack.written == []
 
 
-@pytest.mark.parametrize("down", [timedelta(), 6 * HOUR], ids=["told", "not told for six hours"])
+@pytest.mark.parametrize(
+    "down",
+    [
+        pytest.param(timedelta(), id="told", marks=pytest.mark.nightly),
+        pytest.param(6 * HOUR, id="not told for six hours"),
+    ],
+)
 def test_tokens_that_the_api_refuses_at_once_are_asked_for_every_ten_minutes(
     stack: Stack, down: timedelta
 ) -> None:

@@ -18,7 +18,7 @@ from qwen_token.secret_store import AWS_CONFIG
 from tests.fake_lambda_context import FakeLambdaContext
 from tests.proofs.crash_points.sandbox import DAY, RENEWS, WEEK, Sandbox, Sandboxes, token_in
 
-REFRESHES = 25
+REFRESHES = 15
 # After this many successful refreshes, the API refuses the new token of the next one.
 SPOILT_AFTER = 5
 HOUR = timedelta(hours=1)

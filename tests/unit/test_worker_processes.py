@@ -347,7 +347,11 @@ process.join()
 print(process.exitcode)
 """
 
-METHODS = pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+METHODS = pytest.mark.parametrize(
+    # What forkserver forks was spawned.
+    "method",
+    ["fork", pytest.param("spawn", marks=pytest.mark.nightly), "forkserver"],
+)
 
 
 @METHODS
