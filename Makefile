@@ -82,7 +82,7 @@ integration: setup $(TOOLS_OF_INTEGRATION) ## tests of the edges, on real server
 e2e: setup $(TOOLS_OF_E2E) ## tests of the deployed stack and the examples on the embedded AWS, and the proofs of trust
 	$(PYTEST) $(E2E) -m 'not nightly' -n 2 --dist loadgroup $(ARGS)
 
-nightly: setup .tools/fuzz/ready .tools/cdk/ready .tools/node/ready .tools/awscli/ready ## what takes too long for each change: every byte and wait, a long simulation, a search for inputs
+nightly: setup $(TOOLS_OF_TESTS) .tools/aws-sdk/ready .tools/fuzz/ready .tools/cdk/ready ## what takes too long for each change: every byte and wait, a long simulation, a search for inputs
 	$(PYTEST) tests -m nightly -n 2 --dist loadgroup $(ARGS)
 	$(MAKE) simulate ARGS='--years 200'
 	$(MAKE) coverage ARGS=--hypothesis-profile=nightly

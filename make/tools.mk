@@ -37,8 +37,8 @@ PYTEST = $(PYTHON) -m pytest
 UNIT = tests/unit tests/proofs/fuzz tests/proofs/test_a_day_of_*.py
 INTEGRATION = tests/integration tests/repo_checks tests/proofs/simulation
 E2E = tests/e2e tests/wheel tests/proofs/crash_points tests/proofs/test_races.py tests/proofs/test_readers.py
-TOOLS_OF_INTEGRATION = .tools/checkov/ready .tools/audit/ready .tools/lambda/ready
-TOOLS_OF_E2E = .tools/awscli/ready .tools/aws-sdk/ready .tools/lambda/ready
+TOOLS_OF_INTEGRATION = .tools/checkov/ready .tools/audit/ready .tools/lambda/ready .tools/node/ready
+TOOLS_OF_E2E = .tools/awscli/ready .tools/lambda/ready
 TOOLS_OF_TESTS = $(sort $(TOOLS_OF_INTEGRATION) $(TOOLS_OF_E2E))
 # Of `make test` alone, whatever a variable of this name says elsewhere.
 COVERAGE =

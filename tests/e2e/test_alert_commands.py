@@ -2,12 +2,16 @@
 
 from datetime import timedelta
 
+import pytest
+
 from keeper_runtime.run_location import RunLocation
 from localcloud.aws import REGION
 from tests.e2e.alert_commands import KINDS, command_of, in_cloudshell
 from tests.e2e.conftest import Deployed
 
 
+# Which alert names which command, the tests of alerts say. This costs a dozen starts of the AWS CLI.
+@pytest.mark.nightly
 def test_the_command_of_each_alert_works_with_the_aws_cli_alone(operated: Deployed) -> None:
     stack = operated.stack
     reasons: dict[str, list[str]] = {}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import Any
@@ -190,36 +191,33 @@ class Function:
         )
 
 
-@pytest.fixture(scope="module", name="node")
-def _node(cloud: Cloud) -> None:
+@pytest.fixture(scope="module", name="deploy_function")
+def _deploy_function(cloud: Cloud, session_stack: Deployed) -> Callable[[str], Function]:
+    """Return what deploys the function of an example, the first time that it is asked for."""
     # Lambda's Node runtime brings the AWS SDK: here it lies above the functions' directories.
     (cloud.directory / "node_modules").symlink_to(ROOT / ".tools/aws-sdk/node_modules")
 
+    @cache
+    def deploy(name: str) -> Function:
+        session_stack.qwen.chats[ACCOUNT] = TITLES
+        session_stack.hold(5 * DAY)
+        command = talking_to(session_stack.qwen.base_url, words(name))
+        return Function(session_stack, f"qwen-{name}", typed(cloud, command).stdout)
 
-@pytest.fixture(scope="module", name="deployed_functions")
-def _deployed_functions(session_stack: Deployed, node: None) -> Mapping[str, Function]:  # noqa: ARG001
-    session_stack.qwen.chats[ACCOUNT] = TITLES
-    session_stack.hold(5 * DAY)
-    return {
-        name: Function(
-            session_stack,
-            f"qwen-{name}",
-            typed(
-                session_stack.stack.cloud,
-                talking_to(session_stack.qwen.base_url, words(name)),
-            ).stdout,
-        )
-        for name in ("python-lambda", "node-lambda")
-    }
+    return deploy
 
 
-@pytest.fixture(params=["python-lambda", "node-lambda"], name="function")
+@pytest.fixture(
+    params=["python-lambda", pytest.param("node-lambda", marks=at_night)], name="function"
+)
 def _function(
-    request: pytest.FixtureRequest, deployed_functions: Mapping[str, Function], deployed: Deployed
+    request: pytest.FixtureRequest,
+    deploy_function: Callable[[str], Function],
+    deployed: Deployed,
 ) -> Function:
     deployed.qwen.chats[ACCOUNT] = TITLES
     deployed.hold(5 * DAY)
-    function = deployed_functions[request.param]
+    function = deploy_function(request.param)
     function.start_anew()
     return function
 
@@ -265,10 +263,11 @@ def test_the_function_shows_no_token_when_it_fails(function: Function) -> None:
         assert not pieces(raw.partition(".")[2]) & pieces(json.dumps(answer) + function.log())
 
 
+@at_night
 def test_the_function_in_node_does_not_let_the_parser_quote_the_secret(
-    deployed_functions: Mapping[str, Function], deployed: Deployed
+    deploy_function: Callable[[str], Function], deployed: Deployed
 ) -> None:
-    function = deployed_functions["node-lambda"]
+    function = deploy_function("node-lambda")
     raw = deployed.hold(5 * DAY)
     function.run()
     deployed.qwen.revoke()
@@ -567,6 +566,7 @@ def _service(deployed_service: Service, deployed: Deployed) -> Service:
     return deployed_service
 
 
+@at_night
 def test_a_refresh_and_nothing_else_starts_the_service_anew(
     service: Service, deployed: Deployed
 ) -> None:
@@ -602,6 +602,7 @@ def test_a_refresh_and_nothing_else_starts_the_service_anew(
     assert len(service.executions()) == runs + 1
 
 
+@at_night
 @pytest.mark.parametrize(
     ("shape", "text"), [("bare", "{}"), ("json", '{{"note": 1, "token": "{}"}}')]
 )
@@ -620,6 +621,7 @@ def test_a_task_has_the_token_as_it_starts(
     assert deployed.qwen.requests[-1].raw == raw
 
 
+@at_night
 def test_a_task_ends_when_its_token_is_refused_so_that_the_next_one_gets_another(
     service: Service, deployed: Deployed
 ) -> None:
@@ -636,6 +638,7 @@ def test_a_task_ends_when_its_token_is_refused_so_that_the_next_one_gets_another
     assert not pieces(raw) & pieces(out + err)
 
 
+@at_night
 def test_a_task_needs_the_reader_policy(service: Service, deployed: Deployed) -> None:
     role = service.role("ExecutionRole")
     log_group = resource(service.cloud, ECS, "LogGroup")
@@ -647,6 +650,7 @@ def test_a_task_needs_the_reader_policy(service: Service, deployed: Deployed) ->
         service.start_task()
 
 
+@at_night
 def test_the_rule_may_start_one_machine_and_that_may_update_one_service(service: Service) -> None:
     machine = resource(service.cloud, ECS, "Redeploy")
     rule, redeploy = service.role("RuleRole"), service.role("RedeployRole")

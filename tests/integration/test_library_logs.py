@@ -104,19 +104,38 @@ STATUS = raw(NEW.encode() + b"\r\n\r\n")
         pytest.param(
             REQUESTS, reply("200 OK", SESSION, JSON, *COOKIES), "GET / HTTP", id="requests"
         ),
-        pytest.param(REQUESTS, MALFORMED, "Failed to parse headers", id="a malformed header"),
+        pytest.param(
+            REQUESTS,
+            MALFORMED,
+            "Failed to parse headers",
+            id="a malformed header",
+            marks=pytest.mark.nightly,
+        ),
         pytest.param(
             HTTPX, reply("200 OK", SESSION, JSON, *COOKIES), "receive_response", id="httpx"
         ),
-        pytest.param(HTTPX, MALFORMED, "RemoteProtocolError", id="httpx, a malformed header"),
+        pytest.param(
+            HTTPX,
+            MALFORMED,
+            "RemoteProtocolError",
+            id="httpx, a malformed header",
+            marks=pytest.mark.nightly,
+        ),
         pytest.param(HTTPX, STATUS, "RemoteProtocolError", id="httpx, a malformed status"),
         pytest.param(
             ASYNC_HTTPX,
             reply("200 OK", SESSION, JSON, *COOKIES),
             "receive_response",
             id="async httpx",
+            marks=pytest.mark.nightly,
         ),
-        pytest.param(CLIENT, reply("200 OK", SESSION, JSON, *COOKIES), "GET /api", id="the client"),
+        pytest.param(
+            CLIENT,
+            reply("200 OK", SESSION, JSON, *COOKIES),
+            "GET /api",
+            id="the client",
+            marks=pytest.mark.nightly,
+        ),
         pytest.param(CLIENT, MALFORMED, "Failed to parse headers", id="the client, a bad header"),
         pytest.param(SECRET, reply("200 OK", VALUE), "Response body", id="a secret that is read"),
         pytest.param(MANAGER, reply("200 OK", VALUE), "PutSecretValue", id="one that is written"),

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -66,6 +67,7 @@ def deflate(data: bytes, *, window: int) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
+@cache
 def bomb(*packers: Callable[[bytes], bytes]) -> bytes:
     """Return 64 MiB, packed by one after another."""
     data = b" " * (64 * 1024 * 1024)
@@ -479,11 +481,18 @@ GREEDY: list[tuple[str, Script]] = [
     ),
     ("continue, for ever", flood(b"", b"HTTP/1.1 100 Continue\r\n\r\n")),
 ]
+# One of heads, of bodies, of what is packed, and of what is parsed.
+GREEDY_BY_DAY = {
+    "98 cookies of 64 kB",
+    "a body without an end",
+    "gzip in gzip",
+    "350,000 objects",
+}
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it, others do not")
 @pytest.mark.parametrize(
-    "script", scenarios(GREEDY, by_night=("98 headers that are none", "continue, for ever"))
+    "script", scenarios(GREEDY, by_night={name for name, _ in GREEDY} - GREEDY_BY_DAY)
 )
 def test_no_server_makes_the_function_outgrow_its_memory(script: Script) -> None:
     with wire(script) as server:

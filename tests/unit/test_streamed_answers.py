@@ -193,8 +193,12 @@ def outcome(
         return found, response.raw.closed
 
 
-# Byte by byte, or nearly so, the longest answers take seconds.
-SLOW = ("readline", "iter_content, byte by byte", "readinto", "read by size, decoded")
+# Byte by byte, or nearly so, the longest answers take seconds; and what is like another by day.
+SLOW = (
+    *("readline", "iter_content, byte by byte", "readinto", "read by size, decoded"),
+    *("readlines", "read1 by size", "stream as it comes", "iter_content as it comes", "text"),
+    *("copyfileobj, decoded", "BufferedReader, by lines", "read by size"),
+)
 
 
 @pytest.mark.parametrize(
