@@ -10,7 +10,7 @@ from tests.e2e.alert_commands import KINDS, command_of, in_cloudshell
 from tests.e2e.conftest import Deployed
 
 
-# Which alert names which command, the tests of alerts say. This costs a dozen starts of the AWS CLI.
+# Which alert names which command, the tests of alerts say. This starts the AWS CLI a dozen times.
 @pytest.mark.nightly
 def test_the_command_of_each_alert_works_with_the_aws_cli_alone(operated: Deployed) -> None:
     stack = operated.stack
