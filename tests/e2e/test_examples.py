@@ -226,6 +226,7 @@ def test_the_function_answers_what_its_readme_promises(function: Function) -> No
     assert json.dumps(TITLES) in function.said
 
 
+@at_night
 def test_the_function_reads_the_secret_once_for_many_requests(function: Function) -> None:
     function.run()
 
@@ -281,6 +282,7 @@ def test_the_function_may_read_the_secret_and_nothing_else(function: Function) -
     assert_it_only_reads_and_logs(function.role, function.deployed, function.log_group)
 
 
+@at_night
 def test_the_function_needs_the_reader_policy(function: Function) -> None:
     function.run()
     with function.role.without(function.deployed.stack.outputs["ReaderPolicyArn"]):
@@ -292,6 +294,7 @@ def test_the_function_needs_the_reader_policy(function: Function) -> None:
     assert READ in calls
 
 
+@at_night
 def test_the_function_takes_no_page_for_an_answer(function: Function) -> None:
     page = f"{function.deployed.qwen.base_url}/not-the-api"
     with function.talking_to(page):
@@ -339,6 +342,7 @@ def test_the_script_is_run_as_its_readme_says(run_script: Script) -> None:
     assert [chat["title"] for chat in json.loads(done.stdout)["data"]] == TITLES
 
 
+@at_night
 def test_the_one_line_of_the_projects_readme_prints_the_token(
     run_script: Script, deployed: Deployed
 ) -> None:
@@ -390,8 +394,8 @@ def test_the_scripts_exit_code_says_what_is_wrong(
 @pytest.mark.parametrize(
     "shape",
     [
-        "{raw}",
         '{raw}"\nurl = "http://example.com',
+        pytest.param("{raw}", marks=at_night),
         pytest.param("{half}", marks=at_night),
         pytest.param('{{"note": "{raw}"}}', marks=at_night),
     ],
@@ -412,6 +416,7 @@ def assert_it_failed(done: "subprocess.CompletedProcess[str]", code: int, raw: s
     assert not pieces(raw) & pieces(done.stderr)
 
 
+@at_night
 def test_the_script_shows_no_token_in_a_trace_and_exports_none(
     run_script: Script, deployed: Deployed
 ) -> None:
@@ -463,6 +468,7 @@ def test_the_token_is_on_no_command_line_and_in_no_environment_meanwhile(
     assert not pieces(raw) & pieces(processes)
 
 
+@at_night
 def test_the_script_needs_the_reader_policy(run_script: Script, deployed: Deployed) -> None:
     cloud = deployed.stack.cloud
     nobody = cloud.session_of_role_with("arn:aws:iam::aws:policy/AWSDenyAll")

@@ -6,6 +6,8 @@ Each call is also looked at: none is refused, and without any one statement some
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from localcloud.stack import credentials
 from tests.e2e.conftest import Deployed, end_alarms
 from tests.e2e.operators import assert_used, session_with
@@ -14,6 +16,7 @@ from tests.policies import OPERATES, policy, recorded
 DAY = timedelta(days=1)
 
 
+@pytest.mark.nightly
 def test_an_operator_runs_every_command_with_these_policies(
     operated: Deployed,
 ) -> None:

@@ -73,6 +73,7 @@ def test_an_archive_is_deployed_and_keeps_a_token_alive(released: Any) -> None:
     assert hosts.qwen.accepts(stack.current().text)
 
 
+@pytest.mark.nightly
 def test_the_same_sources_make_the_same_archive_and_nothing_in_it_is_of_this_machine(
     built: Path, archive: Path, tmp_path: Path
 ) -> None:

@@ -172,7 +172,13 @@ def index_of_one_package(folder: Path) -> str:
     return f"nowhere-else==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
 
 
-@pytest.mark.parametrize("folder", [each for each in TARGETS if each.startswith("layers")])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "layers/qwen_token",
+        pytest.param("layers/keeper_runtime", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_layer_is_built_wherever_it_lies_and_from_the_users_index(
     folder: str, checkout: Path, programs: Path, tmp_path: Path
 ) -> None:
@@ -436,6 +442,7 @@ def test_a_folder_with_a_colon_is_refused_with_the_reason(tmp_path: Path) -> Non
     assert not (checkout / ".tools").exists()
 
 
+@pytest.mark.nightly
 def test_the_tests_hear_nothing_of_an_account_a_proxy_or_a_terminal() -> None:
     # Of each kind one that would fail: what is found of AWS, goes to loopback, and is printed.
     done = subprocess.run(  # noqa: S603 - the project's own tests
