@@ -83,7 +83,7 @@ e2e: setup $(TOOLS_OF_E2E) ## tests of the deployed stack and the examples on th
 	$(PYTEST) $(E2E) -m 'not nightly' -n 2 --dist loadgroup $(ARGS)
 
 nightly: setup $(TOOLS_OF_TESTS) .tools/aws-sdk/ready .tools/fuzz/ready .tools/cdk/ready ## what takes too long for each change: every byte and wait, a long simulation, a search for inputs
-	$(PYTEST) tests -m nightly -n 2 --dist loadgroup $(ARGS)
+	$(PYTEST) tests -m nightly -n 4 --dist loadgroup $(ARGS)
 	$(MAKE) simulate ARGS='--years 200'
 	$(MAKE) coverage ARGS=--hypothesis-profile=nightly
 	$(MAKE) fuzz SECONDS=120 ARGS=
