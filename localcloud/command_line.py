@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -34,8 +35,8 @@ _SERVICES: Final = (
     *("cloudformation", "cloudwatch", "dynamodb"),
     *("lambda", "scheduler", "secretsmanager", "sqs"),
 )
-# Of the arguments and the environment of a command.
-_LONGEST: Final = 1 << 20
+# A command's arguments, environment and encoding, and its three standard streams.
+_FILES: Final = 4
 
 
 def run(
@@ -49,21 +50,25 @@ def run(
 
     ``environ`` is its environment, and ``encoding`` that of its standard streams.
     """
-    with TemporaryFile() as given, TemporaryFile() as said, TemporaryFile() as complained:
+    with ExitStack() as files:
+        # Files, because a message of more than some kilobytes would come in pieces.
+        asked, given, said, complained = (
+            files.enter_context(TemporaryFile()) for _ in range(_FILES)
+        )
+        asked.write(json.dumps([[*arguments], dict(environ), encoding]).encode())
         given.write(typed.encode(encoding))
-        given.seek(0)
-        command = [*arguments], dict(environ), encoding
+        for each in (asked, given):
+            each.seek(0)
         starter = _starter()
         socket.send_fds(
-            starter,
-            [json.dumps(command).encode()],
-            [each.fileno() for each in (given, said, complained)],
+            starter, [b"run"], [each.fileno() for each in (asked, given, said, complained)]
         )
-        exit_code = int(starter.recv(16))
+        if not (answer := starter.recv(16)):
+            raise RuntimeError("the process that commands are forked from has ended")
         said.seek(0)
         complained.seek(0)
         return subprocess.CompletedProcess(
-            arguments, exit_code, said.read().decode(encoding), complained.read().decode(encoding)
+            arguments, int(answer), said.read().decode(encoding), complained.read().decode(encoding)
         )
 
 
@@ -99,22 +104,22 @@ def _serve(starter: socket.socket) -> None:
     # Or the first collection in each fork would copy all that was imported.
     gc.freeze()
     while True:
-        command, streams, _, _ = socket.recv_fds(starter, _LONGEST, 3)
-        if not command:
+        message, files, _, _ = socket.recv_fds(starter, 16, _FILES)
+        if not message:
             return
         if (child := os.fork()) == 0:
             starter.close()
-            _become(streams, *json.loads(command))
-        for each in streams:
+            _become(*files)
+        for each in files:
             os.close(each)
         _, status = os.waitpid(child, 0)
         starter.send(b"%d" % os.waitstatus_to_exitcode(status))
 
 
-def _become(
-    streams: Sequence[int], arguments: Sequence[str], environ: Mapping[str, str], encoding: str
-) -> NoReturn:
+def _become(command: int, *streams: int) -> NoReturn:
     """Be the command, in the process that was forked for it."""
+    with os.fdopen(command, encoding="utf-8") as asked:
+        arguments, environ, encoding = json.load(asked)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -129,5 +134,5 @@ def _become(
 
 
 if __name__ == "__main__":
-    with socket.socket(fileno=os.dup(0)) as asked:
-        _serve(asked)
+    with socket.socket(fileno=os.dup(0)) as spoken_to:
+        _serve(spoken_to)

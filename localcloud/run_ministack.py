@@ -32,7 +32,7 @@ _SAYS_ERROR = '{"status": "error", "error": str(e), "trace": traceback.format_ex
 _SAYS_RAISED = '{"status": "ok", "raised": {"error": str(e), "trace": traceback.format_exc()}}'
 # The end of that script, where the answer is handed over.
 _ANSWERS = "        _real_stdout.flush()\n\nrun()\n"
-# What it writes to its log before that, and how long that may take, in seconds: by then, it died.
+# What it writes to its log before that. If this does not come within so many seconds, it has died.
 _END = "end of the invocation's log: 5b2d6c1e"
 _END_LIMIT = 5.0
 _WRITES_END = f'        sys.stderr.flush()\n        os.write(2, b"{_END}\\n")\n'

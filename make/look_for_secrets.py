@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from detect_secrets import SecretsCollection
@@ -93,12 +94,11 @@ def _git(*arguments: str, given: bytes = b"") -> bytes:
 def _found(files: list[tuple[str, bytes]]) -> Iterator[tuple[str, int, str]]:
     with default_settings() as settings, tempfile.TemporaryDirectory() as directory:
         settings.disable_plugins(*_NOT_LOOKED_FOR).disable_filters(_ASKS)
-        seen: set[str] = set()
         for number, (name, content) in enumerate(files):
             text = _text(content)
             is_yaml = name.endswith(_YAML)
             # What YAML writes on several lines may be one.
-            if not (is_yaml or _may_hold_any(text, seen)):
+            if not (is_yaml or _may_hold_any(text)):
                 continue
             path = Path(directory, f"{number}{'.yaml' if is_yaml else '.txt'}")
             path.write_text(text, encoding="utf-8")
@@ -108,16 +108,17 @@ def _found(files: list[tuple[str, bytes]]) -> Iterator[tuple[str, int, str]]:
                 yield name, secret.line_number, secret.type
 
 
-def _may_hold_any(text: str, seen: set[str]) -> bool:
-    """Return whether any pattern fits a line, or the whole. ``seen`` are lines that none fits.
+def _may_hold_any(text: str) -> bool:
+    """Return whether any pattern fits a line, or the whole.
 
-    detect-secrets takes ten times as long for a line: most of it for the filters of what it found.
+    detect-secrets itself takes ten times as long, because it puts each line through its filters.
     """
-    lines = set(map(str.strip, text.splitlines())) - seen
-    if any(any(plugin.analyze_string(each)) for each in (text, *lines) for plugin in get_plugins()):
-        return True
-    seen |= lines
-    return False
+    return any(map(_fits, (text, *map(str.strip, text.splitlines()))))
+
+
+@cache
+def _fits(text: str) -> bool:
+    return any(any(plugin.analyze_string(text)) for plugin in get_plugins())
 
 
 def _text(content: bytes) -> str:

@@ -59,3 +59,14 @@ def test_a_fork_leaves_nothing_to_the_next_one(regions: Sequence[str | None]) ->
         done = command_line.run(["environ"], environ=environ)
         assert done.returncode == 1
         assert ("no AWS region is known" in done.stderr) is (region is None)
+
+
+@pytest.mark.parametrize("size", [40_000, 300_000])
+def test_a_fork_gets_all_of_a_large_environment(size: int) -> None:
+    # Whoever runs the tests may have one. The region is the last of it.
+    large = {f"V{number}": "x" * 1000 for number in range(size // 1000)}
+    environ = {**ENVIRON, **large, "AWS_DEFAULT_REGION": "us-east-1"}
+
+    done = command_line.run(["environ"], environ=environ)
+
+    assert (done.returncode, "Could not connect" in done.stderr) == (1, True)

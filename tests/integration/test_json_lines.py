@@ -223,7 +223,7 @@ def _runs() -> Iterator[Any]:
         (SPOILT, "handler", "that reads no token"),
     ):
         for function in FUNCTIONS:
-            # One with each function, and both that fail.
+            # One run of each function: two that fail, and one that succeeds.
             by_day = raises == function.values[1] or (raises is None and function.id == "worker")
             marks = [] if by_day else [at_night]
             yield pytest.param(

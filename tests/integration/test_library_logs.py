@@ -90,6 +90,9 @@ AWS = {
 
 VALUE = json.dumps({"ARN": "a", "Name": "n", "VersionId": "v" * 36, "SecretString": HELD}).encode()
 # One that comes in the middle of a header, and takes what follows with it.
+# Another case of what the others show.
+at_night = pytest.mark.nightly
+GRANTED = reply("200 OK", SESSION, JSON, *COOKIES)
 MALFORMED = raw(
     f"{HEAD}{COOKIES[1]}\r\n{COOKIES[0][:60]}\r\n{COOKIES[0][60:]}\r\n{COOKIES[1]}\r\n\r\n{{}}".encode()
 )
@@ -101,41 +104,21 @@ STATUS = raw(NEW.encode() + b"\r\n\r\n")
 @pytest.mark.parametrize(
     ("program", "script", "seen"),
     [
+        pytest.param(REQUESTS, GRANTED, "GET / HTTP", id="requests"),
         pytest.param(
-            REQUESTS, reply("200 OK", SESSION, JSON, *COOKIES), "GET / HTTP", id="requests"
-        ),
-        pytest.param(
-            REQUESTS,
-            MALFORMED,
-            "Failed to parse headers",
+            *(REQUESTS, MALFORMED, "Failed to parse headers"),
             id="a malformed header",
-            marks=pytest.mark.nightly,
+            marks=at_night,
         ),
+        pytest.param(HTTPX, GRANTED, "receive_response", id="httpx"),
         pytest.param(
-            HTTPX, reply("200 OK", SESSION, JSON, *COOKIES), "receive_response", id="httpx"
-        ),
-        pytest.param(
-            HTTPX,
-            MALFORMED,
-            "RemoteProtocolError",
+            *(HTTPX, MALFORMED, "RemoteProtocolError"),
             id="httpx, a malformed header",
-            marks=pytest.mark.nightly,
+            marks=at_night,
         ),
         pytest.param(HTTPX, STATUS, "RemoteProtocolError", id="httpx, a malformed status"),
-        pytest.param(
-            ASYNC_HTTPX,
-            reply("200 OK", SESSION, JSON, *COOKIES),
-            "receive_response",
-            id="async httpx",
-            marks=pytest.mark.nightly,
-        ),
-        pytest.param(
-            CLIENT,
-            reply("200 OK", SESSION, JSON, *COOKIES),
-            "GET /api",
-            id="the client",
-            marks=pytest.mark.nightly,
-        ),
+        pytest.param(ASYNC_HTTPX, GRANTED, "receive_response", id="async httpx", marks=at_night),
+        pytest.param(CLIENT, GRANTED, "GET /api", id="the client", marks=at_night),
         pytest.param(CLIENT, MALFORMED, "Failed to parse headers", id="the client, a bad header"),
         pytest.param(SECRET, reply("200 OK", VALUE), "Response body", id="a secret that is read"),
         pytest.param(MANAGER, reply("200 OK", VALUE), "PutSecretValue", id="one that is written"),

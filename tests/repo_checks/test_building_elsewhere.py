@@ -175,8 +175,9 @@ def index_of_one_package(folder: Path) -> str:
 @pytest.mark.parametrize(
     "folder",
     [
-        "layers/qwen_token",
-        pytest.param("layers/keeper_runtime", marks=pytest.mark.nightly),
+        pytest.param(each, marks=() if each == "layers/qwen_token" else pytest.mark.nightly)
+        for each in TARGETS
+        if each.startswith("layers")
     ],
 )
 def test_a_layer_is_built_wherever_it_lies_and_from_the_users_index(

@@ -45,7 +45,7 @@ def test_a_break_changes_what_is_there() -> None:
     """Whether its test notices takes longer: that is tried each night."""
     for each in breaks():
         text = (ROOT / each.file).read_text("utf-8")
-        assert each.of(text) != text
+        assert each.of(text) != text, each.name
         assert re.search(
             rf"^def {each.test.split('::')[1].partition('[')[0]}\(",
             (ROOT / each.test.split("::")[0]).read_text(),

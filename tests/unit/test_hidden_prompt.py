@@ -88,11 +88,10 @@ class Terminal:
 
 def _control(screen: int) -> None:
     fcntl.ioctl(screen, termios.TIOCSCTTY, 0)
-    # Whoever started the tests may ignore them, as nohup does.
+    # A shell has what it starts in the background ignore Ctrl-C, nohup has it ignore the end of the
+    # terminal, and both is handed on.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    # A shell has what it starts in the background ignore Ctrl-C, and that is handed on.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(name="terminal")
