@@ -30,7 +30,7 @@ import botocore.session
 from botocore.config import Config
 
 from .recording_proxy import RecordingProxy
-from .stack import Stack
+from .stack import DeployedStack
 from .supervised import Supervisor, supervised
 from .waiting import wait_until
 
@@ -219,7 +219,7 @@ class Cloud:
         *,
         name: str = STACK_NAME,
         parameters: Mapping[str, str] | None = None,
-    ) -> Stack:
+    ) -> DeployedStack:
         """Run ``sam deploy``; deploying a stack of the same name again updates it.
 
         Raises:
@@ -235,12 +235,12 @@ class Cloud:
             ],
             self.exports,
         )
-        stack = Stack.find(self, name)
+        stack = DeployedStack.find(self, name)
         if "FleetQueueUrl" in stack.outputs:
             self._complete_fleet(stack)
         return stack
 
-    def _complete_fleet(self, stack: Stack) -> None:
+    def _complete_fleet(self, stack: DeployedStack) -> None:
         """Correct two differences between MiniStack and AWS for the fleet's queue.
 
         Its IAM requires another permission for a batch of messages than for a message; AWS

@@ -16,8 +16,8 @@ from .waiting import wait_until
 
 if TYPE_CHECKING:
     from .aws import Cloud
-    from .sign_in_host import SignInHost
-    from .stack import Notification, Stack
+    from .sign_in_host import SignInHostStandIn
+    from .stack import DeployedStack, Notification
 
 DAY: Final = timedelta(days=1)
 # A worker starts, reads, asks, and writes at its pace.
@@ -26,12 +26,12 @@ TAG: Final = "qwen-token"
 
 
 @dataclass(frozen=True)
-class Fleet:
+class DeployedFleet:
     """The deployed stack, the API that its workers talk to, and the secrets of the fleet."""
 
-    stack: "Stack"
+    stack: "DeployedStack"
     qwen: QwenStandIn
-    sign_in_host: "SignInHost"
+    sign_in_host: "SignInHostStandIn"
 
     @property
     def cloud(self) -> "Cloud":

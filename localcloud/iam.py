@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
-from .stack import Stack
+from .stack import DeployedStack
 
 # An action and the ARN of a resource.
 Permission: TypeAlias = tuple[str, str]
@@ -29,7 +29,7 @@ def permissions(statements: list[Any]) -> set[Permission]:
 class Iam:
     """A stack's roles and policies, as they were deployed."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: DeployedStack) -> None:
         """Look at ``stack``."""
         self._client: Any = stack.cloud.session.client("iam", endpoint_url=stack.cloud.endpoint)
         self._stack = stack

@@ -30,7 +30,7 @@ _TIMEOUT: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class AwsRefusal:
     """A refusal by AWS: an error code and a status."""
 
     code: str
@@ -100,7 +100,7 @@ class RecordingProxy:
         self.uses: set[Use] = set()
         self.emails: list[Email] = []
         self.gate: Callable[[Call, CarryOut], Answer | None] = lambda _call, carry_out: carry_out()
-        self._interference: dict[str, Refusal | Loss] = {}
+        self._interference: dict[str, AwsRefusal | Loss] = {}
         self._port = 0
         self.url = ""
 
@@ -132,7 +132,7 @@ class RecordingProxy:
             self.uses = earlier | meanwhile
 
     @contextmanager
-    def interfering(self, operation: str, how: Refusal | Loss) -> Iterator[None]:
+    def interfering(self, operation: str, how: AwsRefusal | Loss) -> Iterator[None]:
         """Let every call of ``operation`` fail during the block."""
         self._interference[operation] = how
         try:
@@ -149,7 +149,7 @@ class RecordingProxy:
     def _carry_out(self, call: Call) -> Answer | None:
         """Pass the call on, or interfere with it as set."""
         how = self._interference.get(call.operation)
-        if isinstance(how, Refusal):
+        if isinstance(how, AwsRefusal):
             return refuse(call, how)
         answer = self._pass_on(call)
         if call.operation == "sns:Publish" and answer.status == HTTPStatus.OK:
@@ -246,7 +246,7 @@ def _uses(call: Call) -> Iterator[Use]:
     yield Use(key_id, call.operation, resource)
 
 
-def refuse(call: Call, refusal: Refusal) -> Answer:
+def refuse(call: Call, refusal: AwsRefusal) -> Answer:
     """Refuse ``call``, in the form of its service."""
     message = "refused by the test"
     if "X-Amz-Target" in call.headers:

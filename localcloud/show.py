@@ -24,8 +24,8 @@ from qwen_token.tokens import Token, decode_token
 from .aws import STACK_NAME, Cloud, CommandFailedError, build, local_cloud, tail
 from .qwen import BLOCK_PAGE, QwenStandIn
 from .screen import Life, Screen, in_words
-from .sign_in_host import ANSWERS, SignInHost
-from .stack import CURRENT, PREVIOUS, Notification, Stack, Version, subscribe
+from .sign_in_host import ANSWERS, SignInHostStandIn
+from .stack import CURRENT, PREVIOUS, DeployedStack, Notification, Version, subscribe
 from .waiting import wait_until
 
 _EVERY_MINUTE: Final = "cron(* * * * ? *)"
@@ -100,7 +100,7 @@ def show(
         ShowFailedError: a step failed. Everything was stopped and removed all the same.
     """
     qwen = QwenStandIn()
-    sign_in_host = SignInHost(qwen)
+    sign_in_host = SignInHostStandIn(qwen)
     what = "AWS and Qwen's hosts" if real_token is None else "AWS"
     with ExitStack() as servers:
         with screen.step(f"Start {what} on this machine") as step:
@@ -161,7 +161,7 @@ class _Show:
     """The show with the stand-ins: two logins, a good minute, and a bad day."""
 
     def __init__(
-        self, screen: Screen, cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHost
+        self, screen: Screen, cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHostStandIn
     ) -> None:
         self.screen = screen
         self.cloud = cloud
@@ -185,7 +185,7 @@ class _Show:
         recovery = self._recover(session_stack)
         self._look_for_secrets([token_stack, session_stack], [notice, *alerts, recovery])
 
-    def _deploy(self) -> tuple[Stack, Stack]:
+    def _deploy(self) -> tuple[DeployedStack, DeployedStack]:
         hosts = {
             "ApiBaseUrl": self.qwen.base_url,
             "AuthBaseUrl": self.sign_in_host.base_url,
@@ -203,7 +203,7 @@ class _Show:
         )
         return token_stack, session_stack
 
-    def _put_token(self, stack: Stack) -> Version:
+    def _put_token(self, stack: DeployedStack) -> Version:
         with self.screen.step("Put in a token with two days left") as step:
             raw = self.qwen.mint(lifetime=_PUT_IN_WITH)
             self._command(stack, "put", typed=raw, expected_code=0)
@@ -214,7 +214,7 @@ class _Show:
             step.done("python -m qwen_token put")
         return stored[0]
 
-    def _put_session(self, stack: Stack) -> Version:
+    def _put_session(self, stack: DeployedStack) -> Version:
         with self.screen.step("Put in a session whose token is nearly over") as step:
             # The token first: without a token, the function would use the session at once.
             raw = self._old_access_token()
@@ -227,7 +227,7 @@ class _Show:
         """Return an access token that is due. It does not say when it was issued."""
         return self.qwen.issue_access_token(lifetime=_NEARLY_OVER, has_iat=False)
 
-    def _wait_for_schedule(self, stacks: list[Stack], put_in: list[Version]) -> list[_Kept]:
+    def _wait_for_schedule(self, stacks: list[DeployedStack], put_in: list[Version]) -> list[_Kept]:
         """Wait until the deployed schedules have run the functions. Nothing else runs them."""
         with self.screen.step("Wait for the schedule to run the function") as step:
             schedule = self.cloud.scheduler.get_schedule(
@@ -279,7 +279,7 @@ class _Show:
         )
         self.screen.console.print()
 
-    def _check_reader(self, token_stack: Stack, session_stack: Stack) -> None:
+    def _check_reader(self, token_stack: DeployedStack, session_stack: DeployedStack) -> None:
         with self.screen.step("Read the tokens as services do") as step:
             for stack in (token_stack, session_stack):
                 reader = stack.reader()
@@ -300,7 +300,7 @@ class _Show:
                 )
             step.done("they may read the token, and nothing else")
 
-    def _block(self, stack: Stack) -> Notification:
+    def _block(self, stack: DeployedStack) -> Notification:
         """Have a firewall answer while the token is alive: a notice, and nobody is paged."""
         stack.notifications()
         pager = _Pager(stack)
@@ -323,7 +323,7 @@ class _Show:
         self.screen.say(f"  {notice.subject}", "dim")
         return notice
 
-    def _end_login(self, stack: Stack) -> list[Notification]:
+    def _end_login(self, stack: DeployedStack) -> list[Notification]:
         """End the login, and run the function; return the alert and the alarm's message."""
         with self.screen.step("Change the password: Qwen ends the login") as step:
             self.sign_in_host.answer_with(ANSWERS)
@@ -359,7 +359,9 @@ class _Show:
             reads = readers.stop()
             step.done(f"{reads} reads so far, each of a valid token")
 
-    def _show_alert(self, stack: Stack, notice: Notification, alerts: list[Notification]) -> None:
+    def _show_alert(
+        self, stack: DeployedStack, notice: Notification, alerts: list[Notification]
+    ) -> None:
         alert, alarm = alerts
         told = (alert.attributes, alert.document["severity"], alert.document["since"])
         wanted = {"severity": "critical", "reason": "session_rejected"}
@@ -385,7 +387,7 @@ class _Show:
         self.screen.say(f"  By e-mail, too: {alarm.subject}")
         self.screen.console.print()
 
-    def _recover(self, stack: Stack) -> Notification:
+    def _recover(self, stack: DeployedStack) -> Notification:
         """Put in a new session, as the alert says; return the recovery."""
         with self.screen.step("Log in again, and put the new session in") as step:
             credential = self.sign_in_host.log_in()
@@ -403,7 +405,9 @@ class _Show:
         self.screen.console.print()
         return recovery
 
-    def _look_for_secrets(self, stacks: list[Stack], notifications: list[Notification]) -> None:
+    def _look_for_secrets(
+        self, stacks: list[DeployedStack], notifications: list[Notification]
+    ) -> None:
         """Look for each token, each credential, and each telling part of one, in all output."""
         with self.screen.step("Look for tokens in all output") as step:
             written = {
@@ -426,7 +430,9 @@ class _Show:
             lines = sum(text.count("\n") for text in written.values())
             step.done(f"none in {lines} lines of logs and alerts")
 
-    def _command(self, stack: Stack, *arguments: str, expected_code: int, typed: str = "") -> None:
+    def _command(
+        self, stack: DeployedStack, *arguments: str, expected_code: int, typed: str = ""
+    ) -> None:
         finished = stack.command_line(*arguments, typed=typed)
         self.printed += finished.stdout + finished.stderr
         if finished.returncode != expected_code:
@@ -439,7 +445,7 @@ class _Show:
 class _Readers:
     """Services that read each stack's token all the time, and check that it is valid."""
 
-    def __init__(self, stacks: list[Stack], qwen: QwenStandIn) -> None:
+    def __init__(self, stacks: list[DeployedStack], qwen: QwenStandIn) -> None:
         self._qwen = qwen
         self._stopped = threading.Event()
         self._reads = 0
@@ -470,7 +476,7 @@ class _Readers:
         for thread in self._threads:
             thread.join()
 
-    def _read(self, stack: Stack) -> None:
+    def _read(self, stack: DeployedStack) -> None:
         reader = stack.reader()
         while not self._stopped.wait(_READ_PAUSE):
             raw = reader.get_secret_value(SecretId=stack.secret_arn)["SecretString"]
@@ -482,7 +488,7 @@ class _Readers:
 class _Pager:
     """A queue with the e-mail subscription's filter policy: it gets what the owner gets."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: DeployedStack) -> None:
         sns, topic_arn = stack.cloud.sns, stack.outputs["AlertTopicArn"]
         [email] = [
             each["SubscriptionArn"]
@@ -548,7 +554,7 @@ def _show_real(screen: Screen, cloud: Cloud, real: RealToken) -> None:
     screen.console.print()
 
 
-def _exchange(screen: Screen, stack: Stack, real: RealToken) -> Mapping[str, object] | None:
+def _exchange(screen: Screen, stack: DeployedStack, real: RealToken) -> Mapping[str, object] | None:
     """Exchange a token of the first kind; return the run's result, or None if it failed."""
     with screen.step("Put in your token") as step:
         # Not checked: asking this API about a token is the exchange itself.
@@ -575,7 +581,9 @@ def _exchange(screen: Screen, stack: Stack, real: RealToken) -> Mapping[str, obj
     return run.result
 
 
-def _use_session(screen: Screen, stack: Stack, real: RealToken) -> Mapping[str, object] | None:
+def _use_session(
+    screen: Screen, stack: DeployedStack, real: RealToken
+) -> Mapping[str, object] | None:
     """Spend a session's credential once; return the run's result, or None if it failed."""
     with screen.step("Put in your session") as step:
         # Not by the command put, which would run the function at once.
@@ -623,14 +631,14 @@ def _deploy(
     parameters: Mapping[str, str],
     *,
     name: str = STACK_NAME,
-) -> Stack:
+) -> DeployedStack:
     with screen.step(f"sam deploy {name}") as step:
         stack = cloud.deploy(template, name=name, parameters=parameters)
         step.done(f"{len(stack.resources())} resources, for {_KEEPS[name]}; IAM enforced")
     return stack
 
 
-def _show_refresh(screen: Screen, stack: Stack, kept: _Kept, kind: _Kind) -> None:
+def _show_refresh(screen: Screen, stack: DeployedStack, kept: _Kept, kind: _Kind) -> None:
     """Show the secret's versions after the refresh, and the function's log line."""
     now = datetime.now(UTC)
     old, new = _expires_at(kept.before.text), _expires_at(kept.after.text)
@@ -690,7 +698,7 @@ def _say_how_to_talk(screen: Screen, cloud: Cloud, *, spare_token: str) -> None:
     screen.say(f"  kill {os.getpid()}")
 
 
-def _expect_nothing_left(cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHost) -> None:
+def _expect_nothing_left(cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHostStandIn) -> None:
     urls = (cloud.endpoint, cloud.relay.url, qwen.base_url, sign_in_host.base_url)
     for url in filter(None, urls):
         port = int(url.rpartition(":")[2])

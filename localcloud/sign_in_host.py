@@ -4,7 +4,7 @@ Everything unknown about the real host is a switch of ``SessionPolicy``. Any oth
 host, or of something in front of it, is a named ``Scenario``; ``SCENARIOS`` lists them all,
 including those of ``qwen`` that fit either host.
 
-    with QwenStandIn() as qwen, SignInHost(qwen, SessionPolicy(rotation=OLD_DIES)) as host:
+    with QwenStandIn() as qwen, SignInHostStandIn(qwen, SessionPolicy(rotation=OLD_DIES)) as host:
         credential = host.log_in()
         host.answer_with(ANSWER_LOST, ANSWERS)  # the first call, and every one after it
 """
@@ -191,7 +191,7 @@ class _Credential:
     superseded_at: datetime | None = None
 
 
-class SignInHost(StandIn):
+class SignInHostStandIn(StandIn):
     """The host. Inside a ``with`` block it listens on a free port of 127.0.0.1."""
 
     def __init__(self, qwen: QwenStandIn, policy: SessionPolicy | None = None) -> None:
@@ -496,7 +496,7 @@ def _changed(reply: Reply, **data: object) -> Reply:
     return json_reply(reply.status, document, cookies=reply.cookies)
 
 
-def _issue_then_refuse(host: SignInHost, request: SignInRequest) -> Reply:
+def _issue_then_refuse(host: SignInHostStandIn, request: SignInRequest) -> Reply:
     reply = host.answer(request)
     data = json.loads(reply.body)["data"]
     if "access_token" in data:
@@ -504,28 +504,28 @@ def _issue_then_refuse(host: SignInHost, request: SignInRequest) -> Reply:
     return reply
 
 
-def _lose_the_answer(host: SignInHost, request: SignInRequest) -> None:
+def _lose_the_answer(host: SignInHostStandIn, request: SignInRequest) -> None:
     host.answer(request)
 
 
-def _delete_the_credential(host: SignInHost, request: SignInRequest) -> Reply:
+def _delete_the_credential(host: SignInHostStandIn, request: SignInRequest) -> Reply:
     reply = host.answer(request)
     if request.serial is not None and request.credential is not None:
         host.end_login(request.credential)
     return replace(_changed(reply, refresh_token=None), cookies=[_DELETION])
 
 
-def _refuse_and_delete(host: SignInHost, _request: SignInRequest) -> Reply:
+def _refuse_and_delete(host: SignInHostStandIn, _request: SignInRequest) -> Reply:
     return replace(host.refuse(), cookies=[_DELETION])
 
 
-def _flood_with_cookies(host: SignInHost, request: SignInRequest) -> Reply:
+def _flood_with_cookies(host: SignInHostStandIn, request: SignInRequest) -> Reply:
     reply = host.answer(request)
     flood = [f"crumb{number}={secrets.token_hex(8)}; Path=/" for number in range(_FLOOD)]
     return replace(reply, cookies=[*flood, *reply.cookies])
 
 
-def _add_a_huge_cookie(host: SignInHost, request: SignInRequest) -> Reply:
+def _add_a_huge_cookie(host: SignInHostStandIn, request: SignInRequest) -> Reply:
     reply = host.answer(request)
     return replace(reply, cookies=[f"crumb={'x' * _HUGE}; Path=/", *reply.cookies])
 

@@ -59,7 +59,7 @@ class Notification:
 
 
 @dataclass(frozen=True)
-class Stack:
+class DeployedStack:
     """One deployed stack, by its outputs and parameters."""
 
     cloud: "Cloud"
@@ -72,7 +72,7 @@ class Stack:
     _left: list[Notification] = field(default_factory=list, repr=False)
 
     @classmethod
-    def find(cls, cloud: "Cloud", name: str) -> "Stack":
+    def find(cls, cloud: "Cloud", name: str) -> "DeployedStack":
         """Find the stack, and subscribe a queue to its alert topic."""
         described = cloud.cloudformation.describe_stacks(StackName=name)["Stacks"][0]
         outputs = {item["OutputKey"]: item["OutputValue"] for item in described["Outputs"]}

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from localcloud.aws import Cloud, CommandFailedError, local_cloud
 from localcloud.qwen import QwenStandIn
-from localcloud.sign_in_host import Rotation, SessionPolicy, SignInHost
+from localcloud.sign_in_host import Rotation, SessionPolicy, SignInHostStandIn
 
 from .emulator import ROOT, ColdStart, EmulatorError, Function, cold_start
 from .meter import Cost
@@ -111,7 +111,7 @@ class Bench:
     """The two functions, on one embedded AWS and beside the stand-ins of Qwen's hosts."""
 
     def __init__(
-        self, cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHost, directory: Path
+        self, cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHostStandIn, directory: Path
     ) -> None:
         """Create the secret with a fresh token, and lay out the rival in ``directory``."""
         self._cloud = cloud
@@ -227,7 +227,7 @@ def main() -> int:
 def _measure(alternations: int, progress: Console) -> Result:
     with (
         QwenStandIn() as qwen,
-        SignInHost(qwen) as sign_in_host,
+        SignInHostStandIn(qwen) as sign_in_host,
         local_cloud() as cloud,
         tempfile.TemporaryDirectory() as directory,
     ):

@@ -18,9 +18,9 @@ from rich.progress import track
 from rich.table import Table
 
 from localcloud.aws import Cloud, CommandFailedError, build, local_cloud
-from localcloud.fleet import DAY, TAG, Fleet
+from localcloud.fleet import DAY, TAG, DeployedFleet
 from localcloud.qwen import MINTS_NEWER_CLAIMS, QwenStandIn
-from localcloud.sign_in_host import SignInHost
+from localcloud.sign_in_host import SignInHostStandIn
 from tests.bench.fleet_sessions import Hour, Sessions, Trouble, slowly
 from tests.bench.machine import BUSY, MachineBusyError, load, wait_until_idle
 from tests.bench.meter import GET, PUT, Cost, Lapse, Meter, counted
@@ -40,7 +40,7 @@ class LongLived:
     """Members with tokens of the first kind, ``secrets`` of them, of which ``due`` are due."""
 
     def __init__(
-        self, fleet: Fleet, meter: Meter, console: Console, *, secrets: int, due: int
+        self, fleet: DeployedFleet, meter: Meter, console: Console, *, secrets: int, due: int
     ) -> None:
         self.fleet = fleet
         self.meter = meter
@@ -298,7 +298,9 @@ def main() -> int:
         return 1
 
 
-def _measured(fleet: Fleet, meter: Meter, console: Console, options: argparse.Namespace) -> bool:
+def _measured(
+    fleet: DeployedFleet, meter: Meter, console: Console, options: argparse.Namespace
+) -> bool:
     """Measure what was asked for, and say whether nothing was left behind."""
     console.print(f"{load()} at the beginning")
     if options.secrets:
@@ -322,7 +324,7 @@ def _measured(fleet: Fleet, meter: Meter, console: Console, options: argparse.Na
 
 @contextmanager
 def _sessions(
-    fleet: Fleet, meter: Meter, console: Console, options: argparse.Namespace
+    fleet: DeployedFleet, meter: Meter, console: Console, options: argparse.Namespace
 ) -> Iterator[Sessions]:
     """Make members with sessions, with tokens of all ages, for the length of the block."""
     sessions = Sessions(fleet, meter, console, members=options.sessions, latency=options.latency)
@@ -354,12 +356,12 @@ def _options() -> argparse.Namespace:
 
 
 @contextmanager
-def _deployed(console: Console, latency: float) -> Iterator[Fleet]:
+def _deployed(console: Console, latency: float) -> Iterator[DeployedFleet]:
     """Deploy the stack with the fleet, as its defaults are, but that no schedule comes between."""
     with ExitStack() as running:
         directory = Path(running.enter_context(tempfile.TemporaryDirectory()))
         qwen = running.enter_context(QwenStandIn())
-        sign_in_host = running.enter_context(SignInHost(qwen))
+        sign_in_host = running.enter_context(SignInHostStandIn(qwen))
         cloud = running.enter_context(local_cloud())
         with console.status("building and deploying"):
             fleet = deploy(cloud, qwen, sign_in_host, directory)
@@ -367,7 +369,9 @@ def _deployed(console: Console, latency: float) -> Iterator[Fleet]:
         yield fleet
 
 
-def deploy(cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHost, directory: Path) -> Fleet:
+def deploy(
+    cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHostStandIn, directory: Path
+) -> DeployedFleet:
     """Deploy the stack, and stop its schedules: the bench has the sweeps made itself."""
     parameters = {
         "Fleet": "true",
@@ -386,7 +390,7 @@ def deploy(cloud: Cloud, qwen: QwenStandIn, sign_in_host: SignInHost, directory:
             Target=found["Target"],
             State="DISABLED",
         )
-    return Fleet(stack, qwen, sign_in_host)
+    return DeployedFleet(stack, qwen, sign_in_host)
 
 
 if __name__ == "__main__":

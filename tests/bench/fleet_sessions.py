@@ -14,11 +14,11 @@ from typing import Final
 
 from rich.console import Console
 
-from localcloud.fleet import TAG, Fleet
+from localcloud.fleet import TAG, DeployedFleet
 from localcloud.qwen import MINTS_NEWER_CLAIMS, UNAVAILABLE_PAGE, QwenStandIn
 from localcloud.recording_proxy import Call
 from localcloud.serving import Reply, Scenario
-from localcloud.sign_in_host import ANSWERS, Rotation, SessionPolicy, SignInHost
+from localcloud.sign_in_host import ANSWERS, Rotation, SessionPolicy, SignInHostStandIn
 from localcloud.stack import Notification
 from tests.bench.meter import Cost, Lapse, Meter, name_of
 
@@ -80,7 +80,7 @@ class Sessions:
     """Members with sessions of 15 minutes, whose hosts take ``latency`` seconds for an answer."""
 
     def __init__(
-        self, fleet: Fleet, meter: Meter, console: Console, *, members: int, latency: float
+        self, fleet: DeployedFleet, meter: Meter, console: Console, *, members: int, latency: float
     ) -> None:
         self.fleet = fleet
         self.meter = meter
@@ -226,7 +226,7 @@ class Sessions:
 def slowly(scenario: Scenario, seconds: float) -> Scenario:
     """Return a host that answers after so many seconds."""
 
-    def answer(host: QwenStandIn | SignInHost, request: object) -> Reply | None:
+    def answer(host: QwenStandIn | SignInHostStandIn, request: object) -> Reply | None:
         time.sleep(seconds)
         return scenario.answer(host, request)
 

@@ -14,11 +14,11 @@ import pytest
 
 from localcloud.aws import Cloud
 from localcloud.cloudformation import read_template
-from localcloud.fleet import Fleet
+from localcloud.fleet import DeployedFleet
 from localcloud.qwen import MINTS_NEWER_CLAIMS, QwenStandIn
 from localcloud.recording_proxy import Answer, Call, CarryOut, RecordingProxy
-from localcloud.sign_in_host import ANSWERS, SessionPolicy, SignInHost
-from localcloud.stack import Notification, Run, Stack
+from localcloud.sign_in_host import ANSWERS, SessionPolicy, SignInHostStandIn
+from localcloud.stack import DeployedStack, Notification, Run
 
 ARRIVAL = timedelta(seconds=10)
 OWNER = "owner@example.com"
@@ -31,13 +31,13 @@ class Hosts:
     """Stand-ins of Qwen's two hosts."""
 
     qwen: QwenStandIn
-    sign_in_host: SignInHost
+    sign_in_host: SignInHostStandIn
 
     @classmethod
     @contextmanager
     def started(cls) -> Iterator["Hosts"]:
         """Start both, for the length of the block."""
-        with QwenStandIn() as qwen, SignInHost(qwen) as sign_in_host:
+        with QwenStandIn() as qwen, SignInHostStandIn(qwen) as sign_in_host:
             yield cls(qwen, sign_in_host)
 
     def parameters(self, **others: str) -> dict[str, str]:
@@ -64,7 +64,7 @@ class Calls:
 class Deployed:
     """The stack, and the hosts that its function talks to."""
 
-    stack: Stack
+    stack: DeployedStack
     hosts: Hosts
 
     @property
@@ -73,7 +73,7 @@ class Deployed:
         return self.hosts.qwen
 
     @property
-    def sign_in_host(self) -> SignInHost:
+    def sign_in_host(self) -> SignInHostStandIn:
         """The stand-in of the host that sessions are renewed at."""
         return self.hosts.sign_in_host
 
@@ -130,7 +130,7 @@ class Deployed:
         self.stack.notifications()
 
 
-def end_alarms(stack: Stack) -> None:
+def end_alarms(stack: DeployedStack) -> None:
     """Set all alarms of a stack to OK: other tests may have let them go off."""
     cloudwatch = stack.cloud.cloudwatch
     # What was counted so far is not to be counted after this.
@@ -140,7 +140,7 @@ def end_alarms(stack: Stack) -> None:
             cloudwatch.set_alarm_state(AlarmName=name, StateValue="OK", StateReason="a test")
 
 
-def alarm_message(stack: Stack, alarm: str, *, state: str = "ALARM") -> Notification:
+def alarm_message(stack: DeployedStack, alarm: str, *, state: str = "ALARM") -> Notification:
     """Return the message on the topic that this alarm of the stack has come into the state."""
     return stack.wait_for_notification(
         lambda told: (
@@ -183,7 +183,7 @@ def _session_stack(cloud: Cloud, built: Path) -> Iterator[Deployed]:
 
 
 # Deploys a stack of this name, with these parameters.
-type Deploy = Callable[[str, Mapping[str, str]], Stack]
+type Deploy = Callable[[str, Mapping[str, str]], DeployedStack]
 
 
 @pytest.fixture(scope="session", name="deploy_again")
@@ -202,7 +202,7 @@ def _deploy_again(session_stack: Deployed) -> Deploy:
     body = json.dumps(read_template(str(packaged))).encode()
     s3.put_object(Bucket=bucket, Key="again.template", Body=body)
 
-    def deploy(name: str, parameters: Mapping[str, str]) -> Stack:
+    def deploy(name: str, parameters: Mapping[str, str]) -> DeployedStack:
         client.create_change_set(
             StackName=name,
             ChangeSetName="again",
@@ -218,7 +218,7 @@ def _deploy_again(session_stack: Deployed) -> Deploy:
         )
         client.execute_change_set(StackName=name, ChangeSetName="again")
         client.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig={"Delay": 1})
-        return Stack.find(cloud, name)
+        return DeployedStack.find(cloud, name)
 
     return deploy
 
@@ -264,7 +264,7 @@ def _operated(session_operated: Deployed) -> Deployed:
 
 
 @pytest.fixture(scope="session", name="session_fleet")
-def _session_fleet(cloud: Cloud, built: Path) -> Iterator[Fleet]:
+def _session_fleet(cloud: Cloud, built: Path) -> Iterator[DeployedFleet]:
     with Hosts.started() as hosts:
         stack = cloud.deploy(
             built,
@@ -276,11 +276,11 @@ def _session_fleet(cloud: Cloud, built: Path) -> Iterator[Fleet]:
                 SessionSecretName="pool/own-session",
             ),
         )
-        yield Fleet(stack, hosts.qwen, hosts.sign_in_host)
+        yield DeployedFleet(stack, hosts.qwen, hosts.sign_in_host)
 
 
 @pytest.fixture(name="fleet")
-def _fleet(session_fleet: Fleet) -> Iterator[Fleet]:
+def _fleet(session_fleet: DeployedFleet) -> Iterator[DeployedFleet]:
     """Return the fleet without members, and with nothing said or queued."""
     session_fleet.qwen.answer_with(MINTS_NEWER_CLAIMS)
     session_fleet.sign_in_host.answer_with(ANSWERS)

@@ -12,7 +12,7 @@ import pytest
 from localcloud import qwen as scenarios
 from localcloud import sign_in_host
 from localcloud.qwen import Scenario
-from localcloud.recording_proxy import Refusal
+from localcloud.recording_proxy import AwsRefusal
 from localcloud.stack import Notification, Run, subscribe
 from qwen_token import QwenTokenError, errors
 from tests.e2e.conftest import OWNER, Deployed, alarm_message
@@ -86,7 +86,7 @@ def refusing(deployed: Deployed, operation: str | None) -> Any:
     if operation is None:
         return nullcontext()
     relay = deployed.stack.cloud.relay
-    return relay.interfering(operation, Refusal("AccessDeniedException"))
+    return relay.interfering(operation, AwsRefusal("AccessDeniedException"))
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
@@ -459,7 +459,9 @@ def test_a_failing_publish_hides_nothing_and_the_next_run_repeats_it(
     deployed.hold(2 * DAY)
     deployed.qwen.answer_with(scenarios.TOKEN_DEAD)
 
-    with deployed.stack.cloud.relay.interfering("sns:Publish", Refusal("AuthorizationError", 403)):
+    with deployed.stack.cloud.relay.interfering(
+        "sns:Publish", AwsRefusal("AuthorizationError", 403)
+    ):
         run = deployed.stack.invoke()
 
     assert run.error is not None

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from localcloud import qwen as scenarios
-from localcloud.fleet import DAY, SOON, TAG, Fleet
+from localcloud.fleet import DAY, SOON, TAG, DeployedFleet
 from localcloud.qwen import Reply, Request, Scenario
 from localcloud.sign_in_host import Rotation, SessionPolicy
 from localcloud.waiting import wait_until
@@ -17,7 +17,7 @@ from tests.e2e.conftest import alarm_message, end_alarms
 MINUTE = timedelta(minutes=1)
 
 
-def test_a_sweep_refreshes_what_is_due_and_leaves_all_else_alone(fleet: Fleet) -> None:
+def test_a_sweep_refreshes_what_is_due_and_leaves_all_else_alone(fleet: DeployedFleet) -> None:
     for number in range(12):
         fleet.add(f"due/{number}", left=2 * DAY)
     for number in range(13):
@@ -51,7 +51,7 @@ def test_a_sweep_refreshes_what_is_due_and_leaves_all_else_alone(fleet: Fleet) -
     assert fleet.alerts() == []
 
 
-def test_the_sessions_of_members_are_refreshed(fleet: Fleet) -> None:
+def test_the_sessions_of_members_are_refreshed(fleet: DeployedFleet) -> None:
     fleet.sign_in_host.policy = SessionPolicy(rotation=Rotation.OLD_DIES)
     fleet.add_session("pool/alice", left=4 * MINUTE)
     fleet.add_session("pool/bob")
@@ -67,7 +67,9 @@ def test_the_sessions_of_members_are_refreshed(fleet: Fleet) -> None:
     assert fleet.alerts() == []
 
 
-def test_a_pool_of_sign_ins_is_let_in_one_by_one_and_nobody_is_alarmed(fleet: Fleet) -> None:
+def test_a_pool_of_sign_ins_is_let_in_one_by_one_and_nobody_is_alarmed(
+    fleet: DeployedFleet,
+) -> None:
     names = [f"pool/{number}" for number in range(4)]
     for name in names:
         fleet.sign_in_host.set_password(f"{name}@example.com", "hunter2-hunter2", account=name)
@@ -92,7 +94,9 @@ def test_a_pool_of_sign_ins_is_let_in_one_by_one_and_nobody_is_alarmed(fleet: Fl
     assert fleet.sweep()["queued"] == 1
 
 
-def test_one_blocked_address_is_one_incident_with_the_number_of_members(fleet: Fleet) -> None:
+def test_one_blocked_address_is_one_incident_with_the_number_of_members(
+    fleet: DeployedFleet,
+) -> None:
     for number in range(15):
         fleet.add(f"due/{number}", left=2 * DAY)
     fleet.qwen.answer_with(scenarios.BLOCK_PAGE)
@@ -109,7 +113,7 @@ def test_one_blocked_address_is_one_incident_with_the_number_of_members(fleet: F
     assert "members of the fleet have met this so far" in failure["message"]
 
 
-def test_what_is_wrong_with_a_session_is_told_by_name_once(fleet: Fleet) -> None:
+def test_what_is_wrong_with_a_session_is_told_by_name_once(fleet: DeployedFleet) -> None:
     client = fleet.cloud.secretsmanager
     fleet.add_session("good", left=4 * MINUTE)
     fleet.add_session("other", left=4 * MINUTE, value=fleet.sign_in_host.log_in("mallory"))
@@ -128,7 +132,9 @@ def test_what_is_wrong_with_a_session_is_told_by_name_once(fleet: Fleet) -> None
     ]
 
 
-def test_a_sweep_on_which_nothing_is_due_makes_a_call_for_twenty_secrets(fleet: Fleet) -> None:
+def test_a_sweep_on_which_nothing_is_due_makes_a_call_for_twenty_secrets(
+    fleet: DeployedFleet,
+) -> None:
     for number in range(40):
         fleet.add(f"fresh/{number}", left=5 * DAY)
     calls = fleet.cloud.relay.calls
@@ -146,7 +152,7 @@ def test_a_sweep_on_which_nothing_is_due_makes_a_call_for_twenty_secrets(fleet: 
 
 
 def test_whatever_is_wrong_with_a_member_is_told_by_name_once_and_blocks_no_other(
-    fleet: Fleet,
+    fleet: DeployedFleet,
 ) -> None:
     client = fleet.cloud.secretsmanager
     fleet.add("good", left=DAY)
@@ -177,7 +183,7 @@ def test_whatever_is_wrong_with_a_member_is_told_by_name_once_and_blocks_no_othe
     assert fleet.queued("FleetDeadLetterQueueUrl")["Visible"] == 0
 
 
-def test_while_the_api_is_down_jobs_are_put_off_and_nobody_is_alarmed(fleet: Fleet) -> None:
+def test_while_the_api_is_down_jobs_are_put_off_and_nobody_is_alarmed(fleet: DeployedFleet) -> None:
     for number in range(15):
         fleet.add(f"due/{number}", left=2 * DAY)
     fleet.qwen.answer_with(scenarios.BLOCK_PAGE)
@@ -198,7 +204,9 @@ def test_while_the_api_is_down_jobs_are_put_off_and_nobody_is_alarmed(fleet: Fle
     assert fleet.alerts() == []
 
 
-def test_a_worker_that_is_killed_loses_nothing_and_tells_nothing_twice(fleet: Fleet) -> None:
+def test_a_worker_that_is_killed_loses_nothing_and_tells_nothing_twice(
+    fleet: DeployedFleet,
+) -> None:
     names = [f"due/{number}" for number in range(8)]
     arns = [fleet.add(name, left=2 * DAY) for name in (*names, "dead")]
     fleet.qwen.revoke("dead")
@@ -232,7 +240,7 @@ def test_a_worker_that_is_killed_loses_nothing_and_tells_nothing_twice(fleet: Fl
 
 @pytest.mark.nightly
 def test_the_sessions_of_a_killed_worker_are_refreshed_before_their_tokens_expire(
-    fleet: Fleet,
+    fleet: DeployedFleet,
 ) -> None:
     """Nothing is made faster here: it takes as long as AWS's timeouts are set to."""
     left = 4 * MINUTE
@@ -258,7 +266,7 @@ def test_the_sessions_of_a_killed_worker_are_refreshed_before_their_tokens_expir
     assert fleet.alerts() == []
 
 
-def test_what_crashes_three_times_is_put_aside_and_can_be_put_back(fleet: Fleet) -> None:
+def test_what_crashes_three_times_is_put_aside_and_can_be_put_back(fleet: DeployedFleet) -> None:
     with fleet.redelivering_after(1):
         fleet.cloud.sqs.send_message(
             QueueUrl=fleet.stack.outputs["FleetQueueUrl"], MessageBody="nothing a worker knows"
@@ -287,7 +295,9 @@ def test_what_crashes_three_times_is_put_aside_and_can_be_put_back(fleet: Fleet)
     assert {fleet.days_left(name) for name in members} == {7}
 
 
-def test_a_fleet_too_large_for_one_invocation_is_looked_through_to_its_end(fleet: Fleet) -> None:
+def test_a_fleet_too_large_for_one_invocation_is_looked_through_to_its_end(
+    fleet: DeployedFleet,
+) -> None:
     for number in range(101):
         fleet.add(f"fresh/{number:03}", left=5 * DAY)
     fleet.add("zz/last", left=2 * DAY)
@@ -309,7 +319,7 @@ def test_a_fleet_too_large_for_one_invocation_is_looked_through_to_its_end(fleet
     ("alarm", "left"), [("fleet-login-ending", DAY / 2), ("fleet-token-expired", -DAY / 2)]
 )
 def test_a_token_of_the_fleet_that_ends_raises_its_alarm(
-    alarm: str, left: timedelta, fleet: Fleet
+    alarm: str, left: timedelta, fleet: DeployedFleet
 ) -> None:
     end_alarms(fleet.stack)
     fleet.add("dying", left=left)
@@ -323,7 +333,7 @@ def test_a_token_of_the_fleet_that_ends_raises_its_alarm(
     assert "make status STACK=pool ARGS=--fleet" in told.document["AlarmDescription"]
 
 
-def test_the_schedule_runs_dispatch(fleet: Fleet) -> None:
+def test_the_schedule_runs_dispatch(fleet: DeployedFleet) -> None:
     timer = fleet.cloud.scheduler.get_schedule(
         Name=fleet.stack.resources()["DispatchFunctionTimer"]
     )
@@ -331,7 +341,7 @@ def test_the_schedule_runs_dispatch(fleet: Fleet) -> None:
     assert json.loads(timer["Target"]["Input"]) == {}
 
 
-def test_the_keepers_own_secret_is_none_of_the_fleets(fleet: Fleet) -> None:
+def test_the_keepers_own_secret_is_none_of_the_fleets(fleet: DeployedFleet) -> None:
     fleet.stack.put(fleet.qwen.mint(lifetime=DAY))
     assert fleet.sweep()["seen"] == 0
 
@@ -349,7 +359,7 @@ def test_the_keepers_own_secret_is_none_of_the_fleets(fleet: Fleet) -> None:
     ],
 )
 def test_what_sqs_measures_of_the_queues_raises_alarms(
-    alarm: str, metric: str, queue: str, bad: float, fleet: Fleet
+    alarm: str, metric: str, queue: str, bad: float, fleet: DeployedFleet
 ) -> None:
     # As SQS would: the emulator's does not measure its queues.
     [measured] = fleet.cloud.cloudwatch.describe_alarms(AlarmNames=[f"pool.{alarm}"])[

@@ -4,12 +4,14 @@ import pytest
 
 from keeper_runtime.run_location import RunLocation
 from localcloud.aws import REGION
-from localcloud.fleet import DAY, Fleet
+from localcloud.fleet import DAY, DeployedFleet
 from tests.e2e.alert_commands import KINDS, command_of, in_cloudshell
 
 
 @pytest.mark.nightly
-def test_the_command_of_each_alert_of_a_fleet_works_with_the_aws_cli_alone(fleet: Fleet) -> None:
+def test_the_command_of_each_alert_of_a_fleet_works_with_the_aws_cli_alone(
+    fleet: DeployedFleet,
+) -> None:
     secret_id = fleet.add("pool/zoe", left=5 * DAY)
     location = RunLocation(
         stack=fleet.stack.name,

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from rich.console import Console
 
-from localcloud.fleet import Fleet
+from localcloud.fleet import DeployedFleet
 from tests.bench.fleet import LongLived, measure_sessions, measure_tokens, measure_trouble
 from tests.bench.fleet_sessions import Sessions
 from tests.bench.machine import MachineBusyError, wait_until_idle
@@ -21,7 +21,7 @@ DUE_AT_ONCE = timedelta(minutes=11)
 
 
 @pytest.fixture(name="meter")
-def _meter(fleet: Fleet) -> Iterator[Meter]:
+def _meter(fleet: DeployedFleet) -> Iterator[Meter]:
     before = fleet.cloud.relay.gate
     yield Meter(fleet.cloud)
     fleet.cloud.relay.gate = before
@@ -38,7 +38,7 @@ def printed(console: Console) -> str:
 
 
 def test_long_lived_tokens_are_measured_beside_both_loops(
-    fleet: Fleet, meter: Meter, console: Console
+    fleet: DeployedFleet, meter: Meter, console: Console
 ) -> None:
     bench = LongLived(fleet, meter, console, secrets=4, due=2)
     bench.fill()
@@ -52,7 +52,7 @@ def test_long_lived_tokens_are_measured_beside_both_loops(
 
 
 def test_sessions_are_measured_and_none_of_their_readers_is_without_a_token(
-    fleet: Fleet, meter: Meter, console: Console
+    fleet: DeployedFleet, meter: Meter, console: Console
 ) -> None:
     bench = Sessions(fleet, meter, console, members=2, latency=0)
     bench.fill(youngest=DUE_AT_ONCE, oldest=DUE_AT_ONCE)
@@ -66,7 +66,7 @@ def test_sessions_are_measured_and_none_of_their_readers_is_without_a_token(
 
 
 def test_trouble_is_measured_and_told_from_an_outage(
-    fleet: Fleet, meter: Meter, console: Console
+    fleet: DeployedFleet, meter: Meter, console: Console
 ) -> None:
     bench = Sessions(fleet, meter, console, members=3, latency=0)
     bench.fill(youngest=DUE_AT_ONCE, oldest=DUE_AT_ONCE)
@@ -91,7 +91,7 @@ def cells_of(line: str) -> list[str]:
     return line.split("│")
 
 
-def test_a_lapse_is_from_the_end_of_a_token_to_the_next_one(fleet: Fleet) -> None:
+def test_a_lapse_is_from_the_end_of_a_token_to_the_next_one(fleet: DeployedFleet) -> None:
     meter = Meter(fleet.cloud)
     meter.current["kept"] += [(0.0, 900.0), (570.0, 1470.0)]
     meter.current["late"] += [(0.0, 900.0), (960.0, 1860.0)]

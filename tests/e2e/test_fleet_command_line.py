@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from localcloud.fleet import DAY, SOON, TAG, Fleet
+from localcloud.fleet import DAY, SOON, TAG, DeployedFleet
 from localcloud.waiting import wait_until
 from tests.e2e.conftest import recorded
 from tests.minting import pieces
@@ -19,12 +19,12 @@ MINUTE = timedelta(minutes=1)
 PASSWORD = "correct horse battery staple"
 
 
-def tags_of(name: str, fleet: Fleet) -> dict[str, str]:
+def tags_of(name: str, fleet: DeployedFleet) -> dict[str, str]:
     found = fleet.cloud.secretsmanager.describe_secret(SecretId=name)
     return {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
 
 
-def test_put_makes_a_member_that_the_next_sweep_keeps(fleet: Fleet) -> None:
+def test_put_makes_a_member_that_the_next_sweep_keeps(fleet: DeployedFleet) -> None:
     raw = fleet.qwen.mint(account="zoe", lifetime=2 * DAY)
 
     done = fleet.stack.command_line("put", "--fleet", "--name", "pool/zoe", typed=raw)
@@ -36,7 +36,7 @@ def test_put_makes_a_member_that_the_next_sweep_keeps(fleet: Fleet) -> None:
     fleet.wait_for_refresh("pool/zoe")
 
 
-def test_put_into_a_member_keeps_the_other_keys_and_takes_it_up_again(fleet: Fleet) -> None:
+def test_put_into_a_member_keeps_the_other_keys_and_takes_it_up_again(fleet: DeployedFleet) -> None:
     fleet.add("pool/zoe", value='{"note": "mine"}', tag="off")
     raw = fleet.qwen.mint(account="zoe", lifetime=5 * DAY)
 
@@ -50,7 +50,7 @@ def test_put_into_a_member_keeps_the_other_keys_and_takes_it_up_again(fleet: Fle
 
 @pytest.mark.parametrize("form", ["{}", "Cookie: theme=dark; refresh_token={}"])
 def test_put_of_a_session_makes_a_member_and_a_worker_gets_its_first_token(
-    form: str, fleet: Fleet
+    form: str, fleet: DeployedFleet
 ) -> None:
     credential = fleet.sign_in_host.log_in("zoe")
 
@@ -67,7 +67,7 @@ def test_put_of_a_session_makes_a_member_and_a_worker_gets_its_first_token(
     assert fleet.alerts() == []
 
 
-def test_put_of_a_sign_in_makes_a_member_and_a_worker_signs_in(fleet: Fleet) -> None:
+def test_put_of_a_sign_in_makes_a_member_and_a_worker_signs_in(fleet: DeployedFleet) -> None:
     fleet.sign_in_host.set_password("zoe@example.com", PASSWORD, "zoe")
     typed = f"zoe@example.com\n{PASSWORD}\n"
 
@@ -80,7 +80,9 @@ def test_put_of_a_sign_in_makes_a_member_and_a_worker_signs_in(fleet: Fleet) -> 
     wait_for_access_token("pool/zoe", fleet)
 
 
-def test_a_new_session_of_a_member_is_used_though_its_token_is_not_due(fleet: Fleet) -> None:
+def test_a_new_session_of_a_member_is_used_though_its_token_is_not_due(
+    fleet: DeployedFleet,
+) -> None:
     fleet.add_session("zoe", left=14 * MINUTE, has_iat=True)
     before = fleet.current("zoe")
     credential = fleet.sign_in_host.log_in("zoe")
@@ -97,7 +99,7 @@ def test_a_new_session_of_a_member_is_used_though_its_token_is_not_due(fleet: Fl
 
 
 def test_put_by_somebody_who_may_not_use_the_queue_stores_the_login_and_says_so(
-    fleet: Fleet,
+    fleet: DeployedFleet,
 ) -> None:
     credential = fleet.sign_in_host.log_in("zoe")
     somebody = fleet.cloud.session_without("sqs:SendMessage")
@@ -112,7 +114,7 @@ def test_put_by_somebody_who_may_not_use_the_queue_stores_the_login_and_says_so(
     assert credential not in done.stdout + done.stderr
 
 
-def wait_for_access_token(name: str, fleet: Fleet) -> None:
+def wait_for_access_token(name: str, fleet: DeployedFleet) -> None:
     """Wait until readers of the member get an access token with nearly all its life."""
 
     def is_there() -> bool:
@@ -128,7 +130,7 @@ def wait_for_access_token(name: str, fleet: Fleet) -> None:
     )
 
 
-def test_put_leaves_a_secret_alone_that_is_none_of_the_fleets(fleet: Fleet) -> None:
+def test_put_leaves_a_secret_alone_that_is_none_of_the_fleets(fleet: DeployedFleet) -> None:
     fleet.cloud.secretsmanager.create_secret(Name="database", SecretString="a password")
     raw = fleet.qwen.mint(account="zoe")
 
@@ -140,7 +142,7 @@ def test_put_leaves_a_secret_alone_that_is_none_of_the_fleets(fleet: Fleet) -> N
     assert fleet.current("database") == "a password"
 
 
-def test_remove_takes_a_member_out_and_leaves_its_token(fleet: Fleet) -> None:
+def test_remove_takes_a_member_out_and_leaves_its_token(fleet: DeployedFleet) -> None:
     fleet.add("pool/zoe", left=2 * DAY)
     before = fleet.current("pool/zoe")
 
@@ -153,7 +155,7 @@ def test_remove_takes_a_member_out_and_leaves_its_token(fleet: Fleet) -> None:
     assert fleet.current("pool/zoe") == before
 
 
-def test_remove_takes_a_member_out_with_its_session_and_leaves_both(fleet: Fleet) -> None:
+def test_remove_takes_a_member_out_with_its_session_and_leaves_both(fleet: DeployedFleet) -> None:
     fleet.add_session("zoe", left=14 * MINUTE)
     before = fleet.current("zoe"), fleet.current("zoe/session")
 
@@ -169,7 +171,7 @@ def test_remove_takes_a_member_out_with_its_session_and_leaves_both(fleet: Fleet
 @pytest.mark.parametrize(
     ("name", "said"), [("nobody", "ResourceNotFoundException"), ("database", "none of the fleet's")]
 )
-def test_remove_says_what_is_no_member(name: str, said: str, fleet: Fleet) -> None:
+def test_remove_says_what_is_no_member(name: str, said: str, fleet: DeployedFleet) -> None:
     fleet.cloud.secretsmanager.create_secret(Name="database", SecretString="a password")
 
     done = fleet.stack.command_line("remove", "--name", name)
@@ -178,7 +180,7 @@ def test_remove_says_what_is_no_member(name: str, said: str, fleet: Fleet) -> No
     assert said in done.stderr
 
 
-def test_status_shows_first_what_needs_a_look_and_counts_the_others(fleet: Fleet) -> None:
+def test_status_shows_first_what_needs_a_look_and_counts_the_others(fleet: DeployedFleet) -> None:
     for number in range(40):
         fleet.add(f"fresh/{number:02}", left=(4 + number % 3) * DAY + DAY / 2)
     fleet.add("stale", left=2.5 * DAY)
@@ -214,7 +216,7 @@ def test_status_shows_first_what_needs_a_look_and_counts_the_others(fleet: Fleet
     }
 
 
-def test_status_of_a_fleet_with_nothing_wrong_is_well(fleet: Fleet) -> None:
+def test_status_of_a_fleet_with_nothing_wrong_is_well(fleet: DeployedFleet) -> None:
     fleet.add("fresh", left=5 * DAY)
 
     done = fleet.stack.command_line("status", "--fleet", "--json")
@@ -235,7 +237,7 @@ def test_status_of_a_fleet_with_nothing_wrong_is_well(fleet: Fleet) -> None:
     assert (member["days_remaining"], member["problem"]) == (5.0, None)
 
 
-def test_status_tells_what_may_not_be_read_from_what_needs_a_person(fleet: Fleet) -> None:
+def test_status_tells_what_may_not_be_read_from_what_needs_a_person(fleet: DeployedFleet) -> None:
     fleet.add("fresh", left=5 * DAY)
     fleet.forbid(fleet.add("foreign", left=5 * DAY))
     # What is forbidden to all, the root user may do all the same.
@@ -250,7 +252,7 @@ def test_status_tells_what_may_not_be_read_from_what_needs_a_person(fleet: Fleet
     assert both.returncode == 3, both.stdout
 
 
-def test_status_shows_sessions_beside_tokens_and_what_the_runs_met(fleet: Fleet) -> None:
+def test_status_shows_sessions_beside_tokens_and_what_the_runs_met(fleet: DeployedFleet) -> None:
     fleet.add("abe", left=5 * DAY)
     fleet.add_session("dead", left=4 * MINUTE)
     fleet.sign_in_host.end_login(fleet.sign_in_host.current("dead"))
@@ -289,14 +291,14 @@ def has_incident(
     return done if "incident since" in done.stdout else None
 
 
-def test_status_of_an_empty_fleet_says_so(fleet: Fleet) -> None:
+def test_status_of_an_empty_fleet_says_so(fleet: DeployedFleet) -> None:
     done = fleet.stack.command_line("status", "--fleet")
 
     assert done.returncode == 0, done.stderr
     assert "Secrets         0" in done.stdout
 
 
-def test_all_shows_them_all(fleet: Fleet) -> None:
+def test_all_shows_them_all(fleet: DeployedFleet) -> None:
     for number in range(35):
         fleet.add(f"fresh/{number:02}", left=5 * DAY)
 
@@ -305,7 +307,9 @@ def test_all_shows_them_all(fleet: Fleet) -> None:
     assert all(f"fresh/{number:02}" in done.stdout for number in range(35))
 
 
-def test_the_keepers_own_status_shows_its_own_schedule_beside_the_fleets(fleet: Fleet) -> None:
+def test_the_keepers_own_status_shows_its_own_schedule_beside_the_fleets(
+    fleet: DeployedFleet,
+) -> None:
     fleet.stack.put(fleet.qwen.mint(lifetime=5 * DAY))
 
     done = fleet.stack.command_line("status", "--json")
@@ -315,7 +319,7 @@ def test_the_keepers_own_status_shows_its_own_schedule_beside_the_fleets(fleet: 
     assert "FleetSilentAlarm" in document["alarms"]
 
 
-def test_sweep_has_the_fleet_looked_through_now(fleet: Fleet) -> None:
+def test_sweep_has_the_fleet_looked_through_now(fleet: DeployedFleet) -> None:
     fleet.add("due", left=2 * DAY)
 
     done = fleet.stack.command_line("sweep")
@@ -325,7 +329,9 @@ def test_sweep_has_the_fleet_looked_through_now(fleet: Fleet) -> None:
     fleet.wait_for_refresh("due")
 
 
-def test_no_token_and_no_part_of_one_is_in_anything_that_the_fleet_says(fleet: Fleet) -> None:
+def test_no_token_and_no_part_of_one_is_in_anything_that_the_fleet_says(
+    fleet: DeployedFleet,
+) -> None:
     raws = [fleet.qwen.mint(account=f"a{number}", lifetime=2 * DAY) for number in range(2)]
     fleet.add("pasted-badly", value=raws[0].replace(".", "-"))
 

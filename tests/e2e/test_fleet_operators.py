@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from localcloud.fleet import DAY, Fleet
+from localcloud.fleet import DAY, DeployedFleet
 from tests.e2e.operators import assert_used, session_with
 from tests.policies import OPERATES_A_FLEET, policy, recorded
 
 
 @pytest.mark.nightly
 def test_an_operator_of_a_fleet_runs_every_command_with_these_policies(
-    fleet: Fleet,
+    fleet: DeployedFleet,
 ) -> None:
     policies = [
         policy(name, stack=fleet.stack.name, secrets=fleet.stack.name) for name in OPERATES_A_FLEET

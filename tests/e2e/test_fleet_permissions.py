@@ -13,9 +13,9 @@ from botocore.exceptions import ClientError
 
 from localcloud import qwen as scenarios
 from localcloud.aws import EMULATOR_POLICY, REGION
-from localcloud.fleet import DAY, TAG, Fleet
+from localcloud.fleet import DAY, TAG, DeployedFleet
 from localcloud.iam import Iam, Permission, permissions
-from localcloud.recording_proxy import Refusal
+from localcloud.recording_proxy import AwsRefusal
 from localcloud.sign_in_host import Rotation, SessionPolicy
 
 ACCOUNT = "000000000000"
@@ -39,7 +39,7 @@ UNSEEN = {
 }
 
 
-def granted_to(role: str, fleet: Fleet) -> set[Permission]:
+def granted_to(role: str, fleet: DeployedFleet) -> set[Permission]:
     """Return what a role may do by the template, without what AWS does in its name."""
     statements = Iam(fleet.stack).statements(role, without=EMULATOR_POLICY)
     return {
@@ -47,7 +47,7 @@ def granted_to(role: str, fleet: Fleet) -> set[Permission]:
     }
 
 
-def used(fleet: Fleet, keys: set[str]) -> tuple[set[Permission], set[Permission]]:
+def used(fleet: DeployedFleet, keys: set[str]) -> tuple[set[Permission], set[Permission]]:
     """Return what dispatch did, and what the workers did; ``keys`` are those of both."""
     resources = fleet.stack.resources()
     arns = {
@@ -70,7 +70,7 @@ def used(fleet: Fleet, keys: set[str]) -> tuple[set[Permission], set[Permission]
     return by_dispatch, by_workers
 
 
-def exercise(fleet: Fleet) -> set[str]:
+def exercise(fleet: DeployedFleet) -> set[str]:
     """Take every path to AWS that the fleet's functions have, and return the keys that they had."""
     with fleet.cloud.relay.watching() as uses:
         for number in range(101):
@@ -94,7 +94,7 @@ def exercise(fleet: Fleet) -> set[str]:
         fleet.sweep()
         # With the two sessions, which wait until they fall due.
         fleet.wait_for_postponed(3)
-        refusal = Refusal("InternalFailure")
+        refusal = AwsRefusal("InternalFailure")
         with fleet.cloud.relay.interfering("secretsmanager:ListSecrets", refusal):
             function = fleet.stack.outputs["DispatchFunctionName"]
             failed = fleet.cloud.functions.invoke(FunctionName=function, Payload=b"{}")
@@ -103,7 +103,7 @@ def exercise(fleet: Fleet) -> set[str]:
 
 
 def test_the_functions_use_what_they_are_granted_and_are_granted_what_they_use(
-    fleet: Fleet,
+    fleet: DeployedFleet,
 ) -> None:
     by_dispatch, by_workers = used(fleet, exercise(fleet))
 
@@ -113,7 +113,7 @@ def test_the_functions_use_what_they_are_granted_and_are_granted_what_they_use(
 
 @pytest.mark.parametrize("role", ["DispatchFunctionRole", "WorkerFunctionRole"])
 def test_a_secret_without_the_tag_or_with_the_tag_off_is_closed_to_the_fleet(
-    role: str, fleet: Fleet
+    role: str, fleet: DeployedFleet
 ) -> None:
     fleet.add("member", value="any", tag="blue")
     fleet.add("member/session", value="any", tag="session")
@@ -149,7 +149,7 @@ def by_list(role: str) -> bool:
     return role == "DispatchFunctionRole"
 
 
-def test_dispatch_may_write_no_secret(fleet: Fleet) -> None:
+def test_dispatch_may_write_no_secret(fleet: DeployedFleet) -> None:
     fleet.add("member", value="any")
     session = fleet.cloud.session_of_role(Iam(fleet.stack).role("DispatchFunctionRole")["RoleName"])
     client: Any = session.client("secretsmanager", endpoint_url=fleet.cloud.endpoint)
@@ -158,7 +158,7 @@ def test_dispatch_may_write_no_secret(fleet: Fleet) -> None:
         client.put_secret_value(SecretId="member", SecretString="theirs")
 
 
-def test_the_fleets_schedule_may_run_dispatch_and_nothing_else(fleet: Fleet) -> None:
+def test_the_fleets_schedule_may_run_dispatch_and_nothing_else(fleet: DeployedFleet) -> None:
     iam = Iam(fleet.stack)
     function = (
         f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{fleet.stack.outputs['DispatchFunctionName']}"

@@ -18,9 +18,9 @@ from localcloud import qwen as scenarios
 from localcloud import sign_in_host
 from localcloud.aws import REGION, Cloud
 from localcloud.iam import Iam, Permission, permissions
-from localcloud.recording_proxy import Refusal
+from localcloud.recording_proxy import AwsRefusal
 from localcloud.sign_in_host import Rotation, SessionPolicy
-from localcloud.stack import Stack
+from localcloud.stack import DeployedStack
 from tests.e2e.conftest import Deployed
 
 DAY = timedelta(days=1)
@@ -46,7 +46,7 @@ def key_id(session: boto3.Session) -> str:
     return credentials.access_key
 
 
-def table_arn(stack: Stack) -> str:
+def table_arn(stack: DeployedStack) -> str:
     return f"arn:aws:dynamodb:{REGION}:000000000000:table/{stack.outputs['StateTableName']}"
 
 
@@ -59,7 +59,7 @@ def _used(newer: Deployed) -> set[Permission]:
         newer.sign_in_host.policy = SessionPolicy(rotation=Rotation.OLD_DIES)
         assert stack.invoke().result is not None, "leases, keeps the session, stages and promotes"
         newer.hold_session()
-        with relay.interfering("secretsmanager:UpdateSecretVersionStage", Refusal("Any", 500)):
+        with relay.interfering("secretsmanager:UpdateSecretVersionStage", AwsRefusal("Any", 500)):
             assert stack.invoke().error is not None, "stages a session"
         assert stack.invoke().result is not None, "looks for the session that was staged"
         newer.hold_session()

@@ -17,7 +17,7 @@ import pytest
 
 from localcloud.aws import REGION, ROOT, Cloud
 from localcloud.recording_proxy import Answer, Call, CarryOut, RecordingProxy
-from localcloud.stack import Stack
+from localcloud.stack import DeployedStack
 from qwen_token import __version__
 from tests.e2e.conftest import Hosts
 from tests.e2e.test_deploying import scripts
@@ -57,7 +57,7 @@ def _released(cloud: Cloud, archive: Path) -> Any:
             f"cd {archive.parent}\nBUCKET={BUCKET}\n{script}", HOME=str(archive.parent)
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        yield Stack.find(cloud, NAME), hosts
+        yield DeployedStack.find(cloud, NAME), hosts
 
 
 @pytest.mark.nightly

@@ -17,13 +17,13 @@ from botocore.exceptions import ClientError
 from localcloud import qwen as scenarios
 from localcloud.aws import ROOT, Cloud
 from localcloud.qwen import ACCOUNT, QwenStandIn, Scenario
-from localcloud.recording_proxy import Loss, Refusal
+from localcloud.recording_proxy import AwsRefusal, Loss
 from localcloud.sign_in_host import (
     ANSWERS,
     BLOCK_SLIDER,
     Rotation,
     SessionPolicy,
-    SignInHost,
+    SignInHostStandIn,
     SignInRequest,
 )
 from localcloud.stack import CURRENT, PREVIOUS
@@ -154,7 +154,7 @@ def test_a_run_that_broke_off_before_its_promotion_is_finished_by_the_next(
     # The worst case: the API retires the old token as it issues the new one.
     deployed.hold(2 * DAY)
     deployed.qwen.answer_with(scenarios.RETIRES_OLD, scenarios.ECHOES)
-    with deployed.stack.cloud.relay.interfering(PROMOTE, Refusal("InternalServiceError", 500)):
+    with deployed.stack.cloud.relay.interfering(PROMOTE, AwsRefusal("InternalServiceError", 500)):
         broken = deployed.stack.invoke()
     assert broken.result is not None
     assert broken.result["outcome"] == "retrying"
@@ -355,7 +355,7 @@ def test_a_staged_credential_is_not_lost_and_the_old_one_not_spent_again(
 ) -> None:
     credential = newer.hold_session()
     newer.sign_in_host.policy = SessionPolicy(rotation=Rotation.REUSE_ENDS_LOGIN)
-    with newer.stack.cloud.relay.interfering(PROMOTE, Refusal("InternalServiceError", 500)):
+    with newer.stack.cloud.relay.interfering(PROMOTE, AwsRefusal("InternalServiceError", 500)):
         broken = newer.stack.invoke()
     assert broken.error is not None
     [failed] = newer.stack.notifications()
@@ -419,7 +419,7 @@ def test_a_session_put_in_during_a_run_is_not_overwritten(newer: Deployed) -> No
     newer.sign_in_host.policy = SessionPolicy(rotation=Rotation.OLD_DIES)
     theirs = newer.sign_in_host.log_in()
 
-    def put_meanwhile(host: SignInHost, request: SignInRequest) -> scenarios.Reply | None:
+    def put_meanwhile(host: SignInHostStandIn, request: SignInRequest) -> scenarios.Reply | None:
         reply = host.answer(request)
         newer.stack.put_session(theirs)
         return reply
@@ -456,7 +456,7 @@ def test_many_runs_at_once_spend_the_credential_once(newer: Deployed) -> None:
     newer.sign_in_host.policy = SessionPolicy(rotation=Rotation.REUSE_ENDS_LOGIN)
     others_ended = threading.Event()
 
-    def hold_the_answer(host: SignInHost, request: SignInRequest) -> scenarios.Reply | None:
+    def hold_the_answer(host: SignInHostStandIn, request: SignInRequest) -> scenarios.Reply | None:
         others_ended.wait(LESS_THAN_THE_TIMEOUT)
         return host.answer(request)
 

@@ -9,13 +9,13 @@ import pytest
 
 from localcloud import qwen as scenarios
 from localcloud import sign_in_host
-from localcloud.recording_proxy import Refusal
+from localcloud.recording_proxy import AwsRefusal
 from localcloud.serving import Reply, Scenario
 from localcloud.sign_in_host import (
     CredentialForm,
     Rotation,
     SessionPolicy,
-    SignInHost,
+    SignInHostStandIn,
     SignInRequest,
 )
 from tests.e2e.conftest import OWNER, Deployed, recorded
@@ -55,13 +55,13 @@ def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:
         for operation in ("GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage"):
             stack.forget()
             deployed.hold(2 * DAY)
-            refusal = Refusal("InternalServiceError", 500)
+            refusal = AwsRefusal("InternalServiceError", 500)
             with cloud.relay.interfering(f"secretsmanager:{operation}", refusal):
                 stack.invoke()
         raw = qwen.mint()
         for event in ({raw: True}, {"force": raw}, {"token": raw}, raw, [raw]):
             stack.invoke(event)
-        with cloud.relay.interfering("sns:Publish", Refusal("InternalError", 500)):
+        with cloud.relay.interfering("sns:Publish", AwsRefusal("InternalError", 500)):
             stack.invoke({"token": raw})
         for value in (raw[:-40], f"{raw}.{raw}", f"{raw} {raw}", json.dumps({"token": [raw]})):
             stack.put(value)
@@ -143,7 +143,7 @@ class Trial:
         self.processes: list[str] = []
         self.looking = Scenario("looks around", "lists the processes meanwhile", self._look_around)
 
-    def _look_around(self, host: SignInHost, request: SignInRequest) -> Reply:
+    def _look_around(self, host: SignInHostStandIn, request: SignInRequest) -> Reply:
         listed = subprocess.run(
             ["ps", "axeww", "-o", "command"],  # noqa: S607 - wherever the system has it
             capture_output=True,
@@ -197,7 +197,7 @@ def test_no_part_of_any_login_is_in_any_output(newer: Deployed, form: Credential
             newer.sign_in_host.answer_with(scenario)
             trial.run(credential)
         for operation in ("PutSecretValue", "UpdateSecretVersionStage"):
-            refusal = Refusal("InternalServiceError", 500)
+            refusal = AwsRefusal("InternalServiceError", 500)
             credential = trial.log_in()
             with relay.interfering(f"secretsmanager:{operation}", refusal):
                 trial.run(credential)

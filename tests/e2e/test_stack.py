@@ -18,11 +18,11 @@ from botocore.exceptions import ClientError
 
 from localcloud.aws import REGION, Cloud
 from localcloud.iam import Iam, permissions
-from localcloud.stack import Stack
+from localcloud.stack import DeployedStack
 from tests.e2e.conftest import Deploy, Deployed, Hosts
 
 
-def delete(stack: Stack) -> None:
+def delete(stack: DeployedStack) -> None:
     client = stack.cloud.cloudformation
     client.delete_stack(StackName=stack.name)
     client.get_waiter("stack_delete_complete").wait(

@@ -11,7 +11,7 @@ import pytest
 
 from localcloud import qwen as scenarios
 from localcloud.qwen import ACCOUNT, QwenStandIn, Reply, Request, Scenario
-from localcloud.sign_in_host import Rotation, SessionPolicy, SignInHost
+from localcloud.sign_in_host import Rotation, SessionPolicy, SignInHostStandIn
 from localcloud.waiting import wait_until
 from qwen_token import (
     ConfigError,
@@ -220,15 +220,15 @@ EMAIL, PASSWORD = "owner@example.com", "correct horse battery staple"
 
 
 @pytest.fixture(name="host")
-def _host(qwen: QwenStandIn) -> Iterator[SignInHost]:
+def _host(qwen: QwenStandIn) -> Iterator[SignInHostStandIn]:
     policy = SessionPolicy(rotation=Rotation.REUSE_ENDS_LOGIN)
-    with SignInHost(qwen, policy) as host:
+    with SignInHostStandIn(qwen, policy) as host:
         host.set_password(EMAIL, PASSWORD)
         yield host
 
 
 def with_session(
-    host: SignInHost, session: Session | None = None, raw: str | None = None
+    host: SignInHostStandIn, session: Session | None = None, raw: str | None = None
 ) -> QwenClient:
     return QwenClient(
         raw,
@@ -247,7 +247,7 @@ def credential_of(ours: QwenClient) -> str:
 
 @pytest.mark.parametrize("rotation", Rotation)
 def test_a_session_gets_a_token_and_its_new_state_can_be_stored(
-    host: SignInHost, rotation: Rotation
+    host: SignInHostStandIn, rotation: Rotation
 ) -> None:
     host.policy = SessionPolicy(rotation=rotation)
     given = host.log_in()
@@ -278,7 +278,7 @@ def longer() -> Scenario:
 
 
 def test_with_a_session_alone_the_first_use_gets_one_token_for_all_threads(
-    host: SignInHost,
+    host: SignInHostStandIn,
 ) -> None:
     ours = with_session(host)
     with ThreadPoolExecutor(4) as pool:
@@ -289,7 +289,9 @@ def test_with_a_session_alone_the_first_use_gets_one_token_for_all_threads(
     assert len(host.requests) == 1
 
 
-def test_after_a_failure_the_changed_credential_is_there_nevertheless(host: SignInHost) -> None:
+def test_after_a_failure_the_changed_credential_is_there_nevertheless(
+    host: SignInHostStandIn,
+) -> None:
     raw = host.qwen.mint()
     ours = with_session(host, raw=raw)
     before = credential_of(ours)
@@ -303,7 +305,9 @@ def test_after_a_failure_the_changed_credential_is_there_nevertheless(host: Sign
     assert list(host.spent.values()) == [1, 1]
 
 
-def test_a_dead_session_gives_way_to_the_token_and_that_to_a_sign_in(host: SignInHost) -> None:
+def test_a_dead_session_gives_way_to_the_token_and_that_to_a_sign_in(
+    host: SignInHostStandIn,
+) -> None:
     raw = host.qwen.mint(lifetime=DAY)
     dead = host.log_in()
     host.end_login(dead)
@@ -317,7 +321,7 @@ def test_a_dead_session_gives_way_to_the_token_and_that_to_a_sign_in(host: SignI
     assert [request.grant for request in host.requests] == ["refresh_token", "password"]
 
 
-def test_a_refused_password_is_not_tried_again(host: SignInHost) -> None:
+def test_a_refused_password_is_not_tried_again(host: SignInHostStandIn) -> None:
     ours = with_session(host, Session(email=EMAIL, password="a wrong one"))
     for _ in range(3):
         with pytest.raises(SignInRefusedError) as caught:
@@ -326,13 +330,13 @@ def test_a_refused_password_is_not_tried_again(host: SignInHost) -> None:
     assert host.sign_in_attempts == 1
 
 
-def test_a_session_of_another_account_is_not_used(host: SignInHost) -> None:
+def test_a_session_of_another_account_is_not_used(host: SignInHostStandIn) -> None:
     session = Session(refresh_token=host.log_in(), account="somebody-else")
     with pytest.raises(WrongAccountError):
         with_session(host, session).refresh_token()
 
 
-def test_a_client_shown_shows_no_session(host: SignInHost) -> None:
+def test_a_client_shown_shows_no_session(host: SignInHostStandIn) -> None:
     session = Session(refresh_token=host.log_in(), email=EMAIL, password=PASSWORD)
     ours = with_session(host, session)
     token = ours.refresh_token()

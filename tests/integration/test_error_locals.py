@@ -16,7 +16,7 @@ import requests
 from localcloud import qwen as qwens
 from localcloud import sign_in_host as hosts
 from localcloud.qwen import QwenStandIn
-from localcloud.sign_in_host import SignInHost
+from localcloud.sign_in_host import SignInHostStandIn
 from qwen_token import (
     FileStore,
     MemoryStore,
@@ -75,8 +75,8 @@ def require_silence(error: BaseException, secrets: set[str]) -> None:
 
 
 @pytest.fixture(name="host")
-def _host(qwen: QwenStandIn) -> Iterator[SignInHost]:
-    with SignInHost(qwen) as host:
+def _host(qwen: QwenStandIn) -> Iterator[SignInHostStandIn]:
+    with SignInHostStandIn(qwen) as host:
         host.set_password(EMAIL, PASSWORD)
         yield host
 
@@ -184,7 +184,7 @@ def test_no_auth_leaves_the_refused_token_in_a_frame(qwen: QwenStandIn, scenario
 )
 @pytest.mark.parametrize("grant", ["refresh_token", "password"])
 def test_a_login_that_fails_leaves_no_secret_in_a_frame(
-    host: SignInHost, scenario: Any, grant: str
+    host: SignInHostStandIn, scenario: Any, grant: str
 ) -> None:
     credential = host.log_in()
     session = (

@@ -26,7 +26,7 @@ from localcloud.sign_in_host import (
     FailureStyle,
     Rotation,
     SessionPolicy,
-    SignInHost,
+    SignInHostStandIn,
 )
 from qwen_token import (
     ConfigError,
@@ -65,13 +65,13 @@ BOTH_SESSION_GRANTS = pytest.mark.parametrize("grant", [Grant.REFRESH_TOKEN, Gra
 
 
 @pytest.fixture(name="host")
-def _host(qwen: QwenStandIn) -> Iterator[SignInHost]:
-    with SignInHost(qwen) as host:
+def _host(qwen: QwenStandIn) -> Iterator[SignInHostStandIn]:
+    with SignInHostStandIn(qwen) as host:
         host.set_password(EMAIL, PASSWORD)
         yield host
 
 
-def hosts(host: SignInHost, **more: Any) -> Hosts:
+def hosts(host: SignInHostStandIn, **more: Any) -> Hosts:
     return Hosts(api_base_url=host.qwen.base_url, auth_base_url=host.base_url, **more)
 
 
@@ -81,7 +81,7 @@ def login(credential: str | None = CREDENTIAL, held: Token | None = None) -> Log
 
 
 def obtain(
-    host: SignInHost,
+    host: SignInHostStandIn,
     grant: Grant,
     credential: str | None = None,
     *,
@@ -220,7 +220,7 @@ def test_a_password_goes_to_an_open_webui_in_plain_and_with_none_of_qwens_header
 
 
 @BOTH_SESSION_GRANTS
-def test_each_request_has_an_id_of_its_own(host: SignInHost, grant: Grant) -> None:
+def test_each_request_has_an_id_of_its_own(host: SignInHostStandIn, grant: Grant) -> None:
     source = hosts(host).source(grant)
     given = login(host.log_in())
     for _ in range(3):
@@ -296,7 +296,7 @@ def says_when_it_ends(policy: SessionPolicy, *, in_cookie: bool) -> bool:
     )
 
 
-def require_access_token(granted: Granted, host: SignInHost) -> None:
+def require_access_token(granted: Granted, host: SignInHostStandIn) -> None:
     issued = granted.issued()
     assert host.qwen.accepts(issued.raw)
     assert issued.is_access_token
@@ -307,7 +307,7 @@ def require_access_token(granted: Granted, host: SignInHost) -> None:
 
 @pytest.mark.parametrize("policy", LOOKS, ids=named)
 def test_a_refresh_grants_an_access_token_and_the_credential_that_came(
-    host: SignInHost, policy: SessionPolicy
+    host: SignInHostStandIn, policy: SessionPolicy
 ) -> None:
     host.policy = policy
     spent = host.log_in()
@@ -332,7 +332,7 @@ def test_a_refresh_grants_an_access_token_and_the_credential_that_came(
 
 @pytest.mark.parametrize("policy", LOOKS[::5], ids=named)
 def test_a_sign_in_grants_an_access_token_and_a_new_credential(
-    host: SignInHost, policy: SessionPolicy
+    host: SignInHostStandIn, policy: SessionPolicy
 ) -> None:
     host.policy = policy
 
@@ -347,12 +347,14 @@ def test_a_sign_in_grants_an_access_token_and_a_new_credential(
     assert host.sign_outs == 0
 
 
-def test_headers_that_are_not_demanded_do_no_harm(host: SignInHost) -> None:
+def test_headers_that_are_not_demanded_do_no_harm(host: SignInHostStandIn) -> None:
     host.policy = SessionPolicy(demands_headers=False, web_version="9.9.9")
     require_access_token(obtain(host, Grant.REFRESH_TOKEN), host)
 
 
-def test_a_credential_in_its_grace_gets_the_one_that_took_its_place(host: SignInHost) -> None:
+def test_a_credential_in_its_grace_gets_the_one_that_took_its_place(
+    host: SignInHostStandIn,
+) -> None:
     host.policy = SessionPolicy(rotation=Rotation.OLD_DIES, grace=timedelta(minutes=1))
     spent = host.log_in()
     once = obtain(host, Grant.REFRESH_TOKEN, spent)
@@ -361,7 +363,7 @@ def test_a_credential_in_its_grace_gets_the_one_that_took_its_place(host: SignIn
 
 
 @pytest.mark.parametrize("rotation", [Rotation.OLD_DIES, Rotation.REUSE_ENDS_LOGIN])
-def test_a_credential_that_was_spent_is_dead(host: SignInHost, rotation: Rotation) -> None:
+def test_a_credential_that_was_spent_is_dead(host: SignInHostStandIn, rotation: Rotation) -> None:
     host.policy = SessionPolicy(rotation=rotation)
     spent = host.log_in()
     obtain(host, Grant.REFRESH_TOKEN, spent)
@@ -704,7 +706,7 @@ def test_every_scenario_of_the_host_is_in_a_table() -> None:
 @pytest.mark.parametrize("scenario", sorted(GRANTS, key=str), ids=lambda scenario: scenario.name)
 @pytest.mark.parametrize("rotation", [Rotation.NEVER, Rotation.REUSE_ENDS_LOGIN])
 def test_whatever_the_host_grants_its_credential_is_not_lost(
-    host: SignInHost, scenario: Scenario, rotation: Rotation
+    host: SignInHostStandIn, scenario: Scenario, rotation: Rotation
 ) -> None:
     host.policy = SessionPolicy(rotation=rotation)
     host.answer_with(scenario)
@@ -725,7 +727,7 @@ def test_whatever_the_host_grants_its_credential_is_not_lost(
 @BOTH_SESSION_GRANTS
 @pytest.mark.parametrize("scenario", FAILS, ids=lambda scenario: scenario.name)
 def test_a_failed_grant_has_its_class_is_sent_once_and_shows_no_secret(
-    host: SignInHost,
+    host: SignInHostStandIn,
     grant: Grant,
     scenario: Scenario,
     caplog: pytest.LogCaptureFixture,
@@ -760,7 +762,7 @@ def test_a_failed_grant_has_its_class_is_sent_once_and_shows_no_secret(
     ],
 )
 def test_a_dead_credential_is_rejected_in_every_style(
-    host: SignInHost, style: FailureStyle, spoil: Callable[[SignInHost, str], None]
+    host: SignInHostStandIn, style: FailureStyle, spoil: Callable[[SignInHostStandIn, str], None]
 ) -> None:
     host.policy = SessionPolicy(failure_style=style)
     credential = host.log_in()
@@ -774,7 +776,9 @@ def test_a_dead_credential_is_rejected_in_every_style(
 
 
 @pytest.mark.parametrize("style", FailureStyle)
-def test_a_wrong_password_is_refused_in_every_style(host: SignInHost, style: FailureStyle) -> None:
+def test_a_wrong_password_is_refused_in_every_style(
+    host: SignInHostStandIn, style: FailureStyle
+) -> None:
     host.policy = SessionPolicy(failure_style=style)
     host.set_password(EMAIL, "another password by now")
     with pytest.raises(SignInRefusedError) as caught:
@@ -783,7 +787,7 @@ def test_a_wrong_password_is_refused_in_every_style(host: SignInHost, style: Fai
     assert shows_none_of(all_said(caught.value), PASSWORD, EMAIL)
 
 
-def test_the_challenge_after_too_many_sign_ins_is_a_refusal(host: SignInHost) -> None:
+def test_the_challenge_after_too_many_sign_ins_is_a_refusal(host: SignInHostStandIn) -> None:
     host.policy = SessionPolicy(sign_ins_before_challenge=0)
     with pytest.raises(SignInRefusedError, match="challenge"):
         obtain(host, Grant.PASSWORD)
@@ -791,7 +795,7 @@ def test_the_challenge_after_too_many_sign_ins_is_a_refusal(host: SignInHost) ->
 
 @BOTH_SESSION_GRANTS
 def test_a_version_that_the_host_no_longer_takes_names_the_parameter(
-    host: SignInHost, grant: Grant
+    host: SignInHostStandIn, grant: Grant
 ) -> None:
     host.policy = SessionPolicy(web_version="0.4.0")
     with pytest.raises(ConfigError, match="WebVersion"):
@@ -1072,7 +1076,7 @@ def test_a_token_without_an_expiry_is_not_one_to_keep(qwen: QwenStandIn) -> None
 # --- what cannot be spent -------------------------------------------------------------------------
 
 
-def test_what_the_login_does_not_have_is_not_asked_for(host: SignInHost) -> None:
+def test_what_the_login_does_not_have_is_not_asked_for(host: SignInHostStandIn) -> None:
     nothing = Login(None, Session())
     with pytest.raises(SessionMalformedError):
         hosts(host).source(Grant.REFRESH_TOKEN).obtain(nothing, within=AMPLE)
@@ -1084,7 +1088,7 @@ def test_what_the_login_does_not_have_is_not_asked_for(host: SignInHost) -> None
     assert host.qwen.requests == []
 
 
-def test_an_access_token_is_never_exchanged(host: SignInHost) -> None:
+def test_an_access_token_is_never_exchanged(host: SignInHostStandIn) -> None:
     held = decode_token(host.qwen.issue_access_token())
     with pytest.raises(TokenMissingError):
         hosts(host).source(Grant.EXCHANGE).obtain(Login(held, Session()), within=AMPLE)
@@ -1105,7 +1109,7 @@ def test_a_dead_token_is_not_exchanged(qwen: QwenStandIn) -> None:
         )
 
 
-def test_nothing_that_is_granted_is_shown(host: SignInHost) -> None:
+def test_nothing_that_is_granted_is_shown(host: SignInHostStandIn) -> None:
     granted = obtain(host, Grant.REFRESH_TOKEN)
     assert granted.refresh_token is not None
     assert shows_none_of(repr(granted), granted.refresh_token, granted.issued().raw)

@@ -10,7 +10,7 @@ import pytest
 from localcloud import qwen as scenarios
 from localcloud.aws import Cloud
 from localcloud.qwen import QwenStandIn
-from localcloud.recording_proxy import Refusal
+from localcloud.recording_proxy import AwsRefusal
 from qwen_token import (
     ConfigError,
     StoreError,
@@ -110,7 +110,7 @@ def test_a_new_token_that_cannot_be_stored_is_kept_and_stored_later(
     manager = secret.manager(qwen)
     heard: list[str] = []
     manager.on("refresh", lambda _: heard.append(secret.value()))
-    denied = Refusal("AccessDeniedException")
+    denied = AwsRefusal("AccessDeniedException")
     with cloud.relay.interfering(f"secretsmanager:{operation}", denied):
         with pytest.raises(StoreError, match="AccessDenied"):
             manager.refresh()

@@ -20,7 +20,7 @@ from localcloud.sign_in_host import (
     Delivery,
     Rotation,
     SessionPolicy,
-    SignInHost,
+    SignInHostStandIn,
     SignInRequest,
 )
 from qwen_token import (
@@ -64,9 +64,9 @@ def _time() -> Iterator[Time]:
 
 
 @pytest.fixture(name="host")
-def _host(qwen: QwenStandIn) -> Iterator[SignInHost]:
+def _host(qwen: QwenStandIn) -> Iterator[SignInHostStandIn]:
     policy = SessionPolicy(rotation=Rotation.REUSE_ENDS_LOGIN)
-    with SignInHost(qwen, policy) as host:
+    with SignInHostStandIn(qwen, policy) as host:
         host.set_password(EMAIL, PASSWORD)
         yield host
 
@@ -76,7 +76,9 @@ def _path(tmp_path: Path) -> Path:
     return tmp_path / "token"
 
 
-def managed(host: SignInHost, session: Session | None = None, **options: Any) -> TokenManager:
+def managed(
+    host: SignInHostStandIn, session: Session | None = None, **options: Any
+) -> TokenManager:
     return TokenManager(
         session=session or Session(refresh_token=host.log_in()),
         base_url=host.qwen.base_url,
@@ -86,7 +88,7 @@ def managed(host: SignInHost, session: Session | None = None, **options: Any) ->
 
 
 @contextmanager
-def managing(host: SignInHost, time: Time, **options: Any) -> Iterator[TokenManager]:
+def managing(host: SignInHostStandIn, time: Time, **options: Any) -> Iterator[TokenManager]:
     """Return a manager for which time passes when ``time`` is told so."""
     manager = managed(host, clock=time.clock, elapsed=time.elapsed, wait=time.wait, **options)
     with manager:
@@ -99,7 +101,7 @@ def managing(host: SignInHost, time: Time, **options: Any) -> Iterator[TokenMana
 def issuing(time: Time, lifetime: timedelta = timedelta(seconds=900)) -> Scenario:
     """Return a host that issues access tokens by the test's clock."""
 
-    def answer(host: SignInHost, request: SignInRequest) -> Reply:
+    def answer(host: SignInHostStandIn, request: SignInRequest) -> Reply:
         return host.answer(request, access_lifetime=time.clock() - datetime.now(UTC) + lifetime)
 
     return Scenario("issues", "issues by the clock of the test", answer)
@@ -116,7 +118,7 @@ def stored(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("policy", ROTATIONS)
 def test_a_session_alone_gives_one_token_after_another(
-    host: SignInHost, path: Path, policy: SessionPolicy
+    host: SignInHostStandIn, path: Path, policy: SessionPolicy
 ) -> None:
     host.policy = policy
     manager = managed(host, store=FileStore(path))
@@ -133,13 +135,13 @@ def test_a_session_alone_gives_one_token_after_another(
     assert host.serial_of(stored(path)["refresh_token"]) == len(host._credentials)
 
 
-def _first_of(host: SignInHost) -> str:
+def _first_of(host: SignInHostStandIn) -> str:
     return next(iter(host._credentials))
 
 
 @pytest.mark.parametrize("delivery", Delivery)
 def test_however_the_credential_comes_back_it_is_kept(
-    host: SignInHost, path: Path, delivery: Delivery
+    host: SignInHostStandIn, path: Path, delivery: Delivery
 ) -> None:
     host.policy = SessionPolicy(rotation=Rotation.REUSE_ENDS_LOGIN, delivery=delivery)
     credential = host.log_in()
@@ -150,7 +152,7 @@ def test_however_the_credential_comes_back_it_is_kept(
 
 
 def test_a_sign_in_alone_gives_a_token_and_the_credential_of_the_next(
-    host: SignInHost, path: Path
+    host: SignInHostStandIn, path: Path
 ) -> None:
     manager = managed(host, SIGN_IN, store=FileStore(path))
     assert host.qwen.accepts(manager.token)
@@ -168,7 +170,7 @@ def test_an_open_webui_server_signs_in_itself(qwen: QwenStandIn) -> None:
     assert manager.info.days_remaining == pytest.approx(7, abs=0.01)
 
 
-def test_a_token_of_the_first_kind_gives_way_to_the_sessions(host: SignInHost) -> None:
+def test_a_token_of_the_first_kind_gives_way_to_the_sessions(host: SignInHostStandIn) -> None:
     raw = host.qwen.mint(lifetime=30 * DAY)
     manager = managed(host, store=MemoryStore(raw))
     assert manager.token == raw
@@ -177,7 +179,7 @@ def test_a_token_of_the_first_kind_gives_way_to_the_sessions(host: SignInHost) -
     assert manager.token == successor
 
 
-def test_where_the_session_is_dead_the_token_is_its_own_login(host: SignInHost) -> None:
+def test_where_the_session_is_dead_the_token_is_its_own_login(host: SignInHostStandIn) -> None:
     credential = host.log_in()
     host.end_login(credential)
     raw = host.qwen.mint(lifetime=2 * DAY)
@@ -187,7 +189,7 @@ def test_where_the_session_is_dead_the_token_is_its_own_login(host: SignInHost) 
 
 
 def test_a_json_document_keeps_its_other_keys_beside_an_access_token(
-    host: SignInHost, path: Path
+    host: SignInHostStandIn, path: Path
 ) -> None:
     path.write_text(json.dumps({"token": host.qwen.mint(lifetime=DAY), "note": "ours"}))
     successor = managed(host, store=FileStore(path)).refresh()
@@ -200,7 +202,7 @@ def test_a_json_document_keeps_its_other_keys_beside_an_access_token(
 
 @pytest.mark.parametrize("names_account", [True, False])
 def test_a_token_of_fifteen_minutes_is_replaced_every_ten(
-    host: SignInHost, time: Time, *, names_account: bool
+    host: SignInHostStandIn, time: Time, *, names_account: bool
 ) -> None:
     # The claim would be of the host's own clock, which does not follow the test's.
     host.policy = SessionPolicy(
@@ -220,7 +222,7 @@ def test_a_token_of_fifteen_minutes_is_replaced_every_ten(
 
 @pytest.mark.parametrize("has_iat", [True, False])
 def test_an_access_token_is_due_with_a_third_of_its_life_left(
-    host: SignInHost, time: Time, *, has_iat: bool
+    host: SignInHostStandIn, time: Time, *, has_iat: bool
 ) -> None:
     raw = host.qwen.issue_access_token(has_iat=has_iat)
     with managing(host, time, auth_token=raw) as manager:
@@ -232,7 +234,9 @@ def test_an_access_token_is_due_with_a_third_of_its_life_left(
         assert manager.token == raw
 
 
-def test_an_expired_token_is_replaced_when_it_is_asked_for(host: SignInHost, time: Time) -> None:
+def test_an_expired_token_is_replaced_when_it_is_asked_for(
+    host: SignInHostStandIn, time: Time
+) -> None:
     host.answer_with(issuing(time))
     with managing(host, time) as manager:
         first = manager.token
@@ -245,7 +249,9 @@ def test_an_expired_token_is_replaced_when_it_is_asked_for(host: SignInHost, tim
     assert list(host.spent.values()) == [1, 1]
 
 
-def test_reads_while_the_host_is_down_call_it_once_a_minute(host: SignInHost, time: Time) -> None:
+def test_reads_while_the_host_is_down_call_it_once_a_minute(
+    host: SignInHostStandIn, time: Time
+) -> None:
     host.answer_with(SERVER_ERROR)
     with managing(host, time) as manager:
         for _ in range(5):
@@ -260,7 +266,7 @@ def test_reads_while_the_host_is_down_call_it_once_a_minute(host: SignInHost, ti
 
 @pytest.mark.parametrize("ahead", [10 * MINUTE, -10 * MINUTE, 20 * MINUTE], ids=str)
 def test_by_a_clock_that_is_wrong_the_session_is_not_spent_again_and_again(
-    host: SignInHost, time: Time, ahead: timedelta
+    host: SignInHostStandIn, time: Time, ahead: timedelta
 ) -> None:
     host.answer_with(issuing(time, timedelta(seconds=900) - ahead))
     with managing(host, time) as manager:
@@ -273,13 +279,13 @@ def test_by_a_clock_that_is_wrong_the_session_is_not_spent_again_and_again(
 
 @pytest.mark.parametrize("wrong_by", [-5 * HOUR, -12 * MINUTE, 12 * MINUTE, 5 * HOUR], ids=str)
 def test_a_corrected_clock_is_noticed_before_the_access_token_expires(
-    host: SignInHost, time: Time, wrong_by: timedelta
+    host: SignInHostStandIn, time: Time, wrong_by: timedelta
 ) -> None:
     # The host's clock is right all the time, and ours was wrong until now.
     off_by = [wrong_by]
     time.sets(wrong_by)
 
-    def answer(host: SignInHost, request: SignInRequest) -> Reply:
+    def answer(host: SignInHostStandIn, request: SignInRequest) -> Reply:
         right = time.clock() - off_by[0]
         life = right - datetime.now(UTC) + timedelta(seconds=900)
         return host.answer(request, access_lifetime=life)
@@ -296,7 +302,9 @@ def test_a_corrected_clock_is_noticed_before_the_access_token_expires(
     assert set(host.spent.values()) == {1}
 
 
-def test_a_short_lived_token_is_reported_and_returned_until_it_expires(host: SignInHost) -> None:
+def test_a_short_lived_token_is_reported_and_returned_until_it_expires(
+    host: SignInHostStandIn,
+) -> None:
     host.answer_with(scenarios.SHORT_LIVED)
     manager = managed(host)
     told: list[str] = []
@@ -309,7 +317,7 @@ def test_a_short_lived_token_is_reported_and_returned_until_it_expires(host: Sig
 # What limits it
 
 
-def test_a_young_token_is_checked_and_not_replaced(host: SignInHost, time: Time) -> None:
+def test_a_young_token_is_checked_and_not_replaced(host: SignInHostStandIn, time: Time) -> None:
     host.answer_with(issuing(time))
     with managing(host, time) as manager:
         first = manager.token
@@ -324,7 +332,7 @@ def test_a_young_token_is_checked_and_not_replaced(host: SignInHost, time: Time)
 
 
 def test_what_the_host_refused_is_not_asked_again_for_an_hour_whoever_asks(
-    host: SignInHost, time: Time, path: Path
+    host: SignInHostStandIn, time: Time, path: Path
 ) -> None:
     credential = host.log_in()
     host.end_login(credential)
@@ -347,7 +355,7 @@ def test_what_the_host_refused_is_not_asked_again_for_an_hour_whoever_asks(
 
 
 def test_a_refused_password_is_not_tried_again_until_another_one_is_given(
-    host: SignInHost, time: Time, path: Path
+    host: SignInHostStandIn, time: Time, path: Path
 ) -> None:
     host.answer_sign_ins_with(issuing(time))
     wrong = Session(email=EMAIL, password="a wrong one")
@@ -363,7 +371,7 @@ def test_a_refused_password_is_not_tried_again_until_another_one_is_given(
 
 
 def test_a_day_passes_between_two_sign_ins_also_of_two_processes(
-    host: SignInHost, time: Time, path: Path
+    host: SignInHostStandIn, time: Time, path: Path
 ) -> None:
     host.answer_sign_ins_with(issuing(time))
     with managing(host, time, session=SIGN_IN, store=FileStore(path)) as manager:
@@ -384,7 +392,7 @@ def test_a_day_passes_between_two_sign_ins_also_of_two_processes(
 
 
 def test_a_login_that_is_passed_for_the_first_time_replaces_the_stored_one(
-    host: SignInHost, path: Path
+    host: SignInHostStandIn, path: Path
 ) -> None:
     old, new = host.log_in(), host.log_in()
     assert managed(host, Session(refresh_token=old), store=FileStore(path)).token
@@ -398,7 +406,7 @@ def test_a_login_that_is_passed_for_the_first_time_replaces_the_stored_one(
 
 
 def test_a_login_that_a_person_writes_into_the_file_is_the_newest(
-    host: SignInHost, path: Path
+    host: SignInHostStandIn, path: Path
 ) -> None:
     dead, alive = host.log_in(), host.log_in()
     host.end_login(dead)
@@ -414,11 +422,13 @@ def test_a_login_that_a_person_writes_into_the_file_is_the_newest(
     assert host.spent[host.serial_of(dead)] == 1
 
 
-def test_a_session_put_in_while_the_old_one_is_spent_wins(host: SignInHost, path: Path) -> None:
+def test_a_session_put_in_while_the_old_one_is_spent_wins(
+    host: SignInHostStandIn, path: Path
+) -> None:
     theirs = host.log_in()
     file = path.with_name("token.session")
 
-    def answer(host: SignInHost, request: SignInRequest) -> Reply:
+    def answer(host: SignInHostStandIn, request: SignInRequest) -> Reply:
         file.write_text(theirs)
         return host.answer(request)
 
@@ -427,7 +437,7 @@ def test_a_session_put_in_while_the_old_one_is_spent_wins(host: SignInHost, path
     assert host.spent[host.serial_of(theirs)] == 1
 
 
-def test_a_file_that_holds_no_login_is_named_and_stays(host: SignInHost, path: Path) -> None:
+def test_a_file_that_holds_no_login_is_named_and_stays(host: SignInHostStandIn, path: Path) -> None:
     file = path.with_name("token.session")
     file.write_text('{"note": 1}')
     manager = managed(host, store=FileStore(path))
@@ -437,7 +447,7 @@ def test_a_file_that_holds_no_login_is_named_and_stays(host: SignInHost, path: P
     assert host.requests == []
 
 
-def test_a_session_of_another_account_than_the_tokens_is_reported(host: SignInHost) -> None:
+def test_a_session_of_another_account_than_the_tokens_is_reported(host: SignInHostStandIn) -> None:
     raw = host.qwen.mint(account=ANOTHER_ACCOUNT, lifetime=DAY)
     manager = managed(host, store=MemoryStore(raw))
     with pytest.raises(WrongAccountError):
@@ -449,7 +459,7 @@ def test_a_session_of_another_account_than_the_tokens_is_reported(host: SignInHo
 
 
 def test_the_files_are_their_owners_alone_and_the_state_holds_no_secret(
-    host: SignInHost, path: Path
+    host: SignInHostStandIn, path: Path
 ) -> None:
     both = Session(refresh_token=host.log_in(), email=EMAIL, password=PASSWORD)
     manager = managed(host, both, store=FileStore(path))
@@ -495,7 +505,7 @@ class Failing(MemoryStore):
 
 
 def test_a_credential_that_cannot_be_written_is_used_and_written_later(
-    host: SignInHost, time: Time, caplog: pytest.LogCaptureFixture
+    host: SignInHostStandIn, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Failing()
     host.answer_with(issuing(time))
@@ -515,7 +525,7 @@ def test_a_credential_that_cannot_be_written_is_used_and_written_later(
 
 
 def test_where_the_state_cannot_be_written_no_credential_is_spent(
-    host: SignInHost, path: Path
+    host: SignInHostStandIn, path: Path
 ) -> None:
     path.with_name("token.state").mkdir()
     with pytest.raises(StoreError, match=r"token\.state could not be"):
@@ -524,7 +534,7 @@ def test_where_the_state_cannot_be_written_no_credential_is_spent(
 
 
 def test_a_state_that_is_garbage_is_named_and_no_credential_is_spent(
-    host: SignInHost, path: Path
+    host: SignInHostStandIn, path: Path
 ) -> None:
     path.with_name("token.state").write_text("garbage")
     with pytest.raises(StoreError, match="delete it"):
@@ -581,7 +591,7 @@ def test_qwens_own_hosts_need_no_url() -> None:
     assert "chat.qwen.ai" in repr(TokenManager(session=SIGN_IN))
 
 
-def test_the_options_reach_the_hosts(host: SignInHost) -> None:
+def test_the_options_reach_the_hosts(host: SignInHostStandIn) -> None:
     host.policy = SessionPolicy(web_version="9.9")
     with pytest.raises(ConfigError):
         managed(host).refresh()
@@ -614,7 +624,7 @@ while sys.stdin.readline():
 )
 
 
-def given(host: SignInHost, path: Path, *, reads: bool, **session: str) -> str:
+def given(host: SignInHostStandIn, path: Path, *, reads: bool, **session: str) -> str:
     return json.dumps(
         {
             "session": session,
@@ -628,7 +638,7 @@ def given(host: SignInHost, path: Path, *, reads: bool, **session: str) -> str:
 
 @contextmanager
 def racing(
-    host: SignInHost, path: Path, count: int, *, reads: bool, **session: str
+    host: SignInHostStandIn, path: Path, count: int, *, reads: bool, **session: str
 ) -> Iterator[Any]:
     with ExitStack() as running:
         racers = [running.enter_context(start_program(RACE)) for _ in range(count)]
@@ -663,7 +673,7 @@ def racing(
     ],
 )
 def test_processes_with_one_file_spend_each_credential_once(
-    host: SignInHost, path: Path, rotation: Rotation, form: CredentialForm
+    host: SignInHostStandIn, path: Path, rotation: Rotation, form: CredentialForm
 ) -> None:
     host.policy = SessionPolicy(rotation=rotation, credential_form=form)
     with racing(host, path, 3, reads=True, refresh_token=host.log_in()) as race:
@@ -678,14 +688,16 @@ def test_processes_with_one_file_spend_each_credential_once(
     assert host.qwen.accepts(tokens.pop())
 
 
-def test_processes_that_refresh_at_once_share_the_result(host: SignInHost, path: Path) -> None:
+def test_processes_that_refresh_at_once_share_the_result(
+    host: SignInHostStandIn, path: Path
+) -> None:
     with racing(host, path, 4, reads=False, refresh_token=host.log_in()) as race:
         assert set(race()) == {path.read_text()}
     assert list(host.spent.values()) == [1]
 
 
 def test_processes_that_find_no_token_sign_in_once_between_them(
-    host: SignInHost, path: Path
+    host: SignInHostStandIn, path: Path
 ) -> None:
     with racing(host, path, 4, reads=True, email=EMAIL, password=PASSWORD) as race:
         assert set(race()) == {path.read_text()}
@@ -693,12 +705,12 @@ def test_processes_that_find_no_token_sign_in_once_between_them(
 
 
 def test_a_process_that_died_with_the_lease_is_taken_over_from(
-    host: SignInHost, path: Path, time: Time
+    host: SignInHostStandIn, path: Path, time: Time
 ) -> None:
     asked = threading.Event()
     credential = host.log_in()
 
-    def answer(_host: SignInHost, _request: SignInRequest) -> None:
+    def answer(_host: SignInHostStandIn, _request: SignInRequest) -> None:
         asked.set()
 
     host.answer_with(Scenario("silent", "spends nothing", answer), issuing(time))
@@ -735,13 +747,13 @@ os.waitpid(child, 0)
 )
 
 
-def test_a_child_shares_the_file_with_its_parent(host: SignInHost, path: Path) -> None:
+def test_a_child_shares_the_file_with_its_parent(host: SignInHostStandIn, path: Path) -> None:
     typed = given(host, path, reads=True, refresh_token=host.log_in()) + "\n"
     assert run_program(FORK, typed=typed) == "True"
     assert list(host.spent.values()) == [1]
 
 
-def test_a_child_does_not_spend_the_session_in_its_parents_memory(host: SignInHost) -> None:
+def test_a_child_does_not_spend_the_session_in_its_parents_memory(host: SignInHostStandIn) -> None:
     manager = managed(host)
     token = manager.token
     read, write = os.pipe()
@@ -761,7 +773,7 @@ def test_a_child_does_not_spend_the_session_in_its_parents_memory(host: SignInHo
     assert len(host.requests) == 1
 
 
-def test_a_block_page_makes_no_session_look_dead(host: SignInHost, time: Time) -> None:
+def test_a_block_page_makes_no_session_look_dead(host: SignInHostStandIn, time: Time) -> None:
     host.answer_with(BLOCK_PAGE, issuing(time))
     told: list[object] = []
     with managing(host, time) as manager:

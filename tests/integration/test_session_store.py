@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from localcloud.aws import Cloud
-from localcloud.recording_proxy import Answer, Call, CarryOut, Loss, Refusal
+from localcloud.recording_proxy import Answer, AwsRefusal, Call, CarryOut, Loss
 from qwen_token import Session, SessionMalformedError, StoreError
 from qwen_token.secret_store import AWS_CONFIG
 from qwen_token.session_store import SessionStore
@@ -237,7 +237,7 @@ def test_a_promotion_that_fails_says_so_and_leaves_the_session_to_be_found(
     over = behind_the_relay.read()
     with (
         cloud.relay.interfering(
-            "secretsmanager:UpdateSecretVersionStage", Refusal("InternalServiceError", 500)
+            "secretsmanager:UpdateSecretVersionStage", AwsRefusal("InternalServiceError", 500)
         ),
         pytest.raises(StoreError, match="could not make the session's new credential current"),
     ):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from localcloud.aws import Cloud
-from localcloud.recording_proxy import Refusal
+from localcloud.recording_proxy import AwsRefusal
 from qwen_token import SharedToken, StoreError, TokenMalformedError, TokenMissingError
 from qwen_token.secret_store import AWS_CONFIG
 from tests.fakes import Clock
@@ -188,7 +188,7 @@ def test_an_outage_of_secrets_manager_is_bridged_until_it_is_over(
     shared.current()
     secrets.put_secret_value(SecretId=arn, SecretString=NEW.raw)
     clock.sleep(300)
-    refusal = Refusal("InternalServiceError", 500)
+    refusal = AwsRefusal("InternalServiceError", 500)
     with cloud.relay.interfering("secretsmanager:GetSecretValue", refusal):
         assert shared.current() == OLD.raw
     clock.sleep(5)

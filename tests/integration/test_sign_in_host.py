@@ -27,7 +27,7 @@ from localcloud.sign_in_host import (
     FailureStyle,
     Rotation,
     SessionPolicy,
-    SignInHost,
+    SignInHostStandIn,
 )
 
 DAY = timedelta(days=1)
@@ -39,8 +39,8 @@ Changed = Mapping[str, str | None]
 
 
 @pytest.fixture(name="host")
-def _host(qwen: QwenStandIn) -> Iterator[SignInHost]:
-    with SignInHost(qwen) as host:
+def _host(qwen: QwenStandIn) -> Iterator[SignInHostStandIn]:
+    with SignInHostStandIn(qwen) as host:
         yield host
 
 
@@ -62,7 +62,7 @@ def headers(changed: Changed | None = None) -> dict[str, str]:
 
 
 def refresh(
-    host: SignInHost,
+    host: SignInHostStandIn,
     credential: str | None,
     changed: Changed | None = None,
     *,
@@ -74,7 +74,9 @@ def refresh(
     return requests.get(host.base_url + path, headers=sent, timeout=5, allow_redirects=False)
 
 
-def sign_in(host: SignInHost, password: str = PASSWORD, *, email: str = EMAIL) -> requests.Response:
+def sign_in(
+    host: SignInHostStandIn, password: str = PASSWORD, *, email: str = EMAIL
+) -> requests.Response:
     digest = hashlib.sha256(password.encode()).hexdigest()
     return requests.post(
         host.base_url + SIGN_IN,
@@ -84,7 +86,7 @@ def sign_in(host: SignInHost, password: str = PASSWORD, *, email: str = EMAIL) -
     )
 
 
-def ask_api(host: SignInHost, access_token: str) -> requests.Response:
+def ask_api(host: SignInHostStandIn, access_token: str) -> requests.Response:
     return requests.get(
         f"{host.qwen.base_url}/api/v1/auths/",
         headers={"Authorization": f"Bearer {access_token}"},
@@ -115,7 +117,7 @@ def is_refused(reply: requests.Response) -> bool:
     return reply.json()["success"] is False
 
 
-def test_a_credential_gets_an_access_token_that_the_api_knows(host: SignInHost) -> None:
+def test_a_credential_gets_an_access_token_that_the_api_knows(host: SignInHostStandIn) -> None:
     credential = host.log_in()
 
     reply = refresh(host, credential)
@@ -129,7 +131,7 @@ def test_a_credential_gets_an_access_token_that_the_api_knows(host: SignInHost) 
     assert ask_api(host, got["access_token"]).json()["id"] == ACCOUNT
 
 
-def test_the_cookie_is_a_browsers_only_and_lives_a_month(host: SignInHost) -> None:
+def test_the_cookie_is_a_browsers_only_and_lives_a_month(host: SignInHostStandIn) -> None:
     sent = refresh(host, host.log_in()).headers["set-cookie"]
 
     attributes = dict(part.partition("=")[::2] for part in sent.split("; "))
@@ -150,7 +152,7 @@ def test_the_cookie_is_a_browsers_only_and_lives_a_month(host: SignInHost) -> No
     ],
 )
 def test_the_cookie_may_say_in_two_ways_when_it_expires(
-    host: SignInHost, expiry: CookieExpiry, named: set[str]
+    host: SignInHostStandIn, expiry: CookieExpiry, named: set[str]
 ) -> None:
     host.policy = SessionPolicy(cookie_expiry=expiry)
 
@@ -169,7 +171,7 @@ def test_the_cookie_may_say_in_two_ways_when_it_expires(
     ],
 )
 def test_the_credential_comes_back_where_the_policy_says(
-    host: SignInHost, delivery: Delivery, *, in_body: bool, in_cookie: bool
+    host: SignInHostStandIn, delivery: Delivery, *, in_body: bool, in_cookie: bool
 ) -> None:
     host.policy = SessionPolicy(delivery=delivery)
 
@@ -183,7 +185,7 @@ def test_the_credential_comes_back_where_the_policy_says(
     [(ExpiresAt.SECONDS, 1), (ExpiresAt.MILLISECONDS, 1000), (ExpiresAt.ABSENT, None)],
 )
 def test_the_expiry_is_in_seconds_or_milliseconds_or_absent(
-    host: SignInHost, expires_at: ExpiresAt, factor: int | None
+    host: SignInHostStandIn, expires_at: ExpiresAt, factor: int | None
 ) -> None:
     host.policy = SessionPolicy(expires_at=expires_at)
 
@@ -196,7 +198,7 @@ def test_the_expiry_is_in_seconds_or_milliseconds_or_absent(
 
 
 @pytest.mark.parametrize("form", CredentialForm)
-def test_a_credential_is_a_jwt_or_opaque(host: SignInHost, form: CredentialForm) -> None:
+def test_a_credential_is_a_jwt_or_opaque(host: SignInHostStandIn, form: CredentialForm) -> None:
     host.policy = SessionPolicy(credential_form=form)
 
     credential = host.log_in(lifetime=DAY)
@@ -210,7 +212,7 @@ def test_a_credential_is_a_jwt_or_opaque(host: SignInHost, form: CredentialForm)
 @pytest.mark.parametrize("names_account", [True, False])
 @pytest.mark.parametrize("has_iat", [True, False])
 def test_an_access_token_need_not_name_its_account_or_time_of_issue(
-    host: SignInHost, *, names_account: bool, has_iat: bool
+    host: SignInHostStandIn, *, names_account: bool, has_iat: bool
 ) -> None:
     host.policy = SessionPolicy(names_account=names_account, has_iat=has_iat)
 
@@ -232,7 +234,7 @@ def test_an_access_token_need_not_name_its_account_or_time_of_issue(
     ],
 )
 def test_a_second_use_of_a_credential_ends_as_the_rotation_says(
-    host: SignInHost, rotation: Rotation, *, old_is_good: bool, login_goes_on: bool
+    host: SignInHostStandIn, rotation: Rotation, *, old_is_good: bool, login_goes_on: bool
 ) -> None:
     host.policy = SessionPolicy(rotation=rotation)
     old = host.log_in()
@@ -247,7 +249,7 @@ def test_a_second_use_of_a_credential_ends_as_the_rotation_says(
 
 @pytest.mark.parametrize("rotation", [Rotation.OLD_DIES, Rotation.REUSE_ENDS_LOGIN])
 def test_within_the_grace_an_old_credential_gets_the_new_one_again(
-    host: SignInHost, rotation: Rotation
+    host: SignInHostStandIn, rotation: Rotation
 ) -> None:
     host.policy = SessionPolicy(rotation=rotation, grace=timedelta(minutes=1))
     old = host.log_in()
@@ -260,7 +262,7 @@ def test_within_the_grace_an_old_credential_gets_the_new_one_again(
     assert is_refused(refresh(host, old))
 
 
-def test_a_host_that_gives_nothing_back_does_not_rotate(host: SignInHost) -> None:
+def test_a_host_that_gives_nothing_back_does_not_rotate(host: SignInHostStandIn) -> None:
     host.policy = SessionPolicy(rotation=Rotation.REUSE_ENDS_LOGIN, delivery=Delivery.NONE)
     credential = host.log_in()
 
@@ -269,7 +271,7 @@ def test_a_host_that_gives_nothing_back_does_not_rotate(host: SignInHost) -> Non
     assert host.current() == credential
 
 
-def test_of_parallel_uses_of_a_single_use_credential_one_wins(host: SignInHost) -> None:
+def test_of_parallel_uses_of_a_single_use_credential_one_wins(host: SignInHostStandIn) -> None:
     host.policy = SessionPolicy(rotation=Rotation.OLD_DIES)
     credential = host.log_in()
 
@@ -281,7 +283,7 @@ def test_of_parallel_uses_of_a_single_use_credential_one_wins(host: SignInHost) 
     assert host.spent == {host.serial_of(credential): 8}
 
 
-def test_it_is_counted_how_often_each_credential_was_used(host: SignInHost) -> None:
+def test_it_is_counted_how_often_each_credential_was_used(host: SignInHostStandIn) -> None:
     host.policy = SessionPolicy(rotation=Rotation.OLD_STAYS)
     first = host.log_in()
 
@@ -301,7 +303,7 @@ def test_it_is_counted_how_often_each_credential_was_used(host: SignInHost) -> N
     ],
 )
 def test_what_is_dead_unknown_or_missing_is_refused_in_the_policys_style(
-    host: SignInHost, style: FailureStyle, status: int
+    host: SignInHostStandIn, style: FailureStyle, status: int
 ) -> None:
     host.policy = SessionPolicy(failure_style=style)
     ended = host.log_in()
@@ -315,7 +317,7 @@ def test_what_is_dead_unknown_or_missing_is_refused_in_the_policys_style(
         assert reply.json()["data"]["code"].lower() in {"unauthorized", "forbidden"}
 
 
-def test_a_changed_password_ends_the_logins_and_the_tokens(host: SignInHost) -> None:
+def test_a_changed_password_ends_the_logins_and_the_tokens(host: SignInHostStandIn) -> None:
     others = host.log_in(ANOTHER_ACCOUNT)
     credential = host.log_in()
     raw = data(refresh(host, credential))["access_token"]
@@ -329,7 +331,7 @@ def test_a_changed_password_ends_the_logins_and_the_tokens(host: SignInHost) -> 
         host.current()
 
 
-def test_a_login_that_ended_leaves_its_access_tokens_alive(host: SignInHost) -> None:
+def test_a_login_that_ended_leaves_its_access_tokens_alive(host: SignInHostStandIn) -> None:
     credential = host.log_in()
     raw = data(refresh(host, credential))["access_token"]
 
@@ -339,7 +341,7 @@ def test_a_login_that_ended_leaves_its_access_tokens_alive(host: SignInHost) -> 
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_signing_out_ends_the_login_and_is_noticed(host: SignInHost, method: str) -> None:
+def test_signing_out_ends_the_login_and_is_noticed(host: SignInHostStandIn, method: str) -> None:
     credential = host.log_in()
 
     requests.request(
@@ -365,7 +367,9 @@ def test_signing_out_ends_the_login_and_is_noticed(host: SignInHost, method: str
     ],
     ids=str,
 )
-def test_without_the_right_headers_nothing_is_spent(host: SignInHost, changed: Changed) -> None:
+def test_without_the_right_headers_nothing_is_spent(
+    host: SignInHostStandIn, changed: Changed
+) -> None:
     reply = refresh(host, host.log_in(), changed)
 
     assert is_refused(reply)
@@ -374,20 +378,20 @@ def test_without_the_right_headers_nothing_is_spent(host: SignInHost, changed: C
     assert not host.spent
 
 
-def test_a_host_may_look_at_no_header(host: SignInHost) -> None:
+def test_a_host_may_look_at_no_header(host: SignInHostStandIn) -> None:
     host.policy = SessionPolicy(demands_headers=False)
 
     assert data(refresh(host, host.log_in(), {"Version": None, "source": None}))
 
 
-def test_the_version_is_the_policys(host: SignInHost) -> None:
+def test_the_version_is_the_policys(host: SignInHostStandIn) -> None:
     host.policy = SessionPolicy(web_version="0.4.0")
 
     assert is_refused(refresh(host, host.log_in()))
     assert data(refresh(host, host.log_in(), {"Version": "0.4.0"}))
 
 
-def test_without_api_in_the_path_the_load_balancer_answers(host: SignInHost) -> None:
+def test_without_api_in_the_path_the_load_balancer_answers(host: SignInHostStandIn) -> None:
     reply = refresh(host, host.log_in(), path="/v2/auths/refresh")
 
     assert reply.status_code == 502
@@ -395,7 +399,7 @@ def test_without_api_in_the_path_the_load_balancer_answers(host: SignInHost) -> 
     assert refresh(host, None, path="/api/v2/auths/other").status_code == 404
 
 
-def test_the_right_password_begins_a_login(host: SignInHost) -> None:
+def test_the_right_password_begins_a_login(host: SignInHostStandIn) -> None:
     host.set_password(EMAIL, PASSWORD)
 
     reply = sign_in(host, email=EMAIL.upper())
@@ -407,7 +411,7 @@ def test_the_right_password_begins_a_login(host: SignInHost) -> None:
 
 
 @pytest.mark.parametrize("delivery", Delivery)
-def test_a_sign_in_always_sets_the_cookie(host: SignInHost, delivery: Delivery) -> None:
+def test_a_sign_in_always_sets_the_cookie(host: SignInHostStandIn, delivery: Delivery) -> None:
     host.policy = SessionPolicy(delivery=delivery)
     host.set_password(EMAIL, PASSWORD)
 
@@ -423,7 +427,7 @@ def test_a_sign_in_always_sets_the_cookie(host: SignInHost, delivery: Delivery) 
     ],
 )
 def test_a_wrong_password_is_refused_with_a_code(
-    host: SignInHost, style: FailureStyle, status: int
+    host: SignInHostStandIn, style: FailureStyle, status: int
 ) -> None:
     host.policy = SessionPolicy(failure_style=style)
     host.set_password(EMAIL, PASSWORD)
@@ -435,7 +439,7 @@ def test_a_wrong_password_is_refused_with_a_code(
     assert host.sign_in_attempts == 2
 
 
-def test_a_password_in_plain_is_wrong(host: SignInHost) -> None:
+def test_a_password_in_plain_is_wrong(host: SignInHostStandIn) -> None:
     host.set_password(EMAIL, PASSWORD)
 
     reply = requests.post(
@@ -448,7 +452,9 @@ def test_a_password_in_plain_is_wrong(host: SignInHost) -> None:
     assert is_refused(reply)
 
 
-def test_too_many_sign_ins_bring_a_challenge_even_to_the_right_password(host: SignInHost) -> None:
+def test_too_many_sign_ins_bring_a_challenge_even_to_the_right_password(
+    host: SignInHostStandIn,
+) -> None:
     host.policy = SessionPolicy(sign_ins_before_challenge=2)
     host.set_password(EMAIL, PASSWORD)
 
@@ -462,7 +468,7 @@ def test_too_many_sign_ins_bring_a_challenge_even_to_the_right_password(host: Si
     assert data(refresh(host, host.current()))
 
 
-def test_requests_are_recorded_without_secrets(host: SignInHost) -> None:
+def test_requests_are_recorded_without_secrets(host: SignInHostStandIn) -> None:
     host.set_password(EMAIL, PASSWORD)
     credential = host.log_in()
 
@@ -480,7 +486,9 @@ def test_requests_are_recorded_without_secrets(host: SignInHost) -> None:
     assert not any(secret in shown for secret in (*credential.split("."), digest, EMAIL))
 
 
-def test_a_script_is_for_both_ways_in_until_sign_ins_have_their_own(host: SignInHost) -> None:
+def test_a_script_is_for_both_ways_in_until_sign_ins_have_their_own(
+    host: SignInHostStandIn,
+) -> None:
     host.set_password(EMAIL, PASSWORD)
     credential = host.log_in()
     host.answer_with(api.FORBIDDEN_PAGE)
@@ -493,7 +501,7 @@ def test_a_script_is_for_both_ways_in_until_sign_ins_have_their_own(host: SignIn
     assert refresh(host, credential).status_code == 403
 
 
-def test_an_answer_may_be_lost_after_the_credential_was_spent(host: SignInHost) -> None:
+def test_an_answer_may_be_lost_after_the_credential_was_spent(host: SignInHostStandIn) -> None:
     host.policy = SessionPolicy(rotation=Rotation.OLD_DIES)
     host.answer_with(scenarios.ANSWER_LOST, scenarios.ANSWERS)
     credential = host.log_in()
@@ -513,7 +521,7 @@ def test_an_answer_may_be_lost_after_the_credential_was_spent(host: SignInHost) 
     ],
 )
 def test_an_answer_may_be_somebody_elses(
-    host: SignInHost, scenario: Scenario, account: str, role: str
+    host: SignInHostStandIn, scenario: Scenario, account: str, role: str
 ) -> None:
     host.answer_with(scenario)
 
@@ -522,7 +530,7 @@ def test_an_answer_may_be_somebody_elses(
     assert (document["id"], document["role"]) == (account, role)
 
 
-def test_an_access_token_may_live_for_less_than_ten_minutes(host: SignInHost) -> None:
+def test_an_access_token_may_live_for_less_than_ten_minutes(host: SignInHostStandIn) -> None:
     host.answer_with(scenarios.SHORT_LIVED)
 
     claims = claims_of(data(refresh(host, host.log_in()))["access_token"])
@@ -530,7 +538,7 @@ def test_an_access_token_may_live_for_less_than_ten_minutes(host: SignInHost) ->
     assert claims["exp"] - claims["iat"] == 300
 
 
-def test_an_access_token_may_be_one_that_the_api_refuses(host: SignInHost) -> None:
+def test_an_access_token_may_be_one_that_the_api_refuses(host: SignInHostStandIn) -> None:
     host.answer_with(scenarios.ISSUES_THEN_REFUSES)
 
     raw = data(refresh(host, host.log_in()))["access_token"]
@@ -538,7 +546,7 @@ def test_an_access_token_may_be_one_that_the_api_refuses(host: SignInHost) -> No
     assert ask_api(host, raw).status_code == 401
 
 
-def test_an_answer_may_delete_the_credential(host: SignInHost) -> None:
+def test_an_answer_may_delete_the_credential(host: SignInHostStandIn) -> None:
     host.answer_with(scenarios.DELETES_CREDENTIAL, scenarios.ANSWERS)
     credential = host.log_in()
 
@@ -550,7 +558,7 @@ def test_an_answer_may_delete_the_credential(host: SignInHost) -> None:
     assert is_refused(refresh(host, credential))
 
 
-def test_a_refusal_may_delete_the_credential(host: SignInHost) -> None:
+def test_a_refusal_may_delete_the_credential(host: SignInHostStandIn) -> None:
     host.answer_with(scenarios.REFUSES_AND_DELETES)
 
     reply = refresh(host, host.log_in())
@@ -559,7 +567,7 @@ def test_a_refusal_may_delete_the_credential(host: SignInHost) -> None:
     assert cookie(reply) == ""
 
 
-def test_a_cookie_may_be_huge(host: SignInHost) -> None:
+def test_a_cookie_may_be_huge(host: SignInHostStandIn) -> None:
     host.answer_with(scenarios.COOKIE_HUGE)
 
     reply = refresh(host, host.log_in())
@@ -568,7 +576,7 @@ def test_a_cookie_may_be_huge(host: SignInHost) -> None:
     assert data(reply)["access_token"]
 
 
-def test_there_may_be_more_cookies_than_a_client_takes(host: SignInHost) -> None:
+def test_there_may_be_more_cookies_than_a_client_takes(host: SignInHostStandIn) -> None:
     host.answer_with(scenarios.COOKIE_FLOOD)
 
     with pytest.raises(requests.ConnectionError, match="more than 100 headers"):
@@ -596,7 +604,7 @@ SILENT = (scenarios.ANSWER_LOST, scenarios.COOKIE_FLOOD, api.HANGS, api.BREAKS_O
     "scenario", [one for one in SCENARIOS.values() if one not in SILENT], ids=lambda one: one.name
 )
 def test_a_scenario_answers_with_its_status_which_is_mostly_200(
-    host: SignInHost, scenario: Scenario
+    host: SignInHostStandIn, scenario: Scenario
 ) -> None:
     host.answer_with(scenario)
 
@@ -604,7 +612,7 @@ def test_a_scenario_answers_with_its_status_which_is_mostly_200(
 
 
 @pytest.mark.parametrize("scenario", [api.HANGS, api.BREAKS_OFF], ids=lambda one: one.name)
-def test_some_never_answer(host: SignInHost, scenario: Scenario) -> None:
+def test_some_never_answer(host: SignInHostStandIn, scenario: Scenario) -> None:
     host.answer_with(scenario)
 
     with pytest.raises((requests.Timeout, requests.ConnectionError)):

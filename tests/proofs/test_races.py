@@ -15,8 +15,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from localcloud.qwen import QwenStandIn, Reply, Request, Scenario
-from localcloud.recording_proxy import Answer, Call, Refusal, refuse
-from localcloud.sign_in_host import ANSWERS, Rotation, SessionPolicy, SignInHost, SignInRequest
+from localcloud.recording_proxy import Answer, AwsRefusal, Call, refuse
+from localcloud.sign_in_host import (
+    ANSWERS,
+    Rotation,
+    SessionPolicy,
+    SignInHostStandIn,
+    SignInRequest,
+)
 from localcloud.stack import CURRENT, PREVIOUS
 from tests.proofs.crash_points.sandbox import (
     DAY,
@@ -110,7 +116,7 @@ class Crowd:
         def to_qwen(qwen: QwenStandIn, request: Request) -> Reply | None:
             return self._pass(lambda: api.answer(qwen, request))
 
-        def to_host(host: SignInHost, request: SignInRequest) -> Reply | None:
+        def to_host(host: SignInHostStandIn, request: SignInRequest) -> Reply | None:
             return self._pass(lambda: host.answer(request))
 
         sandbox.relay.gate = self.to_aws
@@ -359,7 +365,7 @@ def test_a_changed_password_and_a_new_login_alert_nobody(
 ) -> None:
     with sandboxes.sandbox(left=SESSION.due, session=SESSION.session) as sandbox:
 
-        def change_password(host: SignInHost, request: SignInRequest) -> Reply | None:
+        def change_password(host: SignInHostStandIn, request: SignInRequest) -> Reply | None:
             host.revoke()
             sandbox.put_session(host.log_in())
             return host.answer(request)
@@ -393,7 +399,7 @@ def test_runs_that_all_fail_at_once_publish_one_alert(
             ) -> Answer | None:
                 if call.operation != "secretsmanager:GetSecretValue":
                     return crowd.to_aws(call, carry_out)
-                return crowd.to_aws(call, lambda: refuse(call, Refusal("AccessDeniedException")))
+                return crowd.to_aws(call, lambda: refuse(call, AwsRefusal("AccessDeniedException")))
 
             sandbox.relay.gate = may_not_read
 

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from localcloud import qwen as scenarios
 from localcloud.qwen import QwenStandIn, Reply, Request, Scenario
-from localcloud.recording_proxy import Answer, Call, Refusal, refuse
-from localcloud.sign_in_host import Rotation, SessionPolicy, SignInHost, SignInRequest
+from localcloud.recording_proxy import Answer, AwsRefusal, Call, refuse
+from localcloud.sign_in_host import Rotation, SessionPolicy, SignInHostStandIn, SignInRequest
 from localcloud.stack import CURRENT, Version
 from qwen_token.secret_store import PENDING
 from qwen_token.tokens import decode_token
@@ -51,8 +51,8 @@ _LEASE: Final = "UpdateItem (lease)"
 _NOTE: Final = "UpdateItem (memory)"
 _RELEASE: Final = "UpdateItem (release)"
 
-_DOWN: Final = Refusal("InternalServiceError", 500)
-_THROTTLED: Final = Refusal("ThrottlingException", 400)
+_DOWN: Final = AwsRefusal("InternalServiceError", 500)
+_THROTTLED: Final = AwsRefusal("ThrottlingException", 400)
 
 # Most of the time goes by in waits between retries, and costs no processor.
 _SIDE_BY_SIDE: Final = 16
@@ -349,7 +349,7 @@ class Line:
     def before_host(self) -> Scenario:
         """Return the scenario of a sign-in host whose requests come past here."""
 
-        def answer(host: SignInHost, request: SignInRequest) -> Reply | None:
+        def answer(host: SignInHostStandIn, request: SignInRequest) -> Reply | None:
             is_sign_in = request.grant == "password"
             if request.credential in self.spent:
                 self.spent_again.add(request.credential)

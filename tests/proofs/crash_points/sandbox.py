@@ -18,7 +18,7 @@ from botocore.config import Config
 from localcloud.aws import REGION, ROOT, Cloud
 from localcloud.qwen import QwenStandIn, Reply, Request, Scenario
 from localcloud.recording_proxy import Answer, Call, RecordingProxy
-from localcloud.sign_in_host import SessionPolicy, SignInHost
+from localcloud.sign_in_host import SessionPolicy, SignInHostStandIn
 from localcloud.stack import CURRENT, Version, versions_of
 from qwen_token import Session
 from qwen_token.secret_store import AWS_CONFIG, SecretStore
@@ -93,7 +93,7 @@ class Sandbox:
     secret_arn: str
     session_secret_arn: str
     qwen: QwenStandIn
-    host: SignInHost
+    host: SignInHostStandIn
     relay: RecordingProxy
     worker: Worker
     # Straight to MiniStack, past the relay: a person's own.
@@ -283,7 +283,7 @@ class Sandboxes:
             held.enter_context(relay.to(self._cloud.port))
             qwen = held.enter_context(QwenStandIn())
             qwen.answer_with(RENEWS)
-            host = held.enter_context(SignInHost(qwen, session))
+            host = held.enter_context(SignInHostStandIn(qwen, session))
             clock = qwen.clock = host.clock = Clock()
             login = token = None
             if session is not None:
