@@ -354,6 +354,8 @@ def test_no_token_and_no_part_of_one_is_in_anything_that_the_fleet_says(
         fleet.stack.command_line("status", "--fleet", "--json"),
         fleet.stack.command_line("remove", "--name", "a1"),
     ]
+    # The status of a fleet with a value that was pasted badly is trouble.
+    assert [done.returncode for done in commands] == [0, 0, 0, 3, 3, 0]
 
     said = [
         *(done.stdout + done.stderr for done in commands),

@@ -24,6 +24,9 @@ from tests.repo_checks.targets import MAKEFILES
 
 DAY = timedelta(days=1)
 
+# A command's exit codes. Whether the failures before a status have raised an alarm yet is open.
+GOOD, FAILED, TROUBLE = {0}, {1}, {3}
+
 
 def secret_parts(raw: str) -> set[str]:
     """Return every piece of a token, except of its header, which every JWT shares."""
@@ -66,22 +69,31 @@ def test_no_part_of_any_token_is_in_any_output(deployed: Deployed) -> None:
         for value in (raw[:-40], f"{raw}.{raw}", f"{raw} {raw}", json.dumps({"token": [raw]})):
             stack.put(value)
             stack.invoke()
-        shown["command line: status of a spoilt value"] = stack.command_line("status").stdout
-        for arguments, typed in (
-            (["put"], raw),
-            (["put", "--json"], raw),
-            (["put"], f"{raw}.{raw}"),
-            (["put"], raw[:-40]),
-            (["refresh", "--force"], ""),
-            (["smoke"], ""),
-            (["smoke", "--json"], ""),
-            (["smoke", "--stdin", "--api-base-url", qwen.base_url], raw),
-            (["smoke", "--stdin", "--api-base-url", qwen.base_url], raw[:-40]),
-            (["status"], ""),
-            (["status", "--json"], ""),
+        for arguments, typed, codes in (
+            # Of the value that was put last, nothing can be made.
+            (["put"], raw, FAILED),
+            (["put", "--json"], raw, FAILED),
+            (["refresh", "--force"], "", FAILED),
+            (["smoke"], "", FAILED),
+            (["smoke", "--json"], "", FAILED),
+            (["status"], "", TROUBLE),
+            (["status", "--json"], "", TROUBLE),
+            (["put", "--replace"], raw, GOOD),
+            (["put"], raw, GOOD),
+            (["put", "--json"], raw, GOOD),
+            (["put"], f"{raw}.{raw}", FAILED),
+            (["put"], raw[:-40], FAILED),
+            (["refresh", "--force"], "", GOOD),
+            (["smoke"], "", GOOD),
+            (["smoke", "--json"], "", GOOD),
+            (["smoke", "--stdin", "--api-base-url", qwen.base_url], raw, GOOD),
+            (["smoke", "--stdin", "--api-base-url", qwen.base_url], raw[:-40], FAILED),
+            (["status"], "", GOOD | TROUBLE),
+            (["status", "--json"], "", GOOD | TROUBLE),
         ):
             done = stack.command_line(*arguments, typed=typed)
-            shown[f"command line: {arguments}"] = done.stdout + done.stderr
+            shown[f"command line {len(shown)}: {arguments}"] = done.stdout + done.stderr
+            assert done.returncode in codes, arguments
 
     shown |= shown_by(deployed)
     shown["calls to AWS"] = "\n".join(sent)
@@ -206,20 +218,25 @@ def test_no_part_of_any_login_is_in_any_output(newer: Deployed, form: Credential
         for email, password in ((OWNER, PASSWORD), (OWNER, WRONG_PASSWORD), ("nobody", PASSWORD)):
             trial.log_in()
             trial.run(json.dumps({"email": email, "password": password}))
-    shown = {
-        f"command line: {arguments}": done.stdout + done.stderr
-        for arguments, typed in (
-            (["put"], trial.log_in()),
-            (["put", "--json"], f"refresh_token={trial.log_in()}; other=1"),
-            (["put"], f"refresh_token={trial.log_in()[:-40]} x"),
-            (["put", "--sign-in"], f"{OWNER}\n{PASSWORD}\n"),
-            (["put", "--sign-in", "--json"], f"{OWNER}\n{WRONG_PASSWORD}\n"),
-            (["status"], ""),
-            (["status", "--json"], ""),
-            (["refresh", "--force"], ""),
-        )
-        for done in [newer.stack.command_line(*arguments, typed=typed)]
-    }
+    spent = trial.log_in()
+    trial.run(spent)
+    shown: dict[str, str] = {}
+    for arguments, type_, codes in (
+        (["put"], trial.log_in, GOOD),
+        (["put", "--json"], lambda: f"refresh_token={trial.log_in()}; other=1", GOOD),
+        (["put"], lambda: f"refresh_token={trial.log_in()[:-40]} x", FAILED),
+        (["put"], lambda: spent, FAILED),
+        (["put", "--sign-in"], lambda: f"{OWNER}\n{PASSWORD}\n", GOOD),
+        # It is stored, and not used yet: the token is fresh.
+        (["put", "--sign-in", "--json"], lambda: f"{OWNER}\n{WRONG_PASSWORD}\n", GOOD),
+        (["status"], str, GOOD | TROUBLE),
+        (["status", "--json"], str, GOOD | TROUBLE),
+        (["refresh", "--force"], str, GOOD),
+        (["smoke"], str, GOOD),
+    ):
+        done = newer.stack.command_line(*arguments, typed=type_())
+        shown[f"command line {len(shown)}: {arguments}"] = done.stdout + done.stderr
+        assert done.returncode in codes, arguments
 
     shown |= shown_by(newer)
     shown |= {"calls to AWS": "\n".join(sent), "process list": str(trial.processes)}
