@@ -15,7 +15,7 @@ run: setup ## deploy into an embedded AWS and show the keeper at work (KEEP=1, Q
 	@$(WITH_THE_LIBRARY) localcloud $(ARGS)
 
 test: lint setup $(TOOLS_OF_TESTS) ## everything that CI checks for each change
-	@# What stays on one worker comes first, and the smallest last: all workers then end together.
+	@# The smallest come last: all workers then end together.
 	$(PYTEST) $(E2E) $(INTEGRATION) $(UNIT) -m 'not nightly' -n 5 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 invoke: container-runtime build ## run the function here in Docker, on your stack's secret (EVENT=events/….json)

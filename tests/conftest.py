@@ -40,12 +40,15 @@ hypothesis.settings.load_profile("everyday")
 
 # What the tests of each of these share, they use one after the other: a stack, some secrets, or a
 # scan that takes long. Each stands for what begins with one of its prefixes; the first that fits
-# counts. They are of a size for all workers to end at nearly the same time.
+# counts. They begin in this order, before all others, and are of a size for all workers to end at
+# nearly the same time.
 _ON_ONE_WORKER: Final = (
     # The examples, secrecy and stacks.
     ("tests/e2e/test_examples.py", "tests/e2e/test_s"),
     ("tests/e2e/test_fleet",),
     ("tests/e2e/",),
+    # These wait for slow servers. If all workers did that at once, nobody would calculate.
+    ("tests/integration/test_transport_",),
     ("tests/repo_checks/",),
     ("tests/wheel/",),
     ("tests/proofs/crash_points/",),
@@ -66,9 +69,22 @@ class _TogetherOrNot(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(_APART):
             return nodeid
+        place = _place(nodeid)
         # All cases of a test: xdist's bookkeeping grows with the square of what is apart.
-        test = nodeid.partition("[")[0]
-        return next((each[0] for each in _ON_ONE_WORKER if nodeid.startswith(each)), test)
+        return nodeid.partition("[")[0] if place is None else _ON_ONE_WORKER[place][0]
+
+
+def _place(nodeid: str) -> int | None:
+    """Return the place in ``_ON_ONE_WORKER`` of a test's kind, or None if it may run anywhere."""
+    if nodeid.startswith(_APART):
+        return None
+    return next((at for at, each in enumerate(_ON_ONE_WORKER) if nodeid.startswith(each)), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have those that stay on one worker begin first."""
+    others = len(_ON_ONE_WORKER)
+    items.sort(key=lambda item: others if (at := _place(item.nodeid)) is None else at)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _TogetherOrNot | None:
