@@ -649,17 +649,8 @@ def test_an_answer_with_neither_token_nor_credential_is_unexpected(grant: Grant)
 
 # --- what fails -----------------------------------------------------------------------------------
 
-# By scenario, for a refresh; a sign-in differs in what is below.
-FAILS: dict[Scenario, type[QwenTokenError]] = {
-    scenarios.REFUSES: SessionRejectedError,
-    scenarios.REFUSES_AND_DELETES: SessionRejectedError,
-    scenarios.ANSWER_LOST: UpstreamUnavailableError,
-    # More headers than Python's own HTTP client reads.
-    scenarios.COOKIE_FLOOD: UpstreamUnavailableError,
-    scenarios.BLOCK_SLIDER: UpstreamBlockedError,
-    either.BLOCK_PAGE: UpstreamBlockedError,
-    either.BLOCK_REDIRECT: UpstreamBlockedError,
-    either.BLOCK_JSON: UpstreamBlockedError,
+# By scenario: what a server says, or does not, whichever grant is asked for.
+ANY_SERVER_FAILS: dict[Scenario, type[QwenTokenError]] = {
     either.FORBIDDEN_PAGE: UpstreamBlockedError,
     either.NOT_ALLOWED_PAGE: UpstreamBlockedError,
     either.UNAVAILABLE_PAGE: UpstreamUnavailableError,
@@ -675,6 +666,19 @@ FAILS: dict[Scenario, type[QwenTokenError]] = {
     either.RATE_LIMITED: RateLimitedError,
     either.RATE_LIMITED_RETRY_AFTER: RateLimitedError,
     either.RATE_LIMITED_ENVELOPE: RateLimitedError,
+}
+# For a refresh; a sign-in differs in what is below.
+FAILS: dict[Scenario, type[QwenTokenError]] = {
+    scenarios.REFUSES: SessionRejectedError,
+    scenarios.REFUSES_AND_DELETES: SessionRejectedError,
+    scenarios.ANSWER_LOST: UpstreamUnavailableError,
+    # More headers than Python's own HTTP client reads.
+    scenarios.COOKIE_FLOOD: UpstreamUnavailableError,
+    scenarios.BLOCK_SLIDER: UpstreamBlockedError,
+    either.BLOCK_PAGE: UpstreamBlockedError,
+    either.BLOCK_REDIRECT: UpstreamBlockedError,
+    either.BLOCK_JSON: UpstreamBlockedError,
+    **ANY_SERVER_FAILS,
 }
 # Where a sign-in is answered by a challenge, another one would only make it worse.
 A_SIGN_IN_FAILS = {
@@ -1005,21 +1009,7 @@ AN_OPEN_WEBUI_FAILS: dict[Scenario, type[QwenTokenError]] = {
     either.BLOCK_PAGE: ChallengedError,
     either.BLOCK_REDIRECT: ChallengedError,
     either.BLOCK_JSON: ChallengedError,
-    either.FORBIDDEN_PAGE: UpstreamBlockedError,
-    either.NOT_ALLOWED_PAGE: UpstreamBlockedError,
-    either.UNAVAILABLE_PAGE: UpstreamUnavailableError,
-    either.BAD_GATEWAY_PAGE: UpstreamUnavailableError,
-    either.SERVER_ERROR: UpstreamUnavailableError,
-    either.HANGS: UpstreamUnavailableError,
-    either.BREAKS_OFF: UpstreamUnavailableError,
-    either.UNAUTHORIZED_PAGE: UpstreamUnexpectedError,
-    either.WEB_APP_PAGE: UpstreamUnexpectedError,
-    either.REDIRECT_ELSEWHERE: UpstreamUnexpectedError,
-    either.STRANGE_JSON: UpstreamUnexpectedError,
-    either.EMPTY_ANSWER: UpstreamUnexpectedError,
-    either.RATE_LIMITED: RateLimitedError,
-    either.RATE_LIMITED_RETRY_AFTER: RateLimitedError,
-    either.RATE_LIMITED_ENVELOPE: RateLimitedError,
+    **ANY_SERVER_FAILS,
 }
 
 
