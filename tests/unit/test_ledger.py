@@ -9,10 +9,12 @@ import pytest
 
 from qwen_token import StoreError
 from qwen_token.ledger import Leased, Ledger, UnsharedState
+from qwen_token.policy import Severity
 from qwen_token.run_memory import Incident, RunMemory, SignIn
 from tests.minting import NOW
 
 SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
 MARGIN = 5 * SECOND
 
 
@@ -274,6 +276,30 @@ def test_what_was_published_while_the_state_was_down_is_known_once_it_is_up() ->
         incident=incident,
         reminded={"earlier": NOW - SECOND, "ending": NOW},
     )
+
+
+def test_what_was_published_without_the_lease_is_known_to_the_next_runs_of_the_process() -> None:
+    """The dead run whose lease it is had published something less severe."""
+    in_process, state = UnsharedState(), UnsharedState()
+    notice = Incident("v1", NOW - MINUTE, Severity.NOTICE, "e", "m", {"notice e": NOW - MINUTE})
+    state.memory = RunMemory(pending="v2", incident=notice)
+    ledger(state).open()
+
+    run = ledger(state, in_process=in_process)
+    critical = replace(
+        notice,
+        highest=Severity.CRITICAL,
+        reason="f",
+        published={**notice.published, "critical f": NOW},
+    )
+    run.remember(replace(run.history(), incident=critical))
+    run.close()
+
+    known = RunMemory(pending="v2", incident=critical)
+    assert ledger(state, in_process=in_process).history() == known
+    later = ledger(state, in_process=in_process, now=NOW + 5 * MINUTE)
+    assert later.open()
+    assert replace(later.memory, token_left_behind=False, session_left_behind=False) == known
 
 
 def test_it_is_written_once() -> None:

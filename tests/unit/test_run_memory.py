@@ -1,6 +1,7 @@
 """What the runs of one secret remember: how it is written and read, and when it lapses."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -298,3 +299,42 @@ def test_a_message_is_one_line_of_a_length_that_an_alert_may_have() -> None:
 def test_what_no_run_writes_into_an_incident_is_no_memory(members: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="no memory of a run"):
         incident_with(**members)
+
+
+MINUTE = timedelta(minutes=1)
+BEGUN = Incident("v1", NOW, Severity.NOTICE, "e", "first", {"notice e": NOW})
+GRAVER = Incident(
+    "v1",
+    NOW + MINUTE,
+    Severity.CRITICAL,
+    "f",
+    "then",
+    {"notice e": NOW + MINUTE, "critical f": NOW + MINUTE},
+)
+UNPUBLISHED = Incident("v1", NOW + MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "joined"),
+    [
+        pytest.param(BEGUN, GRAVER, replace(GRAVER, since=NOW), id="what was published, to date"),
+        pytest.param(BEGUN, UNPUBLISHED, BEGUN, id="the gravest that was published"),
+        pytest.param(
+            *(BEGUN, replace(GRAVER, version_id=None), replace(GRAVER, since=NOW)),
+            id="a version that could not be read counts as the same",
+        ),
+        pytest.param(
+            *(replace(BEGUN, version_id=None), UNPUBLISHED, BEGUN),
+            id="whichever of them knows the version",
+        ),
+        pytest.param(
+            *(BEGUN, replace(UNPUBLISHED, version_id="v2"), replace(UNPUBLISHED, version_id="v2")),
+            id="of two versions, the later",
+        ),
+    ],
+)
+def test_what_two_runs_know_of_an_incident_is_joined(
+    one: Incident, other: Incident, joined: Incident
+) -> None:
+    assert one.joined(other) == joined
+    assert other.joined(one) == joined

@@ -7,10 +7,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import reduce
 from typing import Final, Protocol
 
 from .errors import StoreError
-from .run_memory import RunMemory
+from .run_memory import Incident, RunMemory, latest
 
 # Added to a run's time limit, because its clock and ours may differ.
 _MARGIN: Final = timedelta(seconds=5)
@@ -109,14 +110,7 @@ class Ledger:
         if leased.taken_over:
             # It died without recording what it did. These flags stay until a run has looked.
             self.memory = replace(self.memory, token_left_behind=True, session_left_behind=True)
-        if self._in_process.is_unwritten:
-            # Alerts that were published while the state could not be reached.
-            known = self._in_process.memory.as_of(now)
-            self.memory = replace(
-                self.memory,
-                incident=self.memory.incident or known.incident,
-                reminded={**known.reminded, **self.memory.reminded},
-            )
+        self.memory = self._with_unwritten(self.memory)
         return True
 
     def history(self) -> RunMemory:
@@ -127,7 +121,9 @@ class Ledger:
         as empty.
         """
         try:
-            return self.memory if self._open_soon() else self._state().read().as_of(self._clock())
+            if self._open_soon():
+                return self.memory
+            return self._with_unwritten(self._state().read().as_of(self._clock()))
         except StoreError:
             return self._in_process.read().as_of(self._clock())
 
@@ -139,6 +135,18 @@ class Ledger:
             self._wait(_ASKS_EVERY.total_seconds())
             patience -= _ASKS_EVERY
         return True
+
+    def _with_unwritten(self, memory: RunMemory) -> RunMemory:
+        """Add what runs of this process published without being able to write it."""
+        if not self._in_process.is_unwritten:
+            return memory
+        known = self._in_process.memory.as_of(self._clock())
+        incidents = [each.incident for each in (memory, known) if each.incident is not None]
+        return replace(
+            memory,
+            incident=reduce(Incident.joined, incidents) if incidents else None,
+            reminded=latest(memory.reminded, known.reminded),
+        )
 
     def remember(self, memory: RunMemory) -> None:
         """Set what to write when the ledger is closed: what the run did and published.

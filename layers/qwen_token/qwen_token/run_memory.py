@@ -75,6 +75,27 @@ class Incident:
     message: str = ""
     published: Mapping[str, datetime] = field(default_factory=dict)
 
+    def joined(self, other: Self) -> Self:
+        """Return what two runs, neither of which knew of the other, know together.
+
+        Of incidents of different versions, it is the one that began last.
+        """
+        first, last = sorted((self, other), key=lambda each: each.since)
+        if None not in {first.version_id, last.version_id} and first.version_id != last.version_id:
+            return last
+        graver = max((last, first), key=lambda each: each.highest.grade if each.highest else -1)
+        return replace(
+            graver,
+            version_id=last.version_id or first.version_id,
+            since=first.since,
+            published=latest(first.published, last.published),
+        )
+
+
+def latest(one: Mapping[str, datetime], other: Mapping[str, datetime]) -> dict[str, datetime]:
+    """Return all keys of both, each with the later of its times."""
+    return {**one, **{key: max(at, one.get(key, at)) for key, at in other.items()}}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunMemory:
