@@ -1514,6 +1514,23 @@ def test_a_refusal_is_not_silence_even_if_the_current_token_has_expired(
 
     assert scene.store.current_token == EXPIRED
 
+    # Nor is it forgotten when the API is silent.
+    scene.client.refuses[NEXT_ACCESS] = DOWN
+    scene.fails(UpstreamUnavailableError)
+
+    assert scene.store.current_token == EXPIRED
+
+
+def test_readers_of_an_expired_token_get_none_of_another_account_either() -> None:
+    expired = access_token("expired", left=-MINUTE, account="owner")
+    scene = of_a_session(held=expired)
+    scene.log_in(replace(BY_CREDENTIAL, account="mallory"))
+    scene.client.refuses[NEXT_ACCESS] = DOWN
+
+    scene.fails(UpstreamUnavailableError)
+
+    assert scene.store.current_token == expired
+
 
 # --- the first token ------------------------------------------------------------------------------
 

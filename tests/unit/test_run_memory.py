@@ -31,6 +31,7 @@ memories = st.builds(
     | st.builds(SignIn, ids, instants, st.booleans(), reason=reasons, message=messages),
     pending=st.none() | ids,
     pending_over=st.none() | ids,
+    pending_is_refused=st.booleans(),
     replaced=st.none() | ids,
     superseded=st.none() | ids,
     untried=st.none() | ids,

@@ -322,7 +322,10 @@ class Renewal:
             self.ledger.memory = replace(self.ledger.memory, token_left_behind=True)
             raise
         self.ledger.memory = replace(
-            self.ledger.memory, pending=staged.version_id, pending_over=over.version_id
+            self.ledger.memory,
+            pending=staged.version_id,
+            pending_over=over.version_id,
+            pending_is_refused=False,
         )
         return staged
 
@@ -417,10 +420,12 @@ class Renewal:
                     before = (memory.staged_beside or "") if is_newer else stored.version_id
                     memory = replace(memory, staged_beside=before)
                 break
+        is_known = waiting is not None and waiting.version_id == memory.pending
         self.ledger.memory = replace(
             memory,
             pending=None if waiting is None else waiting.version_id,
             pending_over=None if waiting is None else held.version_id,
+            pending_is_refused=is_known and memory.pending_is_refused,
             token_left_behind=False,
         )
         return waiting
@@ -446,16 +451,19 @@ class Renewal:
         try:
             account = self.client().verify(staged.token, within=self._api_time(1))
             _require_account(account, stored, over)
-        except TokenRejectedError as error:
-            if not may_be_followed:
+        except (TokenRejectedError, WrongAccountError) as error:
+            self.ledger.memory = replace(self.ledger.memory, pending_is_refused=True)
+            if may_be_followed:
+                return False
+            if isinstance(error, TokenRejectedError):
                 raise _refused_at_once() from error
-            return False
-        except WrongAccountError:
-            if not may_be_followed:
-                raise
-            return False
+            raise
         except UpstreamError:
-            if self._state(over) is TokenState.EXPIRED:
+            if (
+                self._state(over) is TokenState.EXPIRED
+                and not self.ledger.memory.pending_is_refused
+                and len(_accounts(staged.token, over.token, stored.session)) <= 1
+            ):
                 # Readers have no valid token, so they have nothing to lose.
                 return True
             raise
@@ -472,7 +480,9 @@ class Renewal:
         grant: Grant | None,
     ) -> Report:
         current = self.store.promote(staged, over=over)
-        self.ledger.memory = replace(self.ledger.memory, pending=None, pending_over=None)
+        self.ledger.memory = replace(
+            self.ledger.memory, pending=None, pending_over=None, pending_is_refused=False
+        )
         if current.version_id != staged.version_id:
             return Report(Outcome.SUPERSEDED, current, session=stored.session)
         self.ledger.memory = replace(self.ledger.memory, replaced=over.version_id)
@@ -696,11 +706,15 @@ def verify_new(successor: Token, *, by: Client, within: timedelta) -> str:
 
 def _require_account(account: str, stored: StoredSession, held: StoredToken | None) -> None:
     """Require the account of the session and of the old token: a new token may not name its own."""
-    before = None if held is None else held.token.account
-    if {stored.session.account, before} - {None, account}:
+    if _accounts(stored.session, None if held is None else held.token) - {account}:
         raise WrongAccountError(
             "the API sees another account behind the new token than the login belongs to"
         )
+
+
+def _accounts(*logins: Token | Session | None) -> set[str]:
+    """Return the accounts that these name, if they do."""
+    return {each.account for each in logins if each is not None and each.account is not None}
 
 
 def _is_better(token: Token, held: StoredToken, *, is_dead: bool) -> bool:

@@ -102,7 +102,8 @@ class RunMemory:
     """The whole memory. A secret without a history has none of the members.
 
     Versions of the token secret: ``pending`` was staged and is not current yet; it may replace
-    ``pending_over`` only, not a person's newer token. ``replaced`` is the last one that a run
+    ``pending_over`` only, not a person's newer token. With ``pending_is_refused``, the API has
+    refused it, or called it another account's. ``replaced`` is the last one that a run
     replaced, ``superseded`` the last one that somebody else replaced before a run could.
     ``untried`` is dead, and not all of its alternatives could be tried.
     ``token_left_behind`` and ``session_left_behind``: a run may have staged a version of that
@@ -123,6 +124,7 @@ class RunMemory:
     sign_in: SignIn | None = None
     pending: str | None = None
     pending_over: str | None = None
+    pending_is_refused: bool = False
     replaced: str | None = None
     superseded: str | None = None
     untried: str | None = None
@@ -258,6 +260,7 @@ class RunMemory:
             return cls(
                 pending=_text(members.get("pending")),
                 pending_over=_text(members.get("pending_over")),
+                pending_is_refused=_flag(members.get("pending_is_refused", False)),
                 died_young=_count(members.get("died_young", 0)),
                 died_young_at=_optional_instant(members.get("died_young_at")),
                 staged_beside=_text(members.get("staged_beside")),
